@@ -1,0 +1,1 @@
+"""Exporters of trained SimVTP models."""
