@@ -73,6 +73,9 @@ class ModelConfig:
         decoder_depth: blocks of the pixel decoder; 0 is a linear head over the encoder's output.
         decoder_heads: attention heads of the pixel decoder.
         word_decoder_depth: transformer blocks before the word head; 0 is the paper's linear head.
+        pixel_target: what the pixel decoder predicts: pixels normalised per tubelet (the
+            paper's), or raw values in [0, 1].
+        padding_id: word that fills captions up.
     """
 
     num_frames: int = 16
@@ -90,6 +93,8 @@ class ModelConfig:
     decoder_depth: int = 4
     decoder_heads: int = 6
     word_decoder_depth: int = 0
+    pixel_target: Literal["normalized", "raw"] = "normalized"
+    padding_id: int = 0
 
     def __post_init__(self) -> None:
         _require_positive(
@@ -185,7 +190,6 @@ class ObjectiveConfig:
         word_weight: weight of the masked-word cross-entropy.
         vtc_weight: weight of the video-text contrastive loss.
         vtm_weight: weight of the video-text matching loss.
-        pixel_target: targets normalised per patch (the paper's) or pixel values in [0, 1].
         temperature: softmax temperature of the contrastive loss.
         learn_temperature: make the temperature a parameter.
         contrast_text: caption seen by the contrastive pass; the paper's code used the masked one.
@@ -196,7 +200,6 @@ class ObjectiveConfig:
     word_weight: float = 1.0
     vtc_weight: float = 1.0
     vtm_weight: float = 1.0
-    pixel_target: Literal["normalized", "raw"] = "normalized"
     temperature: float = 0.05
     learn_temperature: bool = False
     contrast_text: Literal["clean", "masked"] = "clean"

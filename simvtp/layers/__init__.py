@@ -1,1 +1,41 @@
-"""."""
+"""Building blocks that know nothing of video or text."""
+
+from simvtp.layers.attention import Attend, Attention, attend, attend_padded
+from simvtp.layers.block import Block, Transformer, initialize
+from simvtp.layers.gather import gather_rows, mean_count, rank, world_size
+from simvtp.layers.packing import (
+    PackedLayout,
+    PackedTokens,
+    join_rows,
+    pack,
+    segment_mean,
+    to_device,
+    unpack,
+)
+from simvtp.layers.positions import sincos_positions
+from simvtp.layers.tubelets import gather_tubelets, grid_of, place_tubelets
+
+__all__ = [
+    "Attend",
+    "Attention",
+    "Block",
+    "PackedLayout",
+    "PackedTokens",
+    "Transformer",
+    "attend",
+    "attend_padded",
+    "gather_rows",
+    "gather_tubelets",
+    "grid_of",
+    "initialize",
+    "join_rows",
+    "mean_count",
+    "pack",
+    "place_tubelets",
+    "rank",
+    "segment_mean",
+    "sincos_positions",
+    "to_device",
+    "unpack",
+    "world_size",
+]

@@ -1,1 +1,27 @@
-"""."""
+"""The four losses, each a pure function."""
+
+from simvtp.losses.contrast import Contrast, contrastive_loss, false_negatives
+from simvtp.losses.match import Negatives, match_loss, sample_negatives
+from simvtp.losses.pixels import (
+    TubeletStatistics,
+    pixel_loss,
+    pixel_targets,
+    tubelet_pixels,
+    tubelet_statistics,
+)
+from simvtp.losses.words import word_loss
+
+__all__ = [
+    "Contrast",
+    "Negatives",
+    "TubeletStatistics",
+    "contrastive_loss",
+    "false_negatives",
+    "match_loss",
+    "pixel_loss",
+    "pixel_targets",
+    "sample_negatives",
+    "tubelet_pixels",
+    "tubelet_statistics",
+    "word_loss",
+]

@@ -1,1 +1,6 @@
-"""."""
+"""What the model does not see: tubes of video and words of captions."""
+
+from simvtp.masking.text import TextMask, TextMasker
+from simvtp.masking.tube import TubeMask, TubeMasker
+
+__all__ = ["TextMask", "TextMasker", "TubeMask", "TubeMasker"]

@@ -1,0 +1,110 @@
+"""From samples to one training batch: masks drawn, captions packed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from hashlib import blake2b
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from simvtp.data.dataset import Sample
+from simvtp.masking import TextMasker, TubeMasker
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step sees; captions are packed, without padding.
+
+    Attributes:
+        video: `(batch, frames, channels, height, width)` uint8.
+        keep: `(batch, num_keep)` int64 tubelets the encoder sees.
+        drop: `(batch, num_drop)` int64 tubelets to reconstruct.
+        token_ids: `(text_tokens,)` int64, the captions one after the other.
+        masked_ids: `(text_tokens,)` int64, the same with [MASK] in place of hidden words.
+        masked_index: `(masked,)` int64 rows of the hidden words among the text tokens.
+        text_lengths: tokens of each caption.
+        keys: `(batch,)` int64, equal for equal captions.
+        index: `(batch,)` int64 numbers of the clips in the manifest.
+    """
+
+    video: Tensor
+    keep: Tensor
+    drop: Tensor
+    token_ids: Tensor
+    masked_ids: Tensor
+    masked_index: Tensor
+    text_lengths: tuple[int, ...]
+    keys: Tensor
+    index: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """Move the tensors without making the host wait (when they are pinned)."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """Pin the tensors; called by the loader."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function: Any) -> "Batch":
+        tensors = {
+            field.name: function(value)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **tensors)
+
+
+class Collator:
+    """Makes a batch of samples: draws both masks from the samples' own noise and packs captions.
+
+    Clips stand in the order of their caption's length, so that sequences of equal length are
+    neighbours and attention can take them together.
+
+    Args:
+        tube_masker: draws the tubelets to drop.
+        text_masker: draws the words to hide.
+        whole_words: hide whole words, not single tokens.
+    """
+
+    def __init__(
+        self, tube_masker: TubeMasker, *, text_masker: TextMasker, whole_words: bool = False
+    ) -> None:
+        self.tube_masker = tube_masker
+        self.text_masker = text_masker
+        self.whole_words = whole_words
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """Collate samples whose noise holds one draw per tube position, then one per token."""
+        samples = sorted(samples, key=lambda sample: len(sample.token_ids))
+        lengths = tuple(len(sample.token_ids) for sample in samples)
+        token_ids = pad_sequence([sample.token_ids for sample in samples], batch_first=True)
+        attend = torch.arange(lengths[-1]) < torch.tensor(lengths)[:, None]
+        word_ids = None
+        if self.whole_words:
+            word_ids = pad_sequence([sample.word_ids for sample in samples], batch_first=True)
+        noise = torch.stack([sample.noise for sample in samples])
+        positions = self.tube_masker.num_positions
+        tubes = self.tube_masker.from_noise(noise[:, :positions])
+        text_noise = noise[:, positions : positions + lengths[-1]]
+        text = self.text_masker.from_noise(
+            token_ids, noise=text_noise, attend=attend, word_ids=word_ids
+        )
+        return Batch(
+            video=torch.stack([sample.video for sample in samples]),
+            keep=tubes.keep,
+            drop=tubes.drop,
+            token_ids=token_ids[attend],
+            masked_ids=text.token_ids[attend],
+            masked_index=text.masked[attend].nonzero().squeeze(1),
+            text_lengths=lengths,
+            keys=torch.tensor([caption_key(sample.token_ids) for sample in samples]),
+            index=torch.tensor([sample.index for sample in samples]),
+        )
+
+
+def caption_key(token_ids: Tensor) -> int:
+    """Number that is equal for equal captions and, for all practical purposes, only for them."""
+    digest = blake2b(token_ids.numpy().tobytes(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)

@@ -1,0 +1,64 @@
+"""Pixel decoder: from the encoded visible tubelets to the pixels of the dropped ones."""
+
+import torch
+from torch import Tensor, nn
+
+from simvtp.layers import Transformer, attend_padded, sincos_positions
+
+
+class PixelDecoder(nn.Module):
+    """Small transformer that fills dropped tubelets in (paper section 3, FACTS 1.14-1.16).
+
+    Visible tokens are projected to the decoder's width, mask tokens with the positions of the
+    tubelets to decode follow, and only these are turned into pixels.
+
+    Args:
+        encoder_width: width of the encoder's tokens.
+        grid: tubelets along time, height and width of a clip.
+        tubelet: frames, height and width of a tubelet, in pixels.
+        num_channels: colour channels.
+        width: width of the decoder.
+        depth: number of blocks.
+        num_heads: attention heads.
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self,
+        encoder_width: int = 768,
+        *,
+        grid: tuple[int, int, int] = (8, 14, 14),
+        tubelet: tuple[int, int, int] = (2, 16, 16),
+        num_channels: int = 3,
+        width: int = 384,
+        depth: int = 4,
+        num_heads: int = 6,
+    ) -> None:
+        super().__init__()
+        frames, rows, columns = tubelet
+        num_tokens = grid[0] * grid[1] * grid[2]
+        self.from_encoder = nn.Linear(encoder_width, width, bias=False)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        self.transformer = Transformer(width, depth=depth, num_heads=num_heads)
+        self.head = nn.Linear(width, frames * rows * columns * num_channels)
+        table = sincos_positions(num_tokens, width)
+        self.register_buffer("positions", table, persistent=False)
+
+    def forward(self, visible: Tensor, *, keep: Tensor, decode: Tensor) -> Tensor:
+        """Predict the pixels of the tubelets at `decode`.
+
+        Args:
+            visible: `(batch, num_keep, encoder_width)` encoded visible tubelets.
+            keep: `(batch, num_keep)` int64 flat numbers of the visible tubelets.
+            decode: `(batch, num_decode)` int64 flat numbers of the tubelets to predict.
+
+        Returns:
+            `(batch, num_decode, frames * rows * columns * channels)`, channel last.
+        """
+        known = self.from_encoder(visible) + self.positions[keep]
+        hidden = self.mask_token + self.positions[decode]
+        tokens = torch.cat([known, hidden.to(known.dtype)], dim=1)
+        decoded = self.transformer(tokens, attend_padded)
+        return self.head(decoded[:, keep.shape[1] :])

@@ -1,0 +1,88 @@
+"""Tubelet embedding of the tubelets the encoder sees, straight from uint8 frames."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from simvtp.layers import gather_tubelets, grid_of, sincos_positions
+from simvtp.layers.tubelets import IMAGENET_MEAN, IMAGENET_STD
+
+
+class VideoEmbedding(nn.Module):
+    """Embeds tubelets with a matrix product and adds fixed positions (paper section 3, FACTS 1.2).
+
+    Equal to normalising the clip, a 3D convolution with kernel = stride = tubelet over all of it,
+    adding sine-cosine positions and selecting tokens; but only the selected tubelets are touched.
+
+    Args:
+        width: width of the tokens.
+        grid: tubelets along time, height and width of a clip.
+        tubelet: frames, height and width of a tubelet, in pixels.
+        num_channels: colour channels.
+        mean: mean of each channel, in units of full intensity.
+        std: standard deviation of each channel, likewise.
+    """
+
+    mean: Tensor
+    std: Tensor
+    positions: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        grid: tuple[int, int, int] = (8, 14, 14),
+        tubelet: tuple[int, int, int] = (2, 16, 16),
+        num_channels: int = 3,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.tubelet = tubelet
+        self.num_channels = num_channels
+        self.projection = nn.Conv3d(num_channels, width, kernel_size=tubelet, stride=tubelet)
+        slices, rows, columns = grid
+        table = sincos_positions(slices * rows * columns, width)
+        self.register_buffer("positions", table, persistent=False)
+        for name, values in (("mean", mean), ("std", std)):
+            statistics = torch.tensor(values).view(num_channels, 1, 1, 1)
+            self.register_buffer(name, statistics, persistent=False)
+
+    def forward(self, video: Tensor, index: Tensor | None = None) -> Tensor:
+        """Embed the tubelets at `index`, or all of them.
+
+        Args:
+            video: `(batch, frames, channels, height, width)` uint8.
+            index: `(batch, tokens)` int64 flat tubelet numbers, e.g. `TubeMask.keep`.
+
+        Returns:
+            `(batch, tokens, width)`.
+
+        Raises:
+            ValueError: the clip is not uint8 or not of the size the positions are for.
+        """
+        self._check(video)
+        if index is None:
+            index = torch.arange(len(self.positions), device=video.device).expand(len(video), -1)
+        tubelets = gather_tubelets(video, index, tubelet=self.tubelet)
+        pixels = (tubelets.to(self.mean.dtype) / 255 - self.mean) / self.std
+        weight = self.projection.weight.flatten(1)
+        tokens = functional.linear(pixels.flatten(2), weight, self.projection.bias)
+        return tokens + self.positions[index]
+
+    def _check(self, video: Tensor) -> None:
+        if video.dtype != torch.uint8:
+            raise ValueError(
+                f"video must be uint8 with values 0 to 255, got {video.dtype}; normalisation "
+                "happens inside the model"
+            )
+        if grid_of(video, tubelet=self.tubelet) != self.grid or video.shape[2] != self.num_channels:
+            frames, height, width = (
+                count * size for count, size in zip(self.grid, self.tubelet, strict=True)
+            )
+            raise ValueError(
+                "video must be (batch, frames, channels, height, width) with "
+                f"{(frames, self.num_channels, height, width)} per clip, got "
+                f"{tuple(video.shape[1:])}; sample and crop the clip to that size"
+            )

@@ -1,0 +1,158 @@
+"""Multi-head self-attention; `attend` is the one place that knows attention backends."""
+
+import importlib
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from simvtp.layers.packing import PackedLayout
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Takes query, key and value `(..., tokens, heads, head_width)`, returns the same shape."""
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, *, layout: PackedLayout) -> Tensor:
+    """Scaled dot-product attention within each sequence of a pack.
+
+    On CUDA this is one kernel (xformers with a block-diagonal mask, else torch's variable-length
+    attention for half precision); elsewhere sequences of equal length go through
+    `scaled_dot_product_attention` together. All are equal up to rounding.
+
+    Args:
+        query: `(total_tokens, heads, head_width)`.
+        key: like `query`.
+        value: like `query`.
+        layout: lengths of the sequences.
+
+    Returns:
+        `(total_tokens, heads, head_width)`.
+    """
+    if query.is_cuda:
+        if _xformers() is not None:
+            return _attend_xformers(query, key, value, layout)
+        if query.dtype in (torch.float16, torch.bfloat16):
+            return _attend_varlen(query, key, value, layout)
+    return _attend_grouped(query, key, value, layout)
+
+
+def attend_padded(
+    query: Tensor, key: Tensor, value: Tensor, *, key_mask: Tensor | None = None
+) -> Tensor:
+    """Scaled dot-product attention over a padded batch, as exported graphs use it.
+
+    Args:
+        query: `(batch, tokens, heads, head_width)`.
+        key: like `query`.
+        value: like `query`.
+        key_mask: `(batch, tokens)` bool, True where a token is real; None when all are.
+
+    Returns:
+        `(batch, tokens, heads, head_width)`; rows of padding hold no meaning.
+    """
+    mask = None
+    if key_mask is not None:
+        # ONNX Runtime's Attention operator takes the mask only in its full shape.
+        tokens = key_mask.shape[1]
+        mask = key_mask[:, None, None, :].expand(-1, 1, tokens, -1)
+    heads_first = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    return functional.scaled_dot_product_attention(*heads_first, attn_mask=mask).transpose(1, 2)
+
+
+def _attend_grouped(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout) -> Tensor:
+    rows = layout.rows_by_length
+    if rows is not None:
+        query, key, value = query[rows], key[rows], value[rows]
+    # One split per tensor: slices would each fill a whole gradient with zeros on the way back.
+    sizes = [run.count * run.length for run in layout.runs]
+    pieces = zip(layout.runs, *(tensor.split(sizes) for tensor in (query, key, value)), strict=True)
+    outputs = [
+        attend_padded(*(part.unflatten(0, (run.count, run.length)) for part in parts))
+        for run, *parts in pieces
+    ]
+    output = torch.cat([part.flatten(0, 1) for part in outputs])
+    return output if rows is None else torch.empty_like(output).index_copy(0, rows, output)
+
+
+def _attend_varlen(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    longest = max(layout.lengths)
+    output = varlen_attn(query, key, value, layout.offsets, layout.offsets, longest, longest)
+    assert isinstance(output, Tensor)
+    return output
+
+
+def _attend_xformers(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout) -> Tensor:
+    fmha = _xformers()
+    assert fmha is not None
+    mask = _block_diagonal_mask(layout)
+    batch_of_one = (tensor.unsqueeze(0) for tensor in (query, key, value))
+    return fmha.memory_efficient_attention(*batch_of_one, attn_bias=mask).squeeze(0)
+
+
+@lru_cache(maxsize=8)
+def _block_diagonal_mask(layout: PackedLayout) -> object:
+    bias = importlib.import_module("xformers.ops.fmha.attn_bias")
+    # Built from parts: `from_seqlens` would copy the offsets to the device once more and wait.
+    sequences = bias._SeqLenInfo(
+        seqstart=layout.offsets,
+        max_seqlen=max(layout.lengths),
+        min_seqlen=min(layout.lengths),
+        seqstart_py=list(layout.starts),
+    )
+    return bias.BlockDiagonalMask(q_seqinfo=sequences, k_seqinfo=sequences)
+
+
+@lru_cache(maxsize=1)
+def _xformers() -> ModuleType | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return importlib.import_module("xformers.ops.fmha")
+        except ImportError:
+            return None
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with a query and a value bias, and no key bias.
+
+    A key bias adds the same amount to all scores of a query and so has no effect; leaving it out
+    is the convention of BEiT and VideoMAE (FACTS 1.12).
+
+    Args:
+        width: width of the tokens, a multiple of `num_heads`.
+        num_heads: attention heads.
+
+    Raises:
+        ValueError: `width` is not a multiple of `num_heads`.
+    """
+
+    def __init__(self, width: int, *, num_heads: int) -> None:
+        super().__init__()
+        if num_heads < 1 or width % num_heads:
+            raise ValueError(f"width must be a multiple of num_heads, got {width} and {num_heads}")
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.query_bias = nn.Parameter(torch.zeros(width))
+        self.value_bias = nn.Parameter(torch.zeros(width))
+        self.projection = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor, attend: Attend) -> Tensor:
+        """Mix tokens within their sequences.
+
+        Args:
+            tokens: `(..., tokens, width)`, packed or padded.
+            attend: the attention over that layout, e.g. `partial(attend, layout=layout)`.
+
+        Returns:
+            Same shape as `tokens`.
+        """
+        bias = torch.cat([self.query_bias, torch.zeros_like(self.value_bias), self.value_bias])
+        projected = functional.linear(tokens, self.qkv.weight, bias)
+        query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
+        return self.projection(attend(query, key, value).flatten(-2))

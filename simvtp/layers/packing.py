@@ -1,0 +1,168 @@
+"""Token sequences of unequal length laid end to end, so that no padding is ever computed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, groupby
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Run(NamedTuple):
+    """Neighbouring sequences of one length."""
+
+    count: int
+    length: int
+
+
+@dataclass(frozen=True)
+class PackedLayout:
+    """Where each sequence stands in a packed `(total_tokens, width)` tensor.
+
+    The lengths are host integers, so that shapes never wait for a device; what attention and
+    pooling need on the device is derived once and shared by all layers.
+
+    Args:
+        lengths: tokens of each sequence, each at least 1.
+        device: device of the packed tokens.
+
+    Raises:
+        ValueError: there is no sequence or an empty one.
+    """
+
+    lengths: tuple[int, ...]
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        if not self.lengths or min(self.lengths) < 1:
+            raise ValueError(
+                "a pack needs one or more sequences of at least one token each, got lengths "
+                f"{self.lengths[:8]}; leave empty sequences out"
+            )
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences in the pack."""
+        return len(self.lengths)
+
+    @cached_property
+    def total_tokens(self) -> int:
+        """Rows of the packed tensor."""
+        return sum(self.lengths)
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """First row of each sequence, and the total at the end."""
+        return (0, *accumulate(self.lengths))
+
+    @cached_property
+    def offsets(self) -> Tensor:
+        """`starts` as int32 on the device, as variable-length attention kernels take them."""
+        return to_device(torch.tensor(self.starts, dtype=torch.int32), self.device)
+
+    @cached_property
+    def device_lengths(self) -> Tensor:
+        """`lengths` as int64 on the device."""
+        return to_device(torch.tensor(self.lengths), self.device)
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """Place of each row within its sequence, `(total_tokens,)` int64."""
+        lengths = torch.tensor(self.lengths)
+        first = torch.tensor(self.starts[:-1]).repeat_interleave(lengths)
+        return to_device(torch.arange(self.total_tokens) - first, self.device)
+
+    @cached_property
+    def rows_by_length(self) -> Tensor | None:
+        """Row order that puts sequences of equal length side by side; None if they are already."""
+        if len(_runs_of(self.lengths)) == len(set(self.lengths)):
+            return None
+        order = sorted(range(self.num_sequences), key=self.lengths.__getitem__)
+        starts = torch.tensor(self.starts[:-1])[order]
+        lengths = torch.tensor(self.lengths)[order]
+        within = PackedLayout(tuple(lengths.tolist()), torch.device("cpu")).positions
+        return to_device(starts.repeat_interleave(lengths) + within, self.device)
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """Runs of equal length, in the order of `rows_by_length`."""
+        grouped = self.rows_by_length is not None
+        return _runs_of(sorted(self.lengths) if grouped else self.lengths)
+
+
+class PackedTokens(NamedTuple):
+    """Packed token sequences.
+
+    Attributes:
+        values: `(total_tokens, width)`, the sequences one after the other.
+        layout: their lengths.
+    """
+
+    values: Tensor
+    layout: PackedLayout
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a host tensor to a device without making the host wait."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def pack(sequences: Sequence[Tensor]) -> PackedTokens:
+    """Lay `(tokens_i, width)` sequences end to end.
+
+    Raises:
+        ValueError: there is no sequence or an empty one.
+    """
+    lengths = tuple(len(sequence) for sequence in sequences)
+    device = sequences[0].device if sequences else torch.device("cpu")
+    layout = PackedLayout(lengths, device)
+    return PackedTokens(torch.cat(list(sequences)), layout)
+
+
+def unpack(tokens: PackedTokens) -> list[Tensor]:
+    """Inverse of `pack`: views of the sequences, `(tokens_i, width)` each."""
+    return list(tokens.values.split(tokens.layout.lengths))
+
+
+def segment_mean(tokens: PackedTokens) -> Tensor:
+    """Mean of each sequence over its tokens, `(num_sequences, width)` float32."""
+    layout = tokens.layout
+    return torch.segment_reduce(
+        tokens.values.float(), "mean", lengths=layout.device_lengths, axis=0, unsafe=True
+    )
+
+
+def join_rows(first: PackedLayout, second: PackedLayout) -> Tensor:
+    """Rows that join sequence i of one pack with sequence i of another.
+
+    Args:
+        first: layout of the pack whose sequences come first.
+        second: layout of the pack whose sequences follow, with as many sequences.
+
+    Returns:
+        `(first.total_tokens + second.total_tokens,)` int64 on the host: indexing
+        `cat([first_values, second_values])` with it gives the joined pack, whose lengths are the
+        sums. Its argsort says where each source row went.
+
+    Raises:
+        ValueError: the packs hold different numbers of sequences.
+    """
+    if first.num_sequences != second.num_sequences:
+        raise ValueError(
+            "both packs must hold the same number of sequences, got "
+            f"{first.num_sequences} and {second.num_sequences}"
+        )
+    sequence = [
+        torch.arange(layout.num_sequences).repeat_interleave(torch.tensor(layout.lengths))
+        for layout in (first, second)
+    ]
+    # A stable sort by sequence keeps the first pack's rows ahead of the second's.
+    return torch.cat(sequence).argsort(stable=True)
+
+
+def _runs_of(lengths: Sequence[int]) -> tuple[Run, ...]:
+    return tuple(Run(len(list(group)), length) for length, group in groupby(lengths))

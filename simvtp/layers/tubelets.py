@@ -1,0 +1,68 @@
+"""Cutting clips into tubelets, and only the wanted ones."""
+
+import torch
+from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def gather_tubelets(video: Tensor, index: Tensor, *, tubelet: tuple[int, int, int]) -> Tensor:
+    """Copy the wanted tubelets out of clips, in the clips' own number format.
+
+    Args:
+        video: `(batch, frames, channels, height, width)`.
+        index: `(batch, tokens)` int64 flat tubelet numbers, counted over time, then rows, then
+            columns.
+        tubelet: frames, height and width of a tubelet, in pixels.
+
+    Returns:
+        `(batch, tokens, channels, tubelet_frames, tubelet_height, tubelet_width)`.
+
+    Raises:
+        ValueError: the clip is not a whole number of tubelets.
+    """
+    slices, rows, columns = grid_of(video, tubelet=tubelet)
+    parts = video.unflatten(4, (columns, -1)).unflatten(3, (rows, -1)).unflatten(1, (slices, -1))
+    clip = torch.arange(len(video), device=index.device)[:, None]
+    time, place = index // (rows * columns), index % (rows * columns)
+    # Indices apart from each other move to the front: (batch, tokens, frames, channels, h, w).
+    picked = parts[clip, time, :, :, place // columns, :, place % columns, :]
+    return picked.transpose(2, 3)
+
+
+def grid_of(video: Tensor, *, tubelet: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Tubelets along time, height and width of `(batch, frames, channels, height, width)` clips.
+
+    Raises:
+        ValueError: a side is not a multiple of the tubelet's.
+    """
+    if video.ndim != 5:
+        raise ValueError(
+            "video must be (batch, frames, channels, height, width), got shape "
+            f"{tuple(video.shape)}; add the missing axes, e.g. clip.unsqueeze(0)"
+        )
+    _, frames, _, height, width = video.shape
+    sides = (frames, height, width)
+    if any(side % part for side, part in zip(sides, tubelet, strict=True)):
+        raise ValueError(
+            f"frames, height and width must be multiples of the tubelet {tubelet}, got {sides}"
+        )
+    slices, rows, columns = (side // part for side, part in zip(sides, tubelet, strict=True))
+    return slices, rows, columns
+
+
+def place_tubelets(tubelets: Tensor, *, grid: tuple[int, int, int]) -> Tensor:
+    """Inverse of gathering all tubelets in order.
+
+    Args:
+        tubelets: `(batch, tokens, channels, tubelet_frames, tubelet_height, tubelet_width)`, all
+            tubelets of the clip in flat order.
+        grid: tubelets along time, height and width.
+
+    Returns:
+        `(batch, frames, channels, height, width)`.
+    """
+    parts = tubelets.unflatten(1, grid)
+    clips = parts.permute(0, 1, 5, 4, 2, 6, 3, 7)
+    return clips.flatten(6, 7).flatten(4, 5).flatten(1, 2)

@@ -1,0 +1,75 @@
+"""Video-text contrastive loss (VTC)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from simvtp.layers.gather import gather_rows, rank
+
+
+class Contrast(NamedTuple):
+    """The contrastive loss and what it was computed from.
+
+    Attributes:
+        loss: `()` float32.
+        similarity: `(batch, global_batch)` cosines of this rank's texts with all videos.
+    """
+
+    loss: Tensor
+    similarity: Tensor
+
+
+def contrastive_loss(
+    video: Tensor,
+    text: Tensor,
+    *,
+    temperature: float | Tensor = 0.05,
+    keys: Tensor | None = None,
+) -> Contrast:
+    """Symmetric InfoNCE over the global batch (paper section 3, FACTS 3.3).
+
+    The loss is the SUM of the text-to-video and the video-to-text cross-entropy, as released;
+    each is a mean over pairs. Across ranks the features are gathered with exact gradients and
+    each rank computes its own pairs' share: the mean over ranks is the loss of the global batch.
+
+    Args:
+        video: `(batch, width)` pooled video features; pair i belongs to text i.
+        text: `(batch, width)` pooled text features.
+        temperature: divides the cosines.
+        keys: `(batch,)` int64, equal for pairs that are no negatives of each other, such as equal
+            captions; None when all are.
+
+    Returns:
+        The loss and the cosines.
+    """
+    video = functional.normalize(video.float(), dim=-1)
+    text = functional.normalize(text.float(), dim=-1)
+    all_video, all_text = gather_rows(video), gather_rows(text)
+    similarity = text @ all_video.T
+    pairs = torch.arange(len(text), device=text.device) + rank() * len(text)
+    excluded = None if keys is None else false_negatives(keys)
+    loss = _cross_entropy(similarity / temperature, pairs, excluded)
+    loss = loss + _cross_entropy(video @ all_text.T / temperature, pairs, excluded)
+    return Contrast(loss, similarity)
+
+
+def false_negatives(keys: Tensor) -> Tensor:
+    """Pairs of the global batch that are no negatives, `(batch, global_batch)` bool.
+
+    True where two different pairs share a key. Each pair itself is False.
+
+    Args:
+        keys: `(batch,)` int64 of this rank.
+    """
+    own = torch.arange(len(keys), device=keys.device) + rank() * len(keys)
+    all_keys = gather_rows(keys)
+    same = keys[:, None] == all_keys[None, :]
+    return same & (own[:, None] != torch.arange(len(all_keys), device=keys.device))
+
+
+def _cross_entropy(logits: Tensor, pairs: Tensor, excluded: Tensor | None) -> Tensor:
+    if excluded is not None:
+        logits = logits.masked_fill(excluded, float("-inf"))
+    return functional.cross_entropy(logits, pairs)
