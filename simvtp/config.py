@@ -305,6 +305,7 @@ class RunConfig:
         checkpoint_minutes: minutes between two saves of the latest state.
         keep_every_epochs: epochs between two checkpoints that are kept; 0 keeps only the latest.
         evaluate_every_epochs: epochs between two held-out evaluations; 0 only at the end.
+        log_every: optimiser steps between two lines of the log.
         max_bad_steps: non-finite steps in a row after which the run stops.
     """
 
@@ -318,11 +319,14 @@ class RunConfig:
     checkpoint_minutes: float = 10.0
     keep_every_epochs: int = 0
     evaluate_every_epochs: int = 0
+    log_every: int = 10
     max_bad_steps: int = 5
 
     def __post_init__(self) -> None:
         _require_positive(
-            self, "epochs", "batch_size", "accumulate", "checkpoint_minutes", "max_bad_steps"
+            self,
+            *("epochs", "batch_size", "accumulate"),
+            *("checkpoint_minutes", "log_every", "max_bad_steps"),
         )
         for name in ("keep_every_epochs", "evaluate_every_epochs", "seed"):
             value = getattr(self, name)

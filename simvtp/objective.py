@@ -102,12 +102,20 @@ class Objective(nn.Module):
         else:
             self.register_buffer("log_temperature", log_temperature, persistent=False)
 
-    def forward(self, batch: Batch, *, generator: torch.Generator | None = None) -> Losses:
+    def forward(
+        self,
+        batch: Batch,
+        *,
+        generator: torch.Generator | None = None,
+        num_words: float | None = None,
+    ) -> Losses:
         """Losses of a batch.
 
         Args:
             batch: the batch, on the model's device.
             generator: draws the negatives, on the model's device.
+            num_words: masked words that the word loss is a mean over, for accumulation: the mean
+                count of the micro-batches, so that their mean loss is that of all words.
 
         Returns:
             The terms that are on and their weighted total.
@@ -122,7 +130,7 @@ class Objective(nn.Module):
             if self._is_on("pixels"):
                 terms["pixels"] = self._pixel_term(batch, encoded.joint.values[video_rows])
             if self._is_on("words"):
-                terms["words"] = self._word_term(batch, encoded.joint, text_rows)
+                terms["words"] = self._word_term(batch, encoded.joint, text_rows, num_words)
         similarity = None
         if encoded.video_pooled is not None and encoded.text_pooled is not None:
             terms["vtc"], similarity = contrastive_loss(
@@ -184,9 +192,13 @@ class Objective(nn.Module):
         )
         return pixel_loss(predictions, targets)
 
-    def _word_term(self, batch: Batch, joint: PackedTokens, text_rows: Tensor) -> Tensor:
+    def _word_term(
+        self, batch: Batch, joint: PackedTokens, text_rows: Tensor, num_words: float | None
+    ) -> Tensor:
         logits = self.model.word_decoder(joint, text_rows[batch.masked_index])
-        count = torch.full((), float(len(logits)), device=logits.device)
+        count = torch.full(
+            (), len(logits) if num_words is None else num_words, device=logits.device
+        ).float()
         return word_loss(logits, batch.token_ids[batch.masked_index], num_words=mean_count(count))
 
     def _match_term(

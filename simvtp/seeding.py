@@ -10,10 +10,11 @@ def derive_seed(seed: int, *keys: int) -> int:
     The same arguments give the same value on every machine; neighbouring keys give
     unrelated values.
     """
-    state = np.random.SeedSequence([seed, *keys]).generate_state(1, np.uint64)
+    # SeedSequence fills up with zeros, so without the count (1,) and (1, 0) would be one seed.
+    state = np.random.SeedSequence([seed, len(keys), *keys]).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))
 
 
 def derive_generator(seed: int, *keys: int) -> torch.Generator:
-    """CPU generator seeded by `derive_seed(seed, *keys)`, e.g. `(seed, epoch, index)` of a sample."""
+    """CPU generator seeded by `derive_seed`, e.g. with a sample's epoch and index."""
     return torch.Generator().manual_seed(derive_seed(seed, *keys))

@@ -1,0 +1,183 @@
+"""Batches in an order that a resume, another number of workers or of ranks does not change."""
+
+import os
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, Sampler
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from simvtp.seeding import derive_generator
+
+# Of the streams drawn from (seed, epoch, ...), samples use the numbers from 0 upwards.
+_ORDER_STREAM = 2**32 - 1
+
+
+class EpochSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of `(epoch, index)` keys, in an order drawn from the seed and the epoch.
+
+    The sampler's place is what the training loop has finished, not what the loader has fetched
+    ahead: the loop calls `advance()` after each batch, and an iterator starts at that place.
+    Since a sample depends only on its key, this place is all that a resume needs::
+
+        while sampler.epoch < epochs:
+            for batch in loader:
+                train(batch)
+                sampler.advance()
+
+    The batches of all ranks at one step are a slice of one order over all samples, so runs with
+    the same global batch see the same clips in the same steps, however many ranks there are.
+
+    Args:
+        num_samples: clips of the dataset.
+        seed: seed of the order.
+        batch_size: clips in a batch of one rank.
+        epoch: epoch to begin with.
+        drop_last: leave out the samples that do not fill a global batch.
+        rank: number of this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        seed: int,
+        batch_size: int,
+        epoch: int = 0,
+        drop_last: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        _check_sizes(num_samples, batch_size, rank, world_size)
+        if not drop_last and world_size > 1:
+            raise ValueError(
+                "drop_last=False leaves the ranks batches of different size; "
+                f"use it with one rank only, got world_size {world_size}"
+            )
+        self.num_samples = num_samples
+        self.seed = seed
+        self.batch_size = batch_size
+        self.epoch = epoch
+        self.drop_last = drop_last
+        self.rank = rank
+        self.world_size = world_size
+        self.num_consumed = 0
+
+    @property
+    def global_batch(self) -> int:
+        """Clips that all ranks together see in one step."""
+        return self.batch_size * self.world_size
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, whatever has been consumed of it."""
+        spare = 0 if self.drop_last else self.global_batch - 1
+        return (self.num_samples + spare) // self.global_batch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        # Fixed here, for the loop advances the sampler while the loader fetches ahead.
+        epoch, first = self.epoch, self.num_consumed
+        generator = derive_generator(self.seed, epoch, _ORDER_STREAM)
+        order = torch.randperm(self.num_samples, generator=generator)
+        for batch in range(first, len(self)):
+            start = batch * self.global_batch + self.rank * self.batch_size
+            yield [(epoch, index) for index in order[start : start + self.batch_size].tolist()]
+
+    def advance(self) -> None:
+        """Note that the training loop is done with one more batch."""
+        self.num_consumed += 1
+        if self.num_consumed == len(self):
+            self.epoch, self.num_consumed = self.epoch + 1, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Place in the run and the settings under which it means anything."""
+        return {
+            "epoch": self.epoch,
+            "num_consumed": self.num_consumed,
+            "seed": self.seed,
+            "num_samples": self.num_samples,
+            "global_batch": self.global_batch,
+        }
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state` was taken, on as many ranks and workers as there are now.
+
+        Raises:
+            ValueError: the seed, the clips or the global batch are not those of `state`.
+        """
+        for name, value in self.state_dict().items():
+            if name not in state:
+                raise ValueError(f"the sampler's state must hold {name}, got {sorted(state)}")
+            if name in ("seed", "num_samples", "global_batch") and state[name] != value:
+                raise ValueError(
+                    f"{name} must be the same on a resume, got {value} now and {state[name]} in "
+                    "the checkpoint; set it back or start a new run"
+                )
+        if state["epoch"] < 0 or not 0 <= state["num_consumed"] < len(self):
+            raise ValueError(
+                f"the sampler's place must be an epoch >= 0 and one of its {len(self)} batches, "
+                f"got epoch {state['epoch']} and batch {state['num_consumed']}"
+            )
+        self.epoch, self.num_consumed = state["epoch"], state["num_consumed"]
+
+
+def build_loader(
+    dataset: Dataset[Any],
+    *,
+    sampler: Sampler[Any],
+    num_workers: int,
+    collate: Callable[[list[Any]], Any],
+    pin_memory: bool = False,
+) -> StatefulDataLoader[Any]:
+    """Loader of the sampler's batches; its workers live on from epoch to epoch.
+
+    Save and load the sampler's state, not the loader's: it is exact for every number of workers.
+
+    Args:
+        dataset: maps the sampler's keys to samples.
+        sampler: yields lists of keys, e.g. EpochSampler.
+        num_workers: processes that decode; 0 decodes in this one.
+        collate: makes a batch of a list of samples.
+        pin_memory: page-lock the batches, where there is a CUDA device to copy them to.
+    """
+    if num_workers < 0:
+        raise ValueError(f"num_workers must be >= 0, got {num_workers}; 0 loads in this process")
+    if num_workers > 0:
+        # The Rust tokenizer warns in every process forked after it was trained in parallel.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with warnings.catch_warnings():
+        # torchdata 0.11 makes a call that torch 2.15 deprecates.
+        warnings.filterwarnings("ignore", message=".*set_vital.*", category=UserWarning)
+        return StatefulDataLoader(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=num_workers,
+            collate_fn=collate,
+            pin_memory=pin_memory and torch.cuda.is_available(),
+            worker_init_fn=_start_worker,
+            persistent_workers=num_workers > 0,
+            # The loader draws a base seed for each epoch; from the global generator, that draw
+            # would make dropout differ after a resume.
+            generator=torch.Generator(),
+        )
+
+
+def _start_worker(number: int) -> None:
+    """Let Ctrl-C reach the main process alone, and leave the cores to the other workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def _check_sizes(num_samples: int, batch_size: int, rank: int, world_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must lie in [0, {world_size}), got {rank}")
+    if batch_size * world_size > num_samples:
+        raise ValueError(
+            f"the batch must not be larger than the dataset: {batch_size} clips on {world_size} "
+            f"rank(s) need {batch_size * world_size}, there are {num_samples}; lower batch_size"
+        )

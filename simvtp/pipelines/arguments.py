@@ -1,0 +1,69 @@
+"""Command lines made from the settings dataclasses, with YAML files and helpful refusals."""
+
+import difflib
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser, Namespace
+
+
+class SettingsParser(ArgumentParser):
+    """Parser that names the nearest known setting when it meets an unknown one."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the reason on one line, then how to get help; exit code 2."""
+        settings = self.get_defaults(skip_validation=True).as_dict()
+        known = [
+            f"{a}.{b}" for a, group in settings.items() if isinstance(group, dict) for b in group
+        ]
+        sys.stderr.write(f"{self.prog}: {' '.join(message.split())}\n")
+        for word in _unknown_names(message, [*known, *settings]):
+            near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+            if near:
+                sys.stderr.write(f"unknown setting {word}: did you mean {near[0]}?\n")
+        sys.stderr.write(f"{self.prog} --help lists all settings\n")
+        raise SystemExit(2)
+
+
+def _unknown_names(message: str, known: Sequence[str]) -> list[str]:
+    quoted = re.findall(r"[Kk]ey ['\"]([\w.]+)['\"]", message)
+    options = re.findall(r"--([\w.]+)", message)
+    if "nrecognized" in message or "not expected" in message or "does not accept" in message:
+        quoted += re.findall(r"['\"]([\w.]+)['\"]", message)
+        return [name for name in dict.fromkeys([*options, *quoted]) if name not in known]
+    return []
+
+
+def settings_parser(
+    program: str,
+    *,
+    description: str,
+    sections: Mapping[str, type],
+    defaults: Mapping[str, Any] | None = None,
+) -> SettingsParser:
+    """Parser with `--config FILE`, `--print_config` and one group of options per section.
+
+    Args:
+        program: what the user typed, for the messages.
+        description: first lines of the help.
+        sections: settings dataclass of each section, by the section's name.
+        defaults: values by dotted name in place of the dataclasses' own.
+    """
+    parser = SettingsParser(prog=program, description=description, default_env=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of the settings")
+    for name, section in sections.items():
+        parser.add_argument(f"--{name}", type=section, default=section())
+    if defaults:
+        parser.set_defaults(dict(defaults))
+    return parser
+
+
+def parse_settings(parser: SettingsParser, arguments: Sequence[str] | None) -> Namespace:
+    """Parse and build the dataclasses; a value they refuse ends the program with their reason."""
+    parsed = parser.parse_args(arguments)
+    try:
+        return parser.instantiate_classes(parsed)
+    except ValueError as error:
+        parser.error(str(error))

@@ -1,0 +1,94 @@
+"""What a run leaves to look at: tables on the screen and pictures on disk."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.table import Table
+from torch import Tensor
+
+from simvtp.pipelines.retrieval import Retrieval
+
+_FRAMES_SHOWN = 6
+
+
+class PictureRow(NamedTuple):
+    """One clip of a reconstruction picture.
+
+    Attributes:
+        original: `(frames, channels, height, width)` uint8.
+        masked: likewise, dropped tubelets grey.
+        reconstructed: likewise, as the model fills it in.
+        caption: the caption.
+        masked_caption: the caption with [MASK].
+        predicted_caption: the caption with the predicted words in brackets.
+    """
+
+    original: Tensor
+    masked: Tensor
+    reconstructed: Tensor
+    caption: str
+    masked_caption: str
+    predicted_caption: str
+
+
+def retrieval_table(results: dict[str, Retrieval]) -> Table:
+    """Held-out retrieval of each method in both directions, beside chance."""
+    first = next(iter(results.values()))
+    table = Table(
+        title=f"held-out retrieval, {first.text_to_video.num_gallery} clips, "
+        f"{first.text_to_video.num_queries} captions"
+    )
+    for column in ("", "R@1", "R@5", "R@10", "MdR", "MnR"):
+        table.add_column(column, justify="left" if not column else "right")
+    for direction in ("text_to_video", "video_to_text"):
+        named = [(method, getattr(result, direction)) for method, result in results.items()]
+        named.append(("chance", getattr(first, f"chance_{direction}")))
+        for method, metrics in named:
+            shares = [f"{100 * share:.1f} %" for share in metrics.recall.values()]
+            ranks = [f"{metrics.median_rank:.1f}", f"{metrics.mean_rank:.1f}"]
+            table.add_row(f"{direction.replace('_', ' ')}, {method}", *shares, *ranks)
+        table.add_section()
+    return table
+
+
+def draw_reconstruction(rows: Sequence[PictureRow], *, out_png: Path, note: str) -> None:
+    """Draw original, masked and reconstructed frames of some clips with their captions."""
+    height = 3.1 * len(rows) + 0.5
+    figure = Figure(figsize=(1.35 * _FRAMES_SHOWN + 1.2, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(note, fontsize=9)
+    parts = np.atleast_1d(np.asarray(figure.subfigures(len(rows), 1), dtype=object))
+    for part, row in zip(parts, rows, strict=True):
+        lines = (
+            f"caption:    {row.caption}",
+            f"masked:     {row.masked_caption}",
+            f"predicted:  {row.predicted_caption}",
+        )
+        part.suptitle(
+            "\n".join(_shorten(line) for line in lines),
+            fontsize=8,
+            family="monospace",
+            x=0.01,
+            ha="left",
+        )
+        axes = part.subplots(3, _FRAMES_SHOWN)
+        clips = (row.original, row.masked, row.reconstructed)
+        for line, clip, name in zip(
+            axes, clips, ("original", "masked", "reconstructed"), strict=True
+        ):
+            frames = np.linspace(0, len(clip) - 1, _FRAMES_SHOWN).round().astype(int)
+            for axis, frame in zip(line, frames, strict=True):
+                axis.imshow(clip[frame].permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
+                axis.set_xticks([])
+                axis.set_yticks([])
+            line[0].set_ylabel(name, fontsize=8)
+    out_png.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out_png, dpi=110)
+
+
+def _shorten(text: str, limit: int = 130) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

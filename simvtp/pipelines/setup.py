@@ -1,0 +1,172 @@
+"""From settings to the parts of a run: data, tokenizer, model, objective."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from tokenizers import Tokenizer
+
+from simvtp.batch import Batch, Collator
+from simvtp.config import DataConfig, ModelConfig, PretrainConfig
+from simvtp.data import (
+    ClipDataset,
+    EpochSampler,
+    Manifest,
+    MultiScaleCrop,
+    build_loader,
+    load_manifest,
+    load_tokenizer,
+    special_token_ids,
+    train_tokenizer,
+)
+from simvtp.data.synthetic import render_corpus
+from simvtp.masking import TextMasker, TubeMasker
+from simvtp.model import SimVTP
+from simvtp.objective import Objective
+from simvtp.seeding import derive_seed
+
+# Streams drawn from the run's seed, beside those of the samples.
+MODEL_STREAM, STEP_STREAM = 1, 2
+
+
+class TrainingData(NamedTuple):
+    """Clips to train on and, perhaps, held-out clips."""
+
+    train: Manifest
+    validation: Manifest | None
+
+
+class TrainingLoader(NamedTuple):
+    """Batches for training and the place in them."""
+
+    loader: torch.utils.data.DataLoader[Batch]
+    sampler: EpochSampler
+
+
+def load_data(config: DataConfig) -> TrainingData:
+    """Manifests as given, or the embedded corpus when no training manifest is.
+
+    Raises:
+        ValueError: a manifest is faulty, or held-out clips are given without training clips.
+    """
+    if config.train is None:
+        if config.validation is not None:
+            raise ValueError(
+                f"data.validation is {config.validation} but data.train is missing; name both, "
+                "or neither for the embedded corpus"
+            )
+        corpus = render_corpus()
+        return TrainingData(load_manifest(corpus.train), load_manifest(corpus.validation))
+    validation = None
+    if config.validation is not None:
+        validation = load_manifest(Path(config.validation), root=config.root)
+    return TrainingData(load_manifest(Path(config.train), root=config.root), validation)
+
+
+def build_tokenizer(config: PretrainConfig, *, train: Manifest, saved: Path) -> Tokenizer:
+    """The run's tokenizer: the one saved before, the one given, or one trained on the captions.
+
+    Training a vocabulary is not deterministic, so the run keeps its own from the first moment.
+    """
+    if saved.is_file():
+        return load_tokenizer(saved)
+    if config.data.tokenizer is not None:
+        tokenizer = load_tokenizer(config.data.tokenizer)
+    else:
+        tokenizer = train_tokenizer(train.captions(), vocab_size=config.model.vocab_size)
+    saved.parent.mkdir(parents=True, exist_ok=True)
+    partial = saved.with_suffix(".partial")
+    tokenizer.save(str(partial))
+    partial.replace(saved)
+    return tokenizer
+
+
+def build_model(config: PretrainConfig, *, tokenizer: Tokenizer) -> SimVTP:
+    """Model with random weights drawn from the run's seed, sized to the tokenizer's vocabulary."""
+    sizes = replace(
+        config.model,
+        vocab_size=tokenizer.get_vocab_size(),
+        padding_id=special_token_ids(tokenizer).pad,
+    )
+    torch.manual_seed(derive_seed(config.run.seed, MODEL_STREAM))
+    return SimVTP(sizes, tokenizer=tokenizer, frame_stride=config.data.frame_stride)
+
+
+def build_objective(config: PretrainConfig, *, model: SimVTP) -> Objective:
+    """Objective over the model; heads of losses that are off are frozen, not left to decay."""
+    settings = config.objective
+    heads = (
+        (settings.pixel_weight, model.pixel_decoder),
+        (settings.word_weight, model.word_decoder),
+        (settings.vtm_weight, model.match_head),
+    )
+    for weight, head in heads:
+        head.requires_grad_(weight > 0)
+    return Objective(
+        model,
+        pixel_weight=settings.pixel_weight,
+        word_weight=settings.word_weight,
+        vtc_weight=settings.vtc_weight,
+        vtm_weight=settings.vtm_weight,
+        temperature=settings.temperature,
+        learn_temperature=settings.learn_temperature,
+        contrast_text=settings.contrast_text,
+        negatives=settings.negatives,
+    )
+
+
+def build_collator(config: PretrainConfig, *, sizes: ModelConfig, tokenizer: Tokenizer) -> Collator:
+    """Collator that draws the masks the settings ask for."""
+    special = special_token_ids(tokenizer)
+    return Collator(
+        TubeMasker(sizes.grid, ratio=config.masking.video_ratio),
+        text_masker=TextMasker(
+            special.mask, special_ids=list(special), ratio=config.masking.text_ratio
+        ),
+        whole_words=config.masking.text_unit == "word",
+    )
+
+
+def build_training_loader(
+    config: PretrainConfig,
+    *,
+    train: Manifest,
+    tokenizer: Tokenizer,
+    rank: int = 0,
+    world_size: int = 1,
+) -> TrainingLoader:
+    """Loader of training batches; bad clips are listed in the run's `quarantine.jsonl`."""
+    sizes, data, run = config.model, config.data, config.run
+    collator = build_collator(config, sizes=sizes, tokenizer=tokenizer)
+    dataset = ClipDataset(
+        train,
+        tokenizer=tokenizer,
+        num_frames=sizes.num_frames,
+        stride=data.frame_stride,
+        transform=MultiScaleCrop(
+            sizes.image_size,
+            scales=data.crop_scales,
+            flip_probability=data.flip_probability,
+        ),
+        max_text_length=sizes.max_text_length,
+        num_noise=collator.tube_masker.num_positions + sizes.max_text_length,
+        seed=run.seed,
+        quarantine=Path(run.out) / "quarantine.jsonl",
+        max_bad_share=data.max_bad_share,
+    )
+    sampler = EpochSampler(
+        len(dataset),
+        seed=run.seed,
+        batch_size=run.batch_size,
+        rank=rank,
+        world_size=world_size,
+    )
+    loader = build_loader(
+        dataset,
+        sampler=sampler,
+        num_workers=data.num_workers,
+        collate=collator,
+        pin_memory=True,
+    )
+    return TrainingLoader(loader, sampler)

@@ -1,0 +1,290 @@
+"""The training loop: steps, finite check, log, checkpoints, clean stops."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from simvtp.batch import Batch
+from simvtp.config import PretrainConfig
+from simvtp.objective import Losses, Objective
+from simvtp.pipelines.setup import STEP_STREAM, TrainingLoader
+from simvtp.pipelines.stopping import StopRequest
+from simvtp.seeding import derive_seed
+from simvtp.training import (
+    CheckpointStore,
+    RunLog,
+    all_true,
+    cosine_lr,
+    mean_over_ranks,
+    peak_lr,
+    world_size,
+)
+
+
+class NonFiniteLossError(RuntimeError):
+    """Too many steps in a row had a loss or a gradient that is not finite."""
+
+
+@dataclass
+class _Interval:
+    """Figures since the last line of the log, kept on the device until they are read."""
+
+    terms: list[Tensor] = field(default_factory=list)
+    finite: list[Tensor] = field(default_factory=list)
+    samples: list[list[int]] = field(default_factory=list)
+    names: tuple[str, ...] = ()
+    clips: int = 0
+    data_seconds: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+
+class Trainer:
+    """Trains an objective, one optimiser step at a time.
+
+    Everything random in a step is drawn from the seed and the step's number, so a run that
+    resumes repeats what it would have done.
+
+    Args:
+        config: settings of the run.
+        objective: losses over the model, on its device.
+        optimizer: optimiser of its parameters, e.g. fused AdamW.
+        data: training batches.
+        store: checkpoints.
+        describe: names samples by their numbers, for the report of a bad step.
+    """
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        *,
+        objective: Objective,
+        optimizer: torch.optim.AdamW,
+        data: TrainingLoader,
+        store: CheckpointStore,
+        describe: Callable[[Sequence[int]], list[str]],
+    ) -> None:
+        self.config = config
+        self.objective = objective
+        self.optimizer = optimizer
+        self.data = data
+        self.store = store
+        self.describe = describe
+        self.step = 0
+        self.device = objective.model.device
+        self.callable: Callable[..., Losses] = objective
+        if world_size() > 1:
+            self.callable = nn.parallel.DistributedDataParallel(objective)
+        self._negatives = torch.Generator(self.device)
+        self._bad_streak = 0
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        run = self.config.run
+        return max(1, run.epochs * self.steps_per_epoch)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch; micro-batches that do not fill a step are carried over."""
+        return max(1, len(self.data.sampler) // self.config.run.accumulate)
+
+    def train(
+        self, log: RunLog, *, stop: StopRequest, evaluate: Callable[[], float] | None = None
+    ) -> None:
+        """Run to the last step, or until a stop is requested; the state is saved either way.
+
+        Args:
+            log: receives the figures.
+            stop: checked after each step.
+            evaluate: called every `evaluate_every_epochs`; its result decides the best state.
+
+        Raises:
+            NonFiniteLossError: too many bad steps in a row; the last good state is saved first.
+        """
+        run = self.config.run
+        batches = self._batches()
+        interval = _Interval()
+        saved_at = time.monotonic()
+        self.objective.train()
+        while self.step < self.num_steps and stop.received is None:
+            waited = time.monotonic()
+            micro_batches = [next(batches) for _ in range(run.accumulate)]
+            interval.data_seconds += time.monotonic() - waited
+            self._train_step(micro_batches, interval)
+            self.step += 1
+            if self.step % run.log_every == 0 or self.step == self.num_steps:
+                self._log(log, interval)
+                interval = _Interval()
+            keep = self._every(run.keep_every_epochs)
+            if keep or time.monotonic() - saved_at > 60 * run.checkpoint_minutes:
+                self._save(keep=keep)
+                saved_at = time.monotonic()
+            if evaluate is not None and self._every(run.evaluate_every_epochs):
+                self._save_best(evaluate())
+                self.objective.train()
+                interval.started = time.monotonic()
+        self._log(log, interval)
+        self._save(keep=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resume needs."""
+        return {
+            "step": self.step,
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "sampler": self.data.sampler.state_dict(),
+            "num_steps": self.num_steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            ValueError: the state is of another model, or of a run of another length or batch.
+        """
+        if state["num_steps"] != self.num_steps:
+            raise ValueError(
+                f"the run was planned for {state['num_steps']} steps and is now {self.num_steps}; "
+                "its learning rate would jump: resume with the epochs, batch and data it had"
+            )
+        try:
+            self.objective.load_state_dict(state["objective"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"the checkpoint is of another model: {error}") from error
+        self.data.sampler.load_state_dict(state["sampler"])
+        self.step = state["step"]
+
+    def _batches(self) -> Iterator[Batch]:
+        while True:
+            for batch in self.data.loader:
+                # State is saved between steps only, when all drawn batches have been used.
+                self.data.sampler.advance()
+                yield batch
+
+    def _train_step(self, micro_batches: Sequence[Batch], interval: _Interval) -> None:
+        torch.manual_seed(derive_seed(self.config.run.seed, STEP_STREAM, self.step))
+        self._negatives.manual_seed(derive_seed(self.config.run.seed, STEP_STREAM, self.step, 1))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        share = 1 / len(micro_batches)
+        num_words = share * sum(len(batch.masked_index) for batch in micro_batches)
+        results: list[Losses] = []
+        for number, batch in enumerate(micro_batches):
+            last = number == len(micro_batches) - 1
+            with self._without_sync() if not last else nullcontext():
+                with self._autocast():
+                    losses = self.callable(
+                        batch.to(self.device), generator=self._negatives, num_words=num_words
+                    )
+                (losses.total * share).backward()
+            results.append(Losses(*_detached(losses)))
+        self._update(results, micro_batches, interval)
+
+    def _update(
+        self, results: Sequence[Losses], micro_batches: Sequence[Batch], interval: _Interval
+    ) -> None:
+        parameters = [p for p in self.objective.parameters() if p.requires_grad]
+        limit = self.config.optim.clip_norm
+        norm = nn.utils.clip_grad_norm_(parameters, math.inf if limit is None else limit)
+        total = torch.stack([losses.total for losses in results]).mean()
+        finite = all_true(torch.isfinite(total) & torch.isfinite(norm))
+        # The fused optimiser leaves everything as it is where this is 1, without asking the host.
+        self.optimizer.found_inf = (~finite).float()  # pyright: ignore[reportAttributeAccessIssue]
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        terms = [
+            torch.stack([losses.terms[name] for losses in results]).mean()
+            for name in results[0].terms
+        ]
+        interval.names = ("loss", *results[0].terms, "gradient_norm")
+        interval.terms.append(torch.stack([total, *terms, norm]))
+        interval.finite.append(finite)
+        interval.samples.append([n for batch in micro_batches for n in batch.index.tolist()])
+        interval.clips += len(interval.samples[-1]) * world_size()
+
+    def _log(self, log: RunLog, interval: _Interval) -> None:
+        """Read the interval's figures from the device, once, and act on steps that went bad."""
+        if not interval.terms:
+            return
+        finite = torch.stack(interval.finite)
+        figures = mean_over_ranks(torch.stack(interval.terms)).cpu()
+        good = finite.tolist()
+        seconds = time.monotonic() - interval.started
+        mean = figures[finite.cpu()].mean(dim=0) if any(good) else figures.mean(dim=0)
+        metrics = dict(zip(interval.names, mean.tolist(), strict=True))
+        metrics["lr"] = self.optimizer.param_groups[0]["lr"]
+        log.step(
+            self.step,
+            metrics,
+            clips=interval.clips,
+            data_seconds=interval.data_seconds,
+            step_seconds=max(seconds - interval.data_seconds, 0.0),
+        )
+        first = self.step - len(good) + 1
+        for number, is_good in enumerate(good):
+            self._bad_streak = 0 if is_good else self._bad_streak + 1
+            if not is_good:
+                values = dict(zip(interval.names, figures[number].tolist(), strict=True))
+                self._report_bad_step(log, first + number, values, interval.samples[number])
+
+    def _report_bad_step(
+        self, log: RunLog, step: int, values: dict[str, float], samples: Sequence[int]
+    ) -> None:
+        names = self.describe(samples)
+        log.bad_step(step, values, samples=names)
+        if self._bad_streak >= self.config.run.max_bad_steps:
+            self._save(keep=False)
+            raise NonFiniteLossError(
+                f"{self._bad_streak} steps in a row, up to step {step}, had a loss or gradient "
+                f"that is not finite and were skipped; the last good state is saved. Clips of "
+                f"step {step}: {', '.join(names[:8])}. Lower optim.lr_per_256 or look at them; "
+                "bad_steps.jsonl lists all"
+            )
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the step about to run."""
+        run, optim = self.config.run, self.config.optim
+        batch = self.data.sampler.global_batch * run.accumulate
+        return cosine_lr(
+            self.step,
+            num_steps=self.num_steps,
+            warmup_steps=round(optim.warmup_epochs * self.steps_per_epoch),
+            peak=peak_lr(optim.lr_per_256, global_batch_size=batch),
+            final=peak_lr(optim.min_lr_per_256, global_batch_size=batch),
+        )
+
+    def _every(self, epochs: int) -> bool:
+        return epochs > 0 and self.step % (epochs * self.steps_per_epoch) == 0
+
+    def _save(self, *, keep: bool) -> None:
+        if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
+            return
+        self.store.save(self.state_dict(), step=self.step, keep=keep)
+
+    def _save_best(self, value: float) -> None:
+        if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+            self.store.save_best(self.state_dict(), step=self.step, value=value)
+
+    def _autocast(self) -> torch.autocast:
+        precision = self.config.run.precision
+        use_bf16 = precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=use_bf16)
+
+    def _without_sync(self) -> Any:
+        parallel = self.callable
+        if isinstance(parallel, nn.parallel.DistributedDataParallel):
+            return parallel.no_sync()
+        return nullcontext()
+
+
+def _detached(losses: Losses) -> tuple[Tensor, dict[str, Tensor]]:
+    terms = {name: term.detach() for name, term in losses.terms.items()}
+    return losses.total.detach(), terms

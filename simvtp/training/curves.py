@@ -1,0 +1,101 @@
+"""The curves of a run as one picture, drawn from its JSON lines."""
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_NOT_CURVES = ("step", "event", "clips_per_second", "data_share")
+
+
+def plot_curves(metrics_jsonl: str | Path, *, out_png: str | Path) -> Path:
+    """Draw each loss term, the learning rate and held-out retrieval over the steps of a run.
+
+    Every metric that was logged gets a panel with its raw and its smoothed curve; every
+    evaluation that holds `recall@` values gets one with all of them, those with `chance` in their
+    name dashed.
+
+    Args:
+        metrics_jsonl: the file that `RunLog` writes.
+        out_png: where the picture goes; its folder is made.
+
+    Returns:
+        `out_png` as a path.
+
+    Raises:
+        ValueError: the file holds nothing to draw.
+    """
+    from matplotlib.figure import Figure
+
+    text = Path(metrics_jsonl).read_text(encoding="utf-8")
+    panels = _collect([json.loads(line) for line in text.splitlines()])
+    if not panels:
+        raise ValueError(
+            f"{metrics_jsonl} must hold at least one logged step, got none; "
+            "plot after the run has logged one"
+        )
+    num_columns = min(3, len(panels))
+    num_rows = math.ceil(len(panels) / num_columns)
+    figure = Figure(figsize=(5 * num_columns, 3.2 * num_rows), layout="constrained")
+    axes = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
+    for panel, (title, curves) in zip(axes, panels.items(), strict=False):
+        _draw(panel, title, curves)
+    for unused in axes[len(panels) :]:
+        unused.set_visible(False)
+    out_png = Path(out_png)
+    out_png.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out_png, dpi=120)
+    return out_png
+
+
+Curves = dict[str, list[tuple[int, float]]]
+
+
+def _collect(records: list[dict[str, Any]]) -> dict[str, Curves]:
+    """Panels by title, each with its curves by name; a null, logged for NaN, leaves a gap."""
+    panels: dict[str, Curves] = {}
+    for record in records:
+        event = record.get("event")
+        for name, value in record.items():
+            if name in _NOT_CURVES or (event is not None and "recall@" not in name):
+                continue
+            curves = panels.setdefault(name if event is None else event, {})
+            point = (record["step"], math.nan if value is None else value)
+            curves.setdefault(name, []).append(point)
+    return panels
+
+
+def _draw(panel: "Axes", title: str, curves: Curves) -> None:
+    panel.set_title(title)
+    panel.set_xlabel("step")
+    panel.grid(alpha=0.3)
+    if title in curves:
+        steps, values = np.array(curves[title], dtype=float).T
+        if title == "lr":
+            panel.plot(steps, values)
+            panel.ticklabel_format(axis="y", scilimits=(-2, 3))
+            return
+        panel.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=0.8, label="logged")
+        panel.plot(steps, _smooth(values), color="tab:blue", linewidth=1.6, label="smoothed")
+    else:
+        panel.set_ylim(-0.02, 1.02)
+        panel.set_ylabel("share of queries")
+        for name, points in curves.items():
+            steps, values = np.array(points, dtype=float).T
+            panel.plot(steps, values, "--" if "chance" in name else "o-", markersize=3, label=name)
+    panel.legend(fontsize="small")
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Centred mean over about a twentieth of the run, over fewer values at its ends and gaps."""
+    half = max(1, len(values) // 40)
+    window = np.ones(2 * half + 1)
+    known = np.isfinite(values)
+    total = np.convolve(np.where(known, values, 0.0), window)[half:-half]
+    count = np.convolve(known, window)[half:-half]
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)

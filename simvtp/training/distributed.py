@@ -1,0 +1,97 @@
+"""Several processes as torchrun starts them; every function is a no-op in a single process."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, distributed
+
+
+class ProcessGroupInfo(NamedTuple):
+    """This process's place among all: its number, their count, and the device it owns."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+
+@contextmanager
+def initialize(device: str | torch.device) -> Iterator[ProcessGroupInfo]:
+    """Join the process group that torchrun describes in RANK, WORLD_SIZE and LOCAL_RANK.
+
+    NCCL connects CUDA processes, gloo the others. Without those variables nothing is joined and
+    the process is alone. The group is left again when the context ends.
+
+    Args:
+        device: `cpu` or `cuda`; under torchrun a CUDA process gets `cuda:LOCAL_RANK`.
+
+    Raises:
+        ValueError: torchrun started more processes on this machine than it has CUDA devices.
+    """
+    device = torch.device(device)
+    if "RANK" not in os.environ:
+        yield ProcessGroupInfo(0, 1, device)
+        return
+    if device.type == "cuda":
+        device = _own_cuda_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        device_id=device if device.type == "cuda" else None,
+    )
+    try:
+        yield ProcessGroupInfo(rank(), world_size(), device)
+    finally:
+        distributed.destroy_process_group()
+
+
+def _own_cuda_device(local_rank: int) -> torch.device:
+    if local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"each process needs its own CUDA device, got LOCAL_RANK {local_rank} and "
+            f"{torch.cuda.device_count()} device(s); lower torchrun's --nproc-per-node"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def rank() -> int:
+    """Number of this process, 0 to world size - 1; 0 when it is alone."""
+    return distributed.get_rank() if _is_joined() else 0
+
+
+def world_size() -> int:
+    """Number of processes that train together; 1 when this one is alone."""
+    return distributed.get_world_size() if _is_joined() else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes logs and checkpoints (rank 0)."""
+    return rank() == 0
+
+
+def all_true(flag: Tensor) -> Tensor:
+    """Elementwise `and` of a bool tensor over the ranks, so that all take the same branch.
+
+    A loss that is finite on one rank and not on another must be skipped by both, or they wait
+    for each other for ever. The result stays on the device: no host sync.
+    """
+    if not _is_joined():
+        return flag
+    agreed = flag.to(torch.uint8, copy=True)
+    distributed.all_reduce(agreed, op=distributed.ReduceOp.MIN)
+    return agreed.bool()
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """Mean of a floating tensor over the ranks, elementwise; without gradient, no host sync."""
+    if not _is_joined():
+        return values.detach()
+    total = values.detach().clone()
+    distributed.all_reduce(total, op=distributed.ReduceOp.SUM)
+    return total / world_size()
+
+
+def _is_joined() -> bool:
+    return distributed.is_available() and distributed.is_initialized()

@@ -1,0 +1,166 @@
+import csv
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from simvtp.data import synthetic
+from simvtp.data.drawing import draw_scene
+from simvtp.data.scenes import sample_scenes
+from simvtp.data.synthetic import Corpus, render_corpus
+
+MINI = {"num_train": 6, "num_validation": 3, "num_frames": 8, "num_processes": 1}
+
+
+def rows(manifest: Path) -> list[dict[str, str]]:
+    with manifest.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def mini(folder: Path, **overrides: int) -> Corpus:
+    return render_corpus(folder, **{**MINI, **overrides}, progress=False)
+
+
+def test_rendered_clips_are_h264_of_the_stated_size_and_look_as_drawn(tmp_path: Path) -> None:
+    corpus = mini(tmp_path, num_frames=20, size=72)
+    assert [row["videoid"] for row in rows(corpus.train)] == [f"train-{i:06d}" for i in range(6)]
+    scenes = sample_scenes(3, split="validation")
+    for scene, row in zip(scenes, rows(corpus.validation), strict=True):
+        assert row["caption"] == scene.caption
+        with av.open(str(corpus.root / row["path"])) as container:
+            stream = container.streams.video[0]
+            assert stream.codec_context.name == "h264"
+            assert stream.average_rate == Fraction(16)
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        drawn = draw_scene(scene, num_frames=20, size=72).transpose(0, 2, 3, 1)
+        assert np.shape(frames) == (20, 72, 72, 3)
+        assert np.abs(np.stack(frames).astype(int) - drawn).mean() < 8
+
+
+def test_captions_with_commas_survive_the_manifest(tmp_path: Path) -> None:
+    captions = [scene.caption for scene in sample_scenes(30, split="train")]
+    assert any("," in caption for caption in captions)
+    corpus = mini(tmp_path, num_train=30, num_frames=2, size=32)
+    assert [row["caption"] for row in rows(corpus.train)] == captions
+    assert list(rows(corpus.train)[0]) == ["videoid", "path", "caption"]
+
+
+def test_rendering_is_reproducible_byte_for_byte_and_reused(tmp_path: Path) -> None:
+    first, second = mini(tmp_path / "one"), mini(tmp_path / "two")
+    files = sorted(path.relative_to(first.root) for path in first.root.rglob("*.*"))
+    assert len(files) == 6 + 3 + 2
+    for file in files:
+        assert (first.root / file).read_bytes() == (second.root / file).read_bytes()
+    before = first.train.stat().st_mtime_ns
+    started = time.perf_counter()
+    assert mini(tmp_path / "one") == first
+    assert time.perf_counter() - started < 0.5
+    assert first.train.stat().st_mtime_ns == before
+    assert mini(tmp_path / "one", seed=1).root != first.root
+
+
+def test_cache_folder_follows_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIMVTP_CACHE", str(tmp_path / "cache"))
+    corpus = render_corpus(None, **MINI, progress=False)
+    assert corpus.root.parent == tmp_path / "cache"
+
+
+def test_a_failed_render_leaves_nothing_and_the_next_one_completes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(path: Path, frames: np.ndarray) -> None:
+        if path.stem == "000003":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(synthetic, "_write_video", stop)
+        with pytest.raises(KeyboardInterrupt):
+            mini(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert len(list(mini(tmp_path).root.rglob("*.mp4"))) == 9
+
+
+def test_a_killed_render_is_not_mistaken_for_a_finished_one(tmp_path: Path) -> None:
+    arguments = {**MINI, "num_train": 2000, "num_frames": 64, "num_processes": 2}
+    code = f"from simvtp.data.synthetic import render_corpus; render_corpus({str(tmp_path)!r}, **"
+    command = [sys.executable, "-c", f"{code}{arguments!r}, progress=False)"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+        try:
+            deadline = time.monotonic() + 60
+            while not list(tmp_path.glob(".*/train/*5.mp4")) and time.monotonic() < deadline:
+                time.sleep(0.05)
+        finally:
+            child.kill()
+        # The pipe closes when the last process that inherited it has ended.
+        child.communicate(timeout=20)
+    assert list(tmp_path.glob(".synthetic-*/train/*5.mp4"))
+    assert list(tmp_path.glob("synthetic-*")) == []
+    corpus = mini(tmp_path)
+    assert len(list(corpus.root.rglob("*.mp4"))) == 9
+
+
+def test_a_damaged_corpus_is_rendered_again(tmp_path: Path) -> None:
+    corpus = mini(tmp_path)
+    (corpus.root / "train" / "000002.mp4").unlink()
+    assert mini(tmp_path) == corpus
+    assert (corpus.root / "train" / "000002.mp4").is_file()
+    assert list(tmp_path.iterdir()) == [corpus.root]
+
+
+def test_the_slower_of_two_renders_takes_the_faster_ones_corpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    render = synthetic._render
+    published: list[Corpus] = []
+
+    def overtake(*args: object, **kwargs: object) -> None:
+        monkeypatch.setattr(synthetic, "_render", render)
+        published.append(mini(tmp_path))
+        (published[0].root / "seen").touch()
+        render(*args, **kwargs)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(synthetic, "_render", overtake)
+    assert mini(tmp_path) == published[0]
+    assert (published[0].root / "seen").is_file()
+    assert list(tmp_path.iterdir()) == [published[0].root]
+
+
+def test_leftovers_of_killed_renders_go_after_a_day(tmp_path: Path) -> None:
+    old, young = tmp_path / ".synthetic-old.1", tmp_path / ".synthetic-young.1"
+    for folder in (old, young):
+        folder.mkdir()
+    os.utime(old, (0, time.time() - 2 * 86400))
+    mini(tmp_path)
+    assert not old.exists()
+    assert young.exists()
+
+
+def test_two_processes_render_the_same_bytes_as_one(tmp_path: Path) -> None:
+    one, two = mini(tmp_path / "one"), mini(tmp_path / "two", num_processes=2)
+    for path in one.root.rglob("*.mp4"):
+        assert path.read_bytes() == (two.root / path.relative_to(one.root)).read_bytes()
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"num_train": 0}, "num_train must be at least 1, got 0"),
+        ({"size": 75}, "even for H.264, got 75; take 76"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"num_processes": 0}, "num_processes must be at least 1"),
+    ],
+)
+def test_wrong_numbers_are_refused(tmp_path: Path, overrides: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        mini(tmp_path, **overrides)
+    assert list(tmp_path.iterdir()) == []

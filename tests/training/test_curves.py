@@ -1,0 +1,51 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simvtp.training.curves import _collect, _smooth, plot_curves
+from simvtp.training.logging import RunLog
+
+
+def test_picture_of_a_logged_run(tmp_path):
+    with RunLog(tmp_path, total_steps=30) as log:
+        for step in range(1, 31):
+            metrics = {"loss": 1 / step if step != 9 else math.nan, "pixel": 0.5, "lr": 1e-4}
+            log.step(step, metrics, clips=1, data_seconds=0.1, step_seconds=0.1)
+        log.event(30, "text_to_video", {"recall@1": 0.5, "chance_recall@1": 0.1, "mean_rank": 3.0})
+    picture = plot_curves(log.path, out_png=tmp_path / "pictures" / "curves.png")
+    with Image.open(picture) as image:
+        assert image.format == "PNG"
+        assert image.width > 1000
+        assert len(np.unique(np.asarray(image).reshape(-1, 4), axis=0)) > 10
+
+    panels = _collect([json.loads(line) for line in log.path.read_text().splitlines()])
+    assert list(panels) == ["loss", "pixel", "lr", "text_to_video"]
+    assert list(panels["text_to_video"]) == ["recall@1", "chance_recall@1"]
+    assert math.isnan(panels["loss"]["loss"][8][1])
+
+
+def test_single_step_run(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0}\n')
+    assert plot_curves(path, out_png=tmp_path / "curves.png").stat().st_size > 0
+
+
+def test_empty_log_is_refused(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("")
+    with pytest.raises(ValueError, match="at least one logged step, got none"):
+        plot_curves(path, out_png=tmp_path / "curves.png")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 50, 500])
+def test_smoothing_keeps_length_and_constants(count):
+    assert _smooth(np.full(count, 3.0)) == pytest.approx(np.full(count, 3.0))
+
+
+def test_smoothing_steps_over_gaps():
+    values = np.array([1.0, np.nan, 3.0, np.nan, np.nan, np.nan])
+    assert _smooth(values)[:4] == pytest.approx([1.0, 2.0, 3.0, 3.0])
+    assert np.isnan(_smooth(values)[-1])
