@@ -1,21 +1,20 @@
 """SimVTP: the blocks put together, with a folder format to keep them in."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-import safetensors.torch
 import torch
-from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub import ModelHubMixin
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from simvtp.config import ModelConfig
-from simvtp.data.tokenizer import encode_caption, load_tokenizer
+from simvtp.data.tokenizer import encode_caption, load_tokenizer, special_token_ids
 from simvtp.decoders import PixelDecoder, WordDecoder
 from simvtp.encoders import JointEncoder, TextEmbedding, VideoEmbedding
 from simvtp.layers import (
@@ -26,10 +25,12 @@ from simvtp.layers import (
     pack,
     segment_mean,
     to_device,
+    unpack,
 )
 from simvtp.layers.tubelets import IMAGENET_MEAN, IMAGENET_STD
-
-MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "preprocessor.json")
+from simvtp.masking import TextMasker, TubeMasker
+from simvtp.model_folder import find_model_folder, load_weights, read_json, save_weights, write_json
+from simvtp.reconstruction import Reconstruction, reconstruct
 
 
 class SimVTP(
@@ -144,14 +145,52 @@ class SimVTP(
             ValueError: the numbers of clips and captions differ; or as for the encoders.
         """
         ids = self.pack_text(text, attend=attend)
-        if ids.layout.num_sequences != len(video):
-            raise ValueError(
-                f"match takes one caption per clip, got {ids.layout.num_sequences} captions for "
-                f"{len(video)} clips; repeat the shorter side"
-            )
+        self._check_pairs(video, ids)
         tokens = self.video_embedding(video.to(self.device))
         logits = self.match_head(self.pool_joint(tokens, self._embed_text(ids)))
         return logits.float().softmax(dim=-1)[:, 1]
+
+    def reconstruct(
+        self,
+        video: Tensor,
+        text: str | Sequence[str],
+        *,
+        video_ratio: float = 0.9,
+        text_ratio: float = 0.75,
+        generator: torch.Generator | None = None,
+    ) -> Reconstruction:
+        """Hide tubes of clips and words of their captions, and fill both in.
+
+        Args:
+            video: `(batch, frames, channels, height, width)` uint8.
+            text: one caption per clip.
+            video_ratio: share of the tubes to hide.
+            text_ratio: share of the words to hide.
+            generator: draws the masks, on the CPU.
+
+        Returns:
+            The masked and the reconstructed clips and captions.
+
+        Raises:
+            ValueError: the numbers of clips and captions differ, there is no tokenizer, or as
+                for the encoders.
+        """
+        ids = self.pack_text(text)
+        self._check_pairs(video, ids)
+        assert self.tokenizer is not None
+        special = special_token_ids(self.tokenizer)
+        masker = TextMasker(special.mask, special_ids=list(special), ratio=text_ratio)
+        tubes = TubeMasker(self.config.grid, ratio=video_ratio)(len(video), generator=generator)
+        padded = pad_sequence(unpack(ids), batch_first=True, padding_value=special.pad).cpu()
+        real = torch.arange(padded.shape[1]) < torch.tensor(ids.layout.lengths)[:, None]
+        hidden = masker(padded, attend=real, generator=generator)
+        return reconstruct(
+            self,
+            video,
+            tubes=tubes,
+            masked_text=PackedTokens(hidden.token_ids[real], ids.layout),
+            masked_index=hidden.masked[real].nonzero().squeeze(1),
+        )
 
     def pool_joint(self, video: Tensor, text: PackedTokens) -> Tensor:
         """Encode [clip i ; caption i] and pool, `(batch, width)` float32.
@@ -211,18 +250,21 @@ class SimVTP(
         """Device of the weights."""
         return self.match_head.weight.device
 
+    def _check_pairs(self, video: Tensor, ids: PackedTokens) -> None:
+        if ids.layout.num_sequences != len(video):
+            raise ValueError(
+                f"there must be one caption per clip, got {ids.layout.num_sequences} captions "
+                f"for {len(video)} clips; repeat the shorter side"
+            )
+
     def _embed_text(self, ids: PackedTokens) -> PackedTokens:
         tokens = self.text_embedding(ids.values, ids.layout.positions)
         return PackedTokens(tokens, ids.layout)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        safetensors.torch.save_file(
-            {name: tensor.contiguous() for name, tensor in self.state_dict().items()},
-            save_directory / "model.safetensors",
-            metadata={"format": "pt"},
-        )
-        _write_json(save_directory / "config.json", asdict(self.config))
-        _write_json(save_directory / "preprocessor.json", self.preprocessor())
+        save_weights(self, save_directory / "model.safetensors")
+        write_json(save_directory / "config.json", asdict(self.config))
+        write_json(save_directory / "preprocessor.json", self.preprocessor())
         if self.tokenizer is not None:
             self.tokenizer.save(str(save_directory / "tokenizer.json"))
 
@@ -255,69 +297,13 @@ class SimVTP(
         Raises:
             ValueError: a file is missing or damaged, or the weights do not fit the config.
         """
-        folder = Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
-            folder = _download(str(pretrained_model_name_or_path), options)
-        for name in MODEL_FILES:
-            if name != "tokenizer.json" and not (folder / name).is_file():
-                raise ValueError(
-                    f"{folder} is not a complete model folder: {name} is missing; "
-                    f"save_pretrained writes {', '.join(MODEL_FILES)}"
-                )
-        preprocessor = _read_json(folder / "preprocessor.json")
+        folder = find_model_folder(pretrained_model_name_or_path, download_options=options)
+        preprocessor = read_json(folder / "preprocessor.json")
         has_tokenizer = (folder / "tokenizer.json").is_file()
         model = cls(
-            ModelConfig.from_dict(_read_json(folder / "config.json")),
+            ModelConfig.from_dict(read_json(folder / "config.json")),
             tokenizer=load_tokenizer(folder / "tokenizer.json") if has_tokenizer else None,
             frame_stride=int(preprocessor["frame_stride"]),
         )
-        model.load_weights(folder / "model.safetensors")
+        load_weights(model, folder / "model.safetensors")
         return model.eval()
-
-    def load_weights(self, path: Path) -> None:
-        """Load all weights of a safetensors file.
-
-        Raises:
-            ValueError: the file is damaged, or a weight is missing, unknown or of another shape.
-        """
-        try:
-            weights = safetensors.torch.load_file(path)
-        except (safetensors.SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-        own = self.state_dict()
-        problems = [f"missing {name}" for name in own if name not in weights]
-        problems += [f"unknown {name}" for name in weights if name not in own]
-        problems += [
-            f"{name} is {tuple(weights[name].shape)}, the config asks for {tuple(value.shape)}"
-            for name, value in own.items()
-            if name in weights and weights[name].shape != value.shape
-        ]
-        if problems:
-            shown = "; ".join(problems[:5])
-            raise ValueError(f"{path} does not fit the model in {len(problems)} weights: {shown}")
-        self.load_state_dict(weights)
-
-
-def _download(repository: str, options: dict[str, Any]) -> Path:
-    try:
-        return Path(snapshot_download(repository, allow_patterns=list(MODEL_FILES), **options))
-    except Exception as error:
-        raise ValueError(
-            f"{repository!r} is neither a folder here nor could it be downloaded from the hub "
-            f"({type(error).__name__}: {error}); give the path of a folder written by "
-            "save_pretrained"
-        ) from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}; save the model anew") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(values).__name__}")
-    return values
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", "utf-8")

@@ -219,7 +219,7 @@ class Objective(nn.Module):
             temperature=self.log_temperature.detach().exp(),
             generator=generator,
         )
-        other_video = gather_rows(video)[negatives.index]
+        other_video = gather_rows(video)[negatives.videos]
         pooled = self.model.pool_joint(other_video, PackedTokens(masked_text, text))
         logits = self.model.match_head(torch.cat([positives, pooled]))
         return match_loss(*logits.split(len(video)), valid=negatives.valid)

@@ -68,10 +68,10 @@ def _attend_grouped(query: Tensor, key: Tensor, value: Tensor, layout: PackedLay
     if rows is not None:
         query, key, value = query[rows], key[rows], value[rows]
     # One split per tensor: slices would each fill a whole gradient with zeros on the way back.
-    sizes = [run.count * run.length for run in layout.runs]
+    sizes = [run.num_sequences * run.length for run in layout.runs]
     pieces = zip(layout.runs, *(tensor.split(sizes) for tensor in (query, key, value)), strict=True)
     outputs = [
-        attend_padded(*(part.unflatten(0, (run.count, run.length)) for part in parts))
+        attend_padded(*(part.unflatten(0, (run.num_sequences, run.length)) for part in parts))
         for run, *parts in pieces
     ]
     output = torch.cat([part.flatten(0, 1) for part in outputs])

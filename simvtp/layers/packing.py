@@ -13,7 +13,7 @@ from torch import Tensor
 class Run(NamedTuple):
     """Neighbouring sequences of one length."""
 
-    count: int
+    num_sequences: int
     length: int
 
 

@@ -14,11 +14,11 @@ class Negatives(NamedTuple):
     """A video that does not belong to each text.
 
     Attributes:
-        index: `(batch,)` int64 numbers of videos in the global batch.
+        videos: `(batch,)` int64 numbers of videos in the global batch.
         valid: `(batch,)` bool, False where every other video carries the same key.
     """
 
-    index: Tensor
+    videos: Tensor
     valid: Tensor
 
 

@@ -1,1 +1,1 @@
-"""."""
+"""Jobs to run with `python -m`: pretrain, evaluate, visualize."""

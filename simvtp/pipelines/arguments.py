@@ -64,6 +64,8 @@ def parse_settings(parser: SettingsParser, arguments: Sequence[str] | None) -> N
     """Parse and build the dataclasses; a value they refuse ends the program with their reason."""
     parsed = parser.parse_args(arguments)
     try:
-        return parser.instantiate_classes(parsed)
+        built = parser.instantiate_classes(parsed)
     except ValueError as error:
         parser.error(str(error))
+    assert isinstance(built, Namespace)
+    return built

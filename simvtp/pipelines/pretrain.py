@@ -34,7 +34,6 @@ from simvtp.pipelines.report import retrieval_table
 from simvtp.pipelines.retrieval import Retrieval, embed_gallery, score
 from simvtp.pipelines.setup import (
     TrainingData,
-    build_collator,
     build_model,
     build_objective,
     build_tokenizer,
@@ -264,10 +263,13 @@ def _finish(
     started = time.monotonic()
     model.eval()
     model.save_pretrained(out / "model")
-    collator = build_collator(config, sizes=model.config, tokenizer=model.tokenizer)
     shown = data.train if data.validation is None else data.validation
     picture_of(
-        model, shown[:_PICTURED_CLIPS], collator=collator, out_png=out / "reconstruction.png"
+        model,
+        shown[:_PICTURED_CLIPS],
+        out_png=out / "reconstruction.png",
+        video_ratio=config.masking.video_ratio,
+        text_ratio=config.masking.text_ratio,
     )
     if data.validation is not None:
         result = evaluate_held_out(config, model, data.validation)

@@ -24,7 +24,7 @@ class ClipBatch(NamedTuple):
     """Readable clips of a manifest, their numbers, and why the others are missing."""
 
     video: Tensor
-    index: Tensor
+    numbers: Tensor
     errors: tuple[tuple[int, str], ...]
 
 
@@ -94,7 +94,7 @@ def _collate(clips: list[EvaluationClip]) -> ClipBatch:
     videos = [clip.video for clip in clips if clip.video is not None]
     return ClipBatch(
         video=torch.stack(videos) if videos else torch.empty(0, dtype=torch.uint8),
-        index=torch.tensor([clip.index for clip in clips if clip.video is not None]).long(),
+        numbers=torch.tensor([clip.index for clip in clips if clip.video is not None]).long(),
         errors=tuple((clip.index, clip.error) for clip in clips if clip.error is not None),
     )
 
@@ -118,12 +118,12 @@ def embed_gallery(
     unreadable: dict[int, str] = {}
     task = None if progress is None else progress.add_task("clips", total=len(records))
     for batch in clip_batches(model, records, batch_size=batch_size, num_workers=num_workers):
-        if len(batch.index):
+        if len(batch.numbers):
             videos.append(model.encode_video(batch.video).cpu())
-            index.append(batch.index)
+            index.append(batch.numbers)
         unreadable.update(batch.errors)
         if progress is not None and task is not None:
-            progress.advance(task, len(batch.index) + len(batch.errors))
+            progress.advance(task, len(batch.numbers) + len(batch.errors))
     if not videos:
         raise ValueError(
             f"none of the {len(records)} clips can be read, first: {next(iter(unreadable.items()))}"
@@ -188,7 +188,7 @@ def rerank(
     readable = [records[number] for number in places]
     task = None if progress is None else progress.add_task("matching", total=len(readable))
     for batch in clip_batches(model, readable, batch_size=1, num_workers=num_workers):
-        for video, place in zip(batch.video, batch.index.tolist(), strict=True):
+        for video, place in zip(batch.video, batch.numbers.tolist(), strict=True):
             wanted = best[:, place].nonzero().flatten()
             for part in wanted.split(batch_size):
                 captions = [gallery.captions[number] for number in part.tolist()]

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, distributed
 
+from simvtp.layers.gather import rank, world_size
+
 
 class ProcessGroupInfo(NamedTuple):
     """This process's place among all: its number, their count, and the device it owns."""
@@ -56,16 +58,6 @@ def _own_cuda_device(local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def rank() -> int:
-    """Number of this process, 0 to world size - 1; 0 when it is alone."""
-    return distributed.get_rank() if _is_joined() else 0
-
-
-def world_size() -> int:
-    """Number of processes that train together; 1 when this one is alone."""
-    return distributed.get_world_size() if _is_joined() else 1
-
-
 def is_main() -> bool:
     """Whether this process writes logs and checkpoints (rank 0)."""
     return rank() == 0
@@ -77,7 +69,7 @@ def all_true(flag: Tensor) -> Tensor:
     A loss that is finite on one rank and not on another must be skipped by both, or they wait
     for each other for ever. The result stays on the device: no host sync.
     """
-    if not _is_joined():
+    if world_size() == 1:
         return flag
     agreed = flag.to(torch.uint8, copy=True)
     distributed.all_reduce(agreed, op=distributed.ReduceOp.MIN)
@@ -86,12 +78,8 @@ def all_true(flag: Tensor) -> Tensor:
 
 def mean_over_ranks(values: Tensor) -> Tensor:
     """Mean of a floating tensor over the ranks, elementwise; without gradient, no host sync."""
-    if not _is_joined():
+    if world_size() == 1:
         return values.detach()
     total = values.detach().clone()
     distributed.all_reduce(total, op=distributed.ReduceOp.SUM)
     return total / world_size()
-
-
-def _is_joined() -> bool:
-    return distributed.is_available() and distributed.is_initialized()

@@ -1,0 +1,92 @@
+"""The model folder: config.json, model.safetensors, tokenizer.json, preprocessor.json."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from huggingface_hub import snapshot_download
+from torch import Tensor, nn
+
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "preprocessor.json")
+_OPTIONAL_FILES = ("tokenizer.json",)
+
+
+def find_model_folder(source: str | Path, *, download_options: Mapping[str, Any]) -> Path:
+    """A complete model folder: `source` itself, or the hub repository of that name, downloaded.
+
+    Raises:
+        ValueError: there is neither, or a file is missing.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = _download(str(source), download_options)
+    for name in MODEL_FILES:
+        if name not in _OPTIONAL_FILES and not (folder / name).is_file():
+            raise ValueError(
+                f"{folder} is not a complete model folder: {name} is missing; "
+                f"save_pretrained writes {', '.join(MODEL_FILES)}"
+            )
+    return folder
+
+
+def _download(repository: str, options: Mapping[str, Any]) -> Path:
+    try:
+        return Path(snapshot_download(repository, allow_patterns=list(MODEL_FILES), **options))
+    except Exception as error:
+        raise ValueError(
+            f"{repository!r} is neither a folder here nor could it be downloaded from the hub "
+            f"({type(error).__name__}: {error}); give the path of a folder written by "
+            "save_pretrained"
+        ) from error
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load all weights of a safetensors file, strictly.
+
+    Raises:
+        ValueError: the file is damaged, or a weight is missing, unknown or of another shape.
+    """
+    try:
+        weights: dict[str, Tensor] = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+    own = module.state_dict()
+    problems = [f"missing {name}" for name in own if name not in weights]
+    problems += [f"unknown {name}" for name in weights if name not in own]
+    problems += [
+        f"{name} is {tuple(weights[name].shape)}, the config asks for {tuple(value.shape)}"
+        for name, value in own.items()
+        if name in weights and weights[name].shape != value.shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:5])
+        raise ValueError(f"{path} does not fit the model in {len(problems)} weights: {shown}")
+    module.load_state_dict(weights)
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Write all weights to a safetensors file."""
+    weights = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+    safetensors.torch.save_file(weights, path, metadata={"format": "pt"})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Object in a JSON file.
+
+    Raises:
+        ValueError: the file holds no JSON object.
+    """
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}; save the model anew") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(values).__name__}")
+    return values
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write an object as indented JSON."""
+    path.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
