@@ -5,7 +5,6 @@ minutes on two cores. With `--data.train clips.csv --data.root DIR` it trains on
 """
 
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,13 +24,10 @@ from simvtp.config import (
     PretrainConfig,
     RunConfig,
 )
-from simvtp.data import Manifest, TooManyBadClips
+from simvtp.data import TooManyBadClips
 from simvtp.model import SimVTP
 from simvtp.objective import Objective
 from simvtp.pipelines.arguments import SettingsParser, parse_settings, settings_parser
-from simvtp.pipelines.pictures import picture_of
-from simvtp.pipelines.report import retrieval_table
-from simvtp.pipelines.retrieval import Retrieval, embed_gallery, score
 from simvtp.pipelines.setup import (
     TrainingData,
     build_model,
@@ -41,6 +37,7 @@ from simvtp.pipelines.setup import (
     load_data,
 )
 from simvtp.pipelines.stopping import StopRequest
+from simvtp.pipelines.summary import evaluate_held_out, figures, finish, print_start
 from simvtp.pipelines.trainer import NonFiniteLossError, Trainer
 from simvtp.training import (
     CheckpointError,
@@ -50,7 +47,6 @@ from simvtp.training import (
     build_optimizer,
     initialize,
     is_main,
-    plot_curves,
 )
 
 SECTIONS: dict[str, type] = {
@@ -72,7 +68,6 @@ LAPTOP_RECIPE: dict[str, Any] = {
     "run.batch_size": 64,
     "run.log_every": 2,
 }
-_PICTURED_CLIPS = 4
 
 
 def build_parser() -> SettingsParser:
@@ -144,7 +139,14 @@ def _run(config: PretrainConfig, *, resume: bool, group: ProcessGroupInfo, conso
         if checkpoint is not None:
             trainer.load_state_dict(checkpoint.state)
     if is_main():
-        _print_start(console, config, model=model, data=data, trainer=trainer)
+        print_start(
+            console,
+            config,
+            model=model,
+            data=data,
+            first_step=trainer.step,
+            last_step=trainer.num_steps,
+        )
     with (
         StopRequest() as stop,
         RunLog(
@@ -161,7 +163,7 @@ def _run(config: PretrainConfig, *, resume: bool, group: ProcessGroupInfo, conso
         console.print(f"continue: python -m simvtp.pipelines.pretrain --run.out {out} --resume")
         return stop.exit_code
     if is_main():
-        _finish(config, model=model, data=data, step=trainer.step, console=console)
+        finish(config, model=model, data=data, step=trainer.step, console=console)
     return 0
 
 
@@ -210,95 +212,10 @@ def _evaluation(
 
     def evaluate() -> float:
         result = evaluate_held_out(config, model, validation)
-        log.event(trainer.step, "held-out", _figures(result))
+        log.event(trainer.step, "held-out", figures(result))
         return sum(result.text_to_video.recall.values()) / len(result.text_to_video.recall)
 
     return evaluate
-
-
-def evaluate_held_out(config: PretrainConfig, model: SimVTP, validation: Manifest) -> Retrieval:
-    """Retrieval of the held-out clips by cosine."""
-    model.eval()
-    gallery = embed_gallery(model, validation, num_workers=config.data.num_workers)
-    return score(gallery.text @ gallery.video.T, gallery.positives)
-
-
-def _figures(result: Retrieval) -> dict[str, float]:
-    return {
-        "t2v recall@1": result.text_to_video.recall[1],
-        "t2v recall@10": result.text_to_video.recall[10],
-        "v2t recall@1": result.video_to_text.recall[1],
-        "v2t recall@10": result.video_to_text.recall[10],
-        "chance recall@10": result.chance_text_to_video.recall[10],
-    }
-
-
-def _print_start(
-    console: Console,
-    config: PretrainConfig,
-    *,
-    model: SimVTP,
-    data: TrainingData,
-    trainer: Trainer,
-) -> None:
-    held_out = 0 if data.validation is None else len(data.validation)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    slices, rows, columns = model.config.grid
-    console.print(
-        f"model: {parameters / 1e6:.1f} M parameters, {model.config.num_frames} frames of "
-        f"{model.config.image_size} px = {slices} x {rows} x {columns} tubelets, "
-        f"{config.masking.video_ratio:.0%} hidden; {config.masking.text_ratio:.0%} of the words\n"
-        f"data:  {len(data.train)} clips to train on, {held_out} held out\n"
-        f"run:   steps {trainer.step} to {trainer.num_steps} on {model.device}, in "
-        f"{config.run.out}",
-        highlight=False,
-    )
-
-
-def _finish(
-    config: PretrainConfig, *, model: SimVTP, data: TrainingData, step: int, console: Console
-) -> None:
-    """Save the model folder, draw the pictures, print the table and what to do next."""
-    out = Path(config.run.out)
-    started = time.monotonic()
-    model.eval()
-    model.save_pretrained(out / "model")
-    shown = data.train if data.validation is None else data.validation
-    picture_of(
-        model,
-        shown[:_PICTURED_CLIPS],
-        out_png=out / "reconstruction.png",
-        video_ratio=config.masking.video_ratio,
-        text_ratio=config.masking.text_ratio,
-    )
-    if data.validation is not None:
-        result = evaluate_held_out(config, model, data.validation)
-        with RunLog(out, total_steps=step, resume_step=step, console=Console(quiet=True)) as log:
-            log.event(step, "held-out", _figures(result))
-        console.print(retrieval_table({"cosine": result}))
-    plot_curves(out / "metrics.jsonl", out_png=out / "curves.png")
-    console.print(f"saved and evaluated in {time.monotonic() - started:.0f} s", highlight=False)
-    _print_next_steps(console, config, data=data)
-
-
-def _print_next_steps(console: Console, config: PretrainConfig, *, data: TrainingData) -> None:
-    out = Path(config.run.out)
-    shown = data.train if data.validation is None else data.validation
-    manifest, clip = shown.source, shown[0]
-    root = f" --data.root {config.data.root}" if config.data.root else ""
-    console.print(
-        f"\nlook at      {out}/reconstruction.png, {out}/curves.png\n"
-        f"model        {out}/model\n"
-        f"evaluate     python -m simvtp.pipelines.evaluate --model {out}/model "
-        f"--data {manifest}{root} --rerank 16\n"
-        f"reconstruct  python -m simvtp.pipelines.visualize --model {out}/model "
-        f'--video "{clip.path}" --caption "{clip.captions[0]}"\n'
-        "own clips    python -m simvtp.pipelines.pretrain --data.train clips.csv --data.root DIR "
-        "--run.out runs/own\n"
-        "dashboard    tensorboard --logdir runs",
-        markup=False,
-        highlight=False,
-    )
 
 
 def _plain(value: Any) -> Any:

@@ -21,6 +21,7 @@ from simvtp.training import (
     RunLog,
     all_true,
     cosine_lr,
+    is_main,
     mean_over_ranks,
     peak_lr,
     world_size,
@@ -265,12 +266,11 @@ class Trainer:
         return epochs > 0 and self.step % (epochs * self.steps_per_epoch) == 0
 
     def _save(self, *, keep: bool) -> None:
-        if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
-            return
-        self.store.save(self.state_dict(), step=self.step, keep=keep)
+        if is_main():
+            self.store.save(self.state_dict(), step=self.step, keep=keep)
 
     def _save_best(self, value: float) -> None:
-        if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+        if is_main():
             self.store.save_best(self.state_dict(), step=self.step, value=value)
 
     def _autocast(self) -> torch.autocast:

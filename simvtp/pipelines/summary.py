@@ -1,0 +1,105 @@
+"""What a pre-training run says at its start and leaves at its end."""
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from simvtp.config import PretrainConfig
+from simvtp.data import Manifest
+from simvtp.model import SimVTP
+from simvtp.pipelines.pictures import picture_of
+from simvtp.pipelines.report import retrieval_table
+from simvtp.pipelines.retrieval import Retrieval, embed_gallery, score
+from simvtp.pipelines.setup import TrainingData
+from simvtp.training import RunLog, plot_curves
+
+_PICTURED_CLIPS = 4
+
+
+def evaluate_held_out(config: PretrainConfig, model: SimVTP, validation: Manifest) -> Retrieval:
+    """Retrieval of the held-out clips by cosine."""
+    model.eval()
+    gallery = embed_gallery(model, validation, num_workers=config.data.num_workers)
+    return score(gallery.text @ gallery.video.T, gallery.positives)
+
+
+def figures(result: Retrieval) -> dict[str, float]:
+    """Figures of an evaluation for the log."""
+    return {
+        "t2v recall@1": result.text_to_video.recall[1],
+        "t2v recall@10": result.text_to_video.recall[10],
+        "v2t recall@1": result.video_to_text.recall[1],
+        "v2t recall@10": result.video_to_text.recall[10],
+        "chance recall@10": result.chance_text_to_video.recall[10],
+    }
+
+
+def print_start(
+    console: Console,
+    config: PretrainConfig,
+    *,
+    model: SimVTP,
+    data: TrainingData,
+    first_step: int,
+    last_step: int,
+) -> None:
+    """Say what is about to be trained on what."""
+    held_out = 0 if data.validation is None else len(data.validation)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    slices, rows, columns = model.config.grid
+    console.print(
+        f"model: {parameters / 1e6:.1f} M parameters, {model.config.num_frames} frames of "
+        f"{model.config.image_size} px = {slices} x {rows} x {columns} tubelets, "
+        f"{config.masking.video_ratio:.0%} hidden; {config.masking.text_ratio:.0%} of the words\n"
+        f"data:  {len(data.train)} clips to train on, {held_out} held out\n"
+        f"run:   steps {first_step} to {last_step} on {model.device}, in "
+        f"{config.run.out}",
+        highlight=False,
+    )
+
+
+def finish(
+    config: PretrainConfig, *, model: SimVTP, data: TrainingData, step: int, console: Console
+) -> None:
+    """Save the model folder, draw the pictures, print the table and what to do next."""
+    out = Path(config.run.out)
+    started = time.monotonic()
+    model.eval()
+    model.save_pretrained(out / "model")
+    shown = data.train if data.validation is None else data.validation
+    picture_of(
+        model,
+        shown[:_PICTURED_CLIPS],
+        out_png=out / "reconstruction.png",
+        video_ratio=config.masking.video_ratio,
+        text_ratio=config.masking.text_ratio,
+    )
+    if data.validation is not None:
+        result = evaluate_held_out(config, model, data.validation)
+        with RunLog(out, total_steps=step, resume_step=step, console=Console(quiet=True)) as log:
+            log.event(step, "held-out", figures(result))
+        console.print(retrieval_table({"cosine": result}))
+    plot_curves(out / "metrics.jsonl", out_png=out / "curves.png")
+    console.print(f"saved and evaluated in {time.monotonic() - started:.0f} s", highlight=False)
+    _print_next_steps(console, config, data=data)
+
+
+def _print_next_steps(console: Console, config: PretrainConfig, *, data: TrainingData) -> None:
+    out = Path(config.run.out)
+    shown = data.train if data.validation is None else data.validation
+    manifest, clip = shown.source, shown[0]
+    root = f" --data.root {config.data.root}" if config.data.root else ""
+    console.print(
+        f"\nlook at      {out}/reconstruction.png, {out}/curves.png\n"
+        f"model        {out}/model\n"
+        f"evaluate     python -m simvtp.pipelines.evaluate --model {out}/model "
+        f"--data {manifest}{root} --rerank 16\n"
+        f"reconstruct  python -m simvtp.pipelines.visualize --model {out}/model "
+        f'--video "{clip.path}" --caption "{clip.captions[0]}"\n'
+        "own clips    python -m simvtp.pipelines.pretrain --data.train clips.csv --data.root DIR "
+        "--run.out runs/own\n"
+        "dashboard    tensorboard --logdir runs",
+        markup=False,
+        highlight=False,
+    )
