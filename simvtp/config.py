@@ -7,11 +7,11 @@ from typing import Any, Literal
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
         "image_size": 64,
-        "patch_size": 8,
+        "patch_size": 16,
         "max_text_length": 64,
         "width": 128,
         "depth": 4,
-        "num_heads": 4,
+        "num_heads": 2,
         "decoder_width": 64,
         "decoder_depth": 1,
         "decoder_heads": 2,

@@ -20,6 +20,7 @@ from simvtp.encoders import JointEncoder, TextEmbedding, VideoEmbedding
 from simvtp.layers import (
     PackedLayout,
     PackedTokens,
+    full_precision,
     initialize,
     join_rows,
     pack,
@@ -106,7 +107,7 @@ class SimVTP(
             ValueError: the clip is not uint8 or not of the model's size.
         """
         tokens = self.encoder.encode_padded(self.video_embedding(video.to(self.device)))
-        return functional.normalize(tokens.float().mean(dim=1), dim=-1)
+        return functional.normalize(full_precision(tokens).mean(dim=1), dim=-1)
 
     def encode_text(
         self, text: str | Sequence[str] | Tensor, *, attend: Tensor | None = None

@@ -13,6 +13,7 @@ from simvtp.layers.packing import (
     unpack,
 )
 from simvtp.layers.positions import sincos_positions
+from simvtp.layers.precision import full_precision
 from simvtp.layers.tubelets import gather_tubelets, grid_of, place_tubelets
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Transformer",
     "attend",
     "attend_padded",
+    "full_precision",
     "gather_rows",
     "gather_tubelets",
     "grid_of",

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from simvtp.layers.precision import full_precision
+
 
 class Run(NamedTuple):
     """Neighbouring sequences of one length."""
@@ -129,10 +131,10 @@ def unpack(tokens: PackedTokens) -> list[Tensor]:
 
 
 def segment_mean(tokens: PackedTokens) -> Tensor:
-    """Mean of each sequence over its tokens, `(num_sequences, width)` float32."""
+    """Mean of each sequence over its tokens, `(num_sequences, width)`, at least float32."""
     layout = tokens.layout
     return torch.segment_reduce(
-        tokens.values.float(), "mean", lengths=layout.device_lengths, axis=0, unsafe=True
+        full_precision(tokens.values), "mean", lengths=layout.device_lengths, axis=0, unsafe=True
     )
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from simvtp.layers.gather import gather_rows, rank
+from simvtp.layers import full_precision, gather_rows, rank
 
 
 class Contrast(NamedTuple):
@@ -44,8 +44,8 @@ def contrastive_loss(
     Returns:
         The loss and the cosines.
     """
-    video = functional.normalize(video.float(), dim=-1)
-    text = functional.normalize(text.float(), dim=-1)
+    video = functional.normalize(full_precision(video), dim=-1)
+    text = functional.normalize(full_precision(text), dim=-1)
     all_video, all_text = gather_rows(video), gather_rows(text)
     similarity = text @ all_video.T
     pairs = torch.arange(len(text), device=text.device) + rank() * len(text)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from simvtp.layers.gather import gather_rows, mean_count, rank
+from simvtp.layers import full_precision, gather_rows, mean_count, rank
 from simvtp.losses.contrast import false_negatives
 
 
@@ -56,8 +56,7 @@ def sample_negatives(
     if similarity is not None:
         scores = similarity.detach().float() / temperature
     # Gumbel-max: the arg max of score + noise is a draw from the softmax of the scores.
-    uniform = torch.rand(scores.shape, generator=generator, device=keys.device)
-    noise = -torch.log(-torch.log(uniform.clamp(min=1e-20)).clamp(min=1e-20))
+    noise = -torch.empty_like(scores).exponential_(generator=generator).log()
     index = (scores + noise).masked_fill(excluded, float("-inf")).argmax(dim=1)
     # A row that excludes everything gets the next video: some index is needed, and it is invalid.
     fallback = (own + 1) % len(all_keys)
@@ -76,8 +75,8 @@ def match_loss(positives: Tensor, negatives: Tensor, *, valid: Tensor | None = N
     Returns:
         `()` float32, the mean over all pairs; over ranks, its mean is that of the global batch.
     """
-    matched = -functional.log_softmax(positives.float(), dim=-1)[:, 1]
-    unmatched = -functional.log_softmax(negatives.float(), dim=-1)[:, 0]
+    matched = -functional.log_softmax(full_precision(positives), dim=-1)[:, 1]
+    unmatched = -functional.log_softmax(full_precision(negatives), dim=-1)[:, 0]
     if valid is None:
         valid = torch.ones(len(unmatched), dtype=torch.bool, device=unmatched.device)
     total = matched.sum() + (unmatched * valid).sum()

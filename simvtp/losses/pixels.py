@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from simvtp.layers import gather_tubelets
+from simvtp.layers import full_precision, gather_tubelets
 
 
 class TubeletStatistics(NamedTuple):
@@ -62,5 +62,6 @@ def pixel_targets(
 def pixel_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     """Mean squared error over the decoded tubelets, `()` float32; 0 when there is none."""
     if not targets.numel():
-        return predictions.float().sum()
-    return torch.nn.functional.mse_loss(predictions.float(), targets)
+        return predictions.sum()
+    predictions = full_precision(predictions)
+    return torch.nn.functional.mse_loss(predictions, targets.to(predictions.dtype))

@@ -1,0 +1,101 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simvtp.masking import TubeMasker
+
+sides = st.integers(1, 6)
+grids = st.tuples(sides, sides, sides)
+ratios = st.floats(0, 0.999)
+seeds = st.integers(0, 2**31)
+
+
+def draw(masker, batch, seed):
+    return masker(batch, generator=torch.Generator().manual_seed(seed))
+
+
+@given(grid=grids, ratio=ratios, batch=st.integers(1, 4), seed=seeds)
+def test_every_token_is_kept_or_dropped_once(grid, ratio, batch, seed):
+    mask = draw(TubeMasker(grid, ratio=ratio), batch, seed)
+    total = grid[0] * grid[1] * grid[2]
+    for keep, drop in zip(mask.keep.tolist(), mask.drop.tolist(), strict=True):
+        assert sorted(keep + drop) == list(range(total))
+        assert keep == sorted(keep)
+        assert drop == sorted(drop)
+
+
+@given(grid=grids, ratio=ratios, seed=seeds)
+def test_the_same_positions_are_kept_in_every_slice(grid, ratio, seed):
+    mask = draw(TubeMasker(grid, ratio=ratio), 2, seed)
+    positions = grid[1] * grid[2]
+    for keep in mask.keep.tolist():
+        slices = [
+            {token % positions for token in keep if token // positions == number}
+            for number in range(grid[0])
+        ]
+        assert all(places == slices[0] for places in slices)
+
+
+@given(grid=grids, percent=st.integers(0, 99), seed=seeds)
+def test_counts_are_exact(grid, percent, seed):
+    mask = draw(TubeMasker(grid, ratio=percent / 100), 3, seed)
+    dropped = grid[1] * grid[2] * percent // 100
+    assert mask.drop.shape == (3, dropped * grid[0])
+    assert mask.keep.shape == (3, (grid[1] * grid[2] - dropped) * grid[0])
+
+
+def test_the_papers_counts():
+    mask = draw(TubeMasker((8, 14, 14), ratio=0.9), 1, 0)
+    assert (mask.keep.shape[1], mask.drop.shape[1]) == (160, 1408)
+
+
+@given(seed=seeds)
+def test_a_generator_decides_the_mask(seed):
+    masker = TubeMasker((2, 4, 4), ratio=0.5)
+    first, again, other = draw(masker, 8, seed), draw(masker, 8, seed), draw(masker, 8, seed + 1)
+    assert torch.equal(first.keep, again.keep)
+    assert not torch.equal(first.keep, other.keep)
+
+
+@given(grid=grids, ratio=ratios, batch=st.integers(2, 6), seed=seeds)
+def test_a_clips_mask_does_not_depend_on_its_batch_mates(grid, ratio, batch, seed):
+    masker = TubeMasker(grid, ratio=ratio)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(batch, grid[1] * grid[2], generator=generator)
+    order = torch.randperm(batch, generator=generator)
+    together, shuffled = masker.from_noise(noise), masker.from_noise(noise[order])
+    alone = masker.from_noise(noise[:1])
+    assert torch.equal(together.keep[order], shuffled.keep)
+    assert torch.equal(together.drop[:1], alone.drop)
+
+
+def test_every_position_and_pair_is_kept_equally_often():
+    draws, positions, kept = 20_000, 16, 4
+    mask = draw(TubeMasker((1, 4, 4), ratio=0.75), draws, 7)
+    seen = torch.zeros(draws, positions, dtype=torch.float64).scatter_(1, mask.keep, 1)
+    rate = seen.mean(dim=0)
+    share = kept / positions
+    assert (rate - share).abs().max() < 5 * (share * (1 - share) / draws) ** 0.5
+    pairs = (seen.T @ seen / draws)[~torch.eye(positions, dtype=torch.bool)]
+    pair_share = share * (kept - 1) / (positions - 1)
+    assert (pairs - pair_share).abs().max() < 5.5 * (pair_share * (1 - pair_share) / draws) ** 0.5
+
+
+def test_ties_in_the_noise_still_give_exact_counts():
+    mask = TubeMasker((2, 3, 3), ratio=0.5).from_noise(torch.zeros(2, 9))
+    assert mask.keep.shape == (2, 10)
+    assert len(set(mask.keep[0].tolist())) == 10
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.0, 1.5, float("nan")])
+def test_a_ratio_that_leaves_no_tube_is_refused(ratio):
+    with pytest.raises(ValueError, match=str(ratio)):
+        TubeMasker((2, 2, 2), ratio=ratio)
+
+
+def test_bad_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"\(0, 2, 2\)"):
+        TubeMasker((0, 2, 2))
+    with pytest.raises(ValueError, match=r"\(batch, 4\).*\(1, 5\)"):
+        TubeMasker((2, 2, 2)).from_noise(torch.rand(1, 5))
