@@ -20,7 +20,8 @@ class SettingsParser(ArgumentParser):
         ]
         sys.stderr.write(f"{self.prog}: {' '.join(message.split())}\n")
         for word in _unknown_names(message, [*known, *settings]):
-            near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+            near = [key for key in known if key.startswith(word)]
+            near = near or difflib.get_close_matches(word, known, n=1, cutoff=0.5)
             if near:
                 sys.stderr.write(f"unknown setting {word}: did you mean {near[0]}?\n")
         sys.stderr.write(f"{self.prog} --help lists all settings\n")
@@ -51,7 +52,7 @@ def settings_parser(
         sections: settings dataclass of each section, by the section's name.
         defaults: values by dotted name in place of the dataclasses' own.
     """
-    parser = SettingsParser(prog=program, description=description, default_env=False)
+    parser = SettingsParser(prog=program, description=description, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the settings")
     for name, section in sections.items():
         parser.add_argument(f"--{name}", type=section, default=section())
@@ -64,8 +65,6 @@ def parse_settings(parser: SettingsParser, arguments: Sequence[str] | None) -> N
     """Parse and build the dataclasses; a value they refuse ends the program with their reason."""
     parsed = parser.parse_args(arguments)
     try:
-        built = parser.instantiate_classes(parsed)
+        return parser.instantiate(parsed)
     except ValueError as error:
         parser.error(str(error))
-    assert isinstance(built, Namespace)
-    return built

@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+
+from simvtp.data import load_manifest, train_tokenizer
+from simvtp.data.synthetic import render_corpus
+
+SIZES = {
+    "model.image_size": 32,
+    "model.patch_size": 16,
+    "model.num_frames": 4,
+    "model.width": 16,
+    "model.depth": 1,
+    "model.num_heads": 2,
+    "model.decoder_width": 16,
+    "model.decoder_depth": 1,
+    "model.decoder_heads": 2,
+    "model.text_dropout": 0.1,
+    "masking.video_ratio": 0.5,
+    "data.frame_stride": 4,
+    "data.num_workers": 0,
+    "optim.lr_per_256": 0.05,
+    "optim.warmup_epochs": 0.5,
+    "run.batch_size": 4,
+    "run.epochs": 2,
+    "run.log_every": 1,
+}
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    return render_corpus(
+        folder, num_train=16, num_validation=6, size=32, num_processes=1, progress=False
+    )
+
+
+@pytest.fixture(scope="session")
+def tokenizer_file(corpus, tmp_path_factory):
+    """One vocabulary for all runs, because training one is not deterministic."""
+    path = tmp_path_factory.mktemp("words") / "tokenizer.json"
+    train_tokenizer(load_manifest(corpus.train).captions()).save(str(path))
+    return path
+
+
+@pytest.fixture
+def settings_for(corpus, tokenizer_file):
+    """Command line of a very small run; keyword values replace settings."""
+
+    def command(out: Path, **replaced: object) -> list[str]:
+        values = {
+            **SIZES,
+            "data.train": corpus.train,
+            "data.validation": corpus.validation,
+            "data.tokenizer": tokenizer_file,
+            "run.out": out,
+            **{name.replace("__", "."): value for name, value in replaced.items()},
+        }
+        return [f"--{name}={value}" for name, value in values.items()]
+
+    return command

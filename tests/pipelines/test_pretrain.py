@@ -1,0 +1,274 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from simvtp import SimVTP
+from simvtp.pipelines import pretrain
+from simvtp.training import CheckpointStore
+
+
+def losses_of(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    timing = ("clips_per_second", "data_share")
+    return [
+        {key: value for key, value in line.items() if key not in timing}
+        for line in lines
+        if "event" not in line
+    ]
+
+
+def final_state(run):
+    checkpoint = CheckpointStore(run / "checkpoints").load_latest()
+    assert checkpoint is not None
+    return checkpoint.state
+
+
+def assert_same(first, second):
+    """Equal to the last bit, whatever is nested."""
+    assert type(first) is type(second)
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second)
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_same(first[key], second[key])
+    elif isinstance(first, list | tuple):
+        for mine, theirs in zip(first, second, strict=True):
+            assert_same(mine, theirs)
+    else:
+        assert first == second
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, tokenizer_file, tmp_path_factory):
+    from tests.pipelines.conftest import SIZES
+
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    values = {**SIZES, "data.train": corpus.train, "data.validation": corpus.validation}
+    values.update({"data.tokenizer": tokenizer_file, "run.out": out})
+    assert pretrain.main([f"--{name}={value}" for name, value in values.items()]) == 0
+    return out
+
+
+def test_a_run_leaves_everything_it_promises(finished):
+    for name in ("config.yaml", "tokenizer.json", "metrics.jsonl", "tensorboard", "checkpoints"):
+        assert (finished / name).exists(), name
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "preprocessor.json"):
+        assert (finished / "model" / name).is_file(), name
+    for name in ("reconstruction.png", "curves.png"):
+        with Image.open(finished / name) as picture:
+            assert min(picture.size) > 200
+    model = SimVTP.from_pretrained(finished / "model")
+    state = final_state(finished)["objective"]
+    assert_same({f"model.{name}": value for name, value in model.state_dict().items()}, dict(state))
+
+
+def test_every_step_is_logged_with_all_terms(finished):
+    lines = losses_of(finished)
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    assert {"loss", "pixels", "words", "vtc", "vtm", "lr", "gradient_norm"} <= set(lines[0])
+    assert all(
+        abs(sum(line[name] for name in ("pixels", "words", "vtc", "vtm")) - line["loss"]) < 1e-4
+        for line in lines
+    )
+
+
+def test_the_same_seed_gives_the_same_run(finished, settings_for, tmp_path):
+    assert pretrain.main(settings_for(tmp_path / "again", data__num_workers=1)) == 0
+    assert losses_of(tmp_path / "again") == losses_of(finished)
+    assert pretrain.main(settings_for(tmp_path / "other", run__seed=1)) == 0
+    assert losses_of(tmp_path / "other") != losses_of(finished)
+
+
+def test_saved_settings_are_complete(finished):
+    saved = yaml.safe_load((finished / "config.yaml").read_text())
+    assert set(saved) == set(pretrain.SECTIONS)
+    for name, section in pretrain.SECTIONS.items():
+        assert set(saved[name]) == set(section.__dataclass_fields__)
+    assert saved["optim"]["lr_per_256"] == 0.05
+
+
+class StopAfter:
+    """Asks for a stop once a number of steps is done, as a signal would."""
+
+    def __init__(self, monkeypatch, steps):
+        original = pretrain.Trainer._train_step
+
+        def step(trainer, *arguments):
+            original(trainer, *arguments)
+            if trainer.step + 1 == steps:
+                signal.raise_signal(signal.SIGTERM)
+
+        monkeypatch.setattr(pretrain.Trainer, "_train_step", step)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_stopped_twice_ends_as_if_never_stopped(
+    finished, settings_for, tmp_path, workers, monkeypatch
+):
+    command = settings_for(tmp_path / "run", data__num_workers=workers)
+    for steps, extra in ((2, []), (5, ["--resume"])):
+        with monkeypatch.context() as patch:
+            StopAfter(patch, steps)
+            assert pretrain.main([*command, *extra]) == 0
+        assert final_state(tmp_path / "run")["step"] == steps
+        assert not (tmp_path / "run" / "model").exists()
+    assert pretrain.main([f"--run.out={tmp_path / 'run'}", "--resume"]) == 0
+    assert losses_of(tmp_path / "run") == losses_of(finished)
+    assert_same(final_state(tmp_path / "run"), final_state(finished))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
+)
+def test_a_killed_process_goes_on_where_it_was(finished, settings_for, tmp_path, number, code):
+    run = tmp_path / "run"
+    command = settings_for(run, run__checkpoint_minutes=1e-9)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "simvtp.pipelines.pretrain", *command], env=environment
+    )
+    deadline = time.monotonic() + 120
+    while not list((run / "checkpoints").glob("step-*/manifest.json")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == code
+    assert pretrain.main([f"--run.out={run}", "--resume"]) == 0
+    assert losses_of(run) == losses_of(finished)
+    assert_same(final_state(run), final_state(finished))
+
+
+class Poison:
+    """Makes the loss of some steps infinite."""
+
+    def __init__(self, monkeypatch, steps):
+        original = pretrain.Trainer._train_step
+        self.states = {}
+
+        def step(trainer, *arguments):
+            before = trainer.state_dict()
+            self.states[trainer.step] = [
+                {name: value.clone() for name, value in before["objective"].items()},
+                [
+                    {name: torch.as_tensor(value).clone() for name, value in entry.items()}
+                    for entry in before["optimizer"]["state"].values()
+                ],
+            ]
+            weight = trainer.objective.weights["words"]
+            if trainer.step in steps:
+                trainer.objective.weights["words"] = float("inf")
+            original(trainer, *arguments)
+            trainer.objective.weights["words"] = weight
+
+        monkeypatch.setattr(pretrain.Trainer, "_train_step", step)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_named(settings_for, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    poison = Poison(monkeypatch, {3})
+    assert pretrain.main(settings_for(run)) == 0
+    assert_same(poison.states[3], poison.states[4])
+    assert not torch.equal(
+        poison.states[4][0]["model.match_head.weight"],
+        poison.states[5][0]["model.match_head.weight"],
+    )
+    (line,) = (run / "bad_steps.jsonl").read_text().splitlines()
+    record = json.loads(line)
+    assert record["step"] == 4
+    assert len(record["samples"]) == 4
+    assert all(sample.endswith(".mp4") for sample in record["samples"])
+
+
+def test_many_bad_steps_in_a_row_stop_the_run(settings_for, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    poison = Poison(monkeypatch, {2, 3, 4})
+    assert pretrain.main(settings_for(run, run__max_bad_steps=3)) == 1
+    assert "3 steps in a row" in capsys.readouterr().out
+    saved = final_state(run)
+    assert saved["step"] == 5
+    assert_same(dict(saved["objective"]), poison.states[2][0])
+
+
+def test_losses_that_are_off_leave_their_heads_alone(settings_for, tmp_path):
+    run = tmp_path / "run"
+    command = settings_for(run, objective__word_weight=0.0, objective__vtm_weight=0.0)
+    assert pretrain.main(command) == 0
+    assert set(losses_of(run)[0]) >= {"pixels", "vtc"}
+    assert "words" not in losses_of(run)[0]
+    trained = SimVTP.from_pretrained(run / "model")
+    assert not trained.word_decoder.head.bias.any()
+    assert not trained.match_head.bias.any()
+    assert trained.pixel_decoder.head.bias.any()
+
+
+def test_the_best_state_is_kept(settings_for, tmp_path):
+    run = tmp_path / "run"
+    assert pretrain.main(settings_for(run, run__evaluate_every_epochs=1)) == 0
+    store = CheckpointStore(run / "checkpoints")
+    best = store.load_best()
+    assert best is not None
+    assert best.state["step"] in (4, 8)
+    events = [
+        json.loads(line)
+        for line in (run / "metrics.jsonl").read_text().splitlines()
+        if "event" in line
+    ]
+    assert [event["step"] for event in events] == [4, 8, 8]
+
+
+def test_accumulated_steps_see_all_clips(settings_for, tmp_path):
+    run = tmp_path / "run"
+    assert pretrain.main(settings_for(run, run__batch_size=2, run__accumulate=2)) == 0
+    assert [line["step"] for line in losses_of(run)] == list(range(1, 9))
+
+
+def test_bad_clips_are_replaced_and_listed(settings_for, corpus, tmp_path):
+    bad = tmp_path / "data"
+    bad.mkdir()
+    rows = corpus.train.read_text().splitlines()
+    (bad / "text.mp4").write_text("this is no video")
+    whole = sorted((corpus.root / "train").glob("*.mp4"))[0].read_bytes()
+    (bad / "cut.mp4").write_bytes(whole[: len(whole) // 3])
+    manifest = bad / "train.csv"
+    for path in (corpus.root / "train").iterdir():
+        os.link(path, bad / path.name)
+    rows = [rows[0], *(row.replace("train/", "") for row in rows[1:])]
+    manifest.write_text("\n".join([*rows, "t,text.mp4,a text", "c,cut.mp4,half a clip"]) + "\n")
+    run = tmp_path / "run"
+    command = settings_for(
+        run,
+        data__train=manifest,
+        data__validation="null",
+        data__root=bad,
+        data__max_bad_share=0.5,
+    )
+    assert pretrain.main(command) == 0
+    listed = [json.loads(line) for line in (run / "quarantine.jsonl").read_text().splitlines()]
+    assert {entry["video_id"] for entry in listed} <= {"t", "c"}
+    assert len(listed) == len({entry["path"] for entry in listed}) > 0
+
+
+def test_refusals_say_what_to_do(finished, settings_for, tmp_path, capsys):
+    assert pretrain.main(settings_for(finished)) == 2
+    assert "--resume" in capsys.readouterr().out
+    assert pretrain.main(settings_for(tmp_path / "x", data__train="nothing.csv")) == 2
+    assert "nothing.csv" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        pretrain.main([f"--run.out={tmp_path / 'none'}", "--resume"])
+    assert stop.value.code == 2
+    command = [f"--run.out={finished}", "--resume", "--run.epochs=3"]
+    assert pretrain.main(command) == 2
+    assert "planned for 8 steps and is now 12" in capsys.readouterr().out
+    assert pretrain.main(settings_for(tmp_path / "y", run__batch_size=99)) == 2
+    assert "99" in capsys.readouterr().out

@@ -1,0 +1,70 @@
+import re
+
+import pytest
+import torch
+
+from simvtp.config import (
+    PRESETS,
+    DataConfig,
+    MaskingConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    RunConfig,
+)
+from simvtp.seeding import derive_generator, derive_seed
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        (ModelConfig, {"width": 770}),
+        (ModelConfig, {"image_size": 225}),
+        (ModelConfig, {"depth": 0}),
+        (ModelConfig, {"decoder_depth": -1}),
+        (ModelConfig, {"text_dropout": 1.0}),
+        (MaskingConfig, {"video_ratio": 1.0}),
+        (MaskingConfig, {"text_ratio": 1.5}),
+        (ObjectiveConfig, {"vtc_weight": -1.0}),
+        (ObjectiveConfig, {"temperature": 0.0}),
+        (DataConfig, {"frame_stride": 0}),
+        (DataConfig, {"num_workers": -2}),
+        (DataConfig, {"crop_scales": (1.2,)}),
+        (OptimConfig, {"clip_norm": 0.0}),
+        (OptimConfig, {"betas": (0.9, 1.0)}),
+        (RunConfig, {"epochs": 0}),
+        (RunConfig, {"max_bad_steps": 0}),
+    ],
+)
+def test_a_bad_value_is_named(section, values):
+    ((name, value),) = values.items()
+    shown = value[-1] if name == "betas" else value
+    with pytest.raises(ValueError, match=f"(?s){name}.*{re.escape(str(shown))}"):
+        section(**values)
+
+
+def test_at_least_one_loss_must_be_on():
+    off = dict.fromkeys(("pixel_weight", "word_weight", "vtc_weight", "vtm_weight"), 0.0)
+    with pytest.raises(ValueError, match="nothing to learn"):
+        ObjectiveConfig(**off)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid_and_can_be_overridden(name):
+    assert ModelConfig.preset(name, num_frames=8).num_frames == 8
+
+
+def test_unknown_presets_and_settings_are_named():
+    with pytest.raises(ValueError, match="huge"):
+        ModelConfig.preset("huge")
+    with pytest.raises(ValueError, match="colour"):
+        ModelConfig.from_dict({"colour": 1})
+
+
+def test_seeds_depend_on_every_key_and_on_their_number():
+    keys = [(), (0,), (0, 0), (1,), (0, 1), (1, 0), (1, 0, 0)]
+    seeds = [derive_seed(seed, *key) for seed in (0, 1) for key in keys]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    first, again = (torch.rand(4, generator=derive_generator(3, 1, 2)) for _ in range(2))
+    assert torch.equal(first, again)

@@ -1,0 +1,95 @@
+"""A global batch on two gloo processes gives the losses and gradients of one process."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed, multiprocessing
+
+from simvtp.layers import gather_rows, world_size
+from simvtp.losses import contrastive_loss
+from simvtp.objective import Objective
+from tests.sample_batches import samples_of, small_collator, small_model
+
+RANKS, LENGTHS = 2, [3, 3, 6, 6]
+
+
+def run_ranks(function, folder: Path):
+    """Results of `function(rank)` on each of two processes."""
+    multiprocessing.spawn(_join_group, args=(function, folder), nprocs=RANKS)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
+
+
+def _join_group(rank, function, folder):
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=RANKS
+    )
+    torch.save(function(rank), folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def features():
+    torch.manual_seed(0)
+    return torch.randn(2, 4, 8, dtype=torch.float64)
+
+
+def gather_and_square(rank):
+    rows = (torch.arange(3.0) + 10 * rank).requires_grad_()
+    gathered = gather_rows(rows)
+    # Each rank weighs the gathered rows differently; the gradient sums over both.
+    (gathered.square().sum() * (rank + 1)).backward()
+    return gathered.detach(), rows.grad
+
+
+def test_gathering_has_exact_gradients(tmp_path):
+    results = run_ranks(gather_and_square, tmp_path)
+    for rank, (gathered, gradient) in enumerate(results):
+        rows = torch.arange(3.0) + 10 * rank
+        assert torch.equal(gathered, torch.cat([torch.arange(3.0), torch.arange(3.0) + 10]))
+        torch.testing.assert_close(gradient, 2 * rows * (1 + 2))
+
+
+def contrast_of_half(rank):
+    video, text = (part[2 * rank : 2 * rank + 2].clone().requires_grad_() for part in features())
+    keys = torch.tensor([1, 2, 1, 3])[2 * rank : 2 * rank + 2]
+    loss = contrastive_loss(video, text, keys=keys).loss
+    (loss / RANKS).backward()
+    return loss.detach(), video.grad, text.grad
+
+
+def test_contrastive_loss_is_that_of_the_global_batch(tmp_path):
+    video, text = (part.clone().requires_grad_() for part in features())
+    loss = contrastive_loss(video, text, keys=torch.tensor([1, 2, 1, 3])).loss
+    loss.backward()
+    results = run_ranks(contrast_of_half, tmp_path)
+    torch.testing.assert_close(sum(result[0] for result in results) / RANKS, loss.detach())
+    torch.testing.assert_close(torch.cat([result[1] for result in results]), video.grad)
+    torch.testing.assert_close(torch.cat([result[2] for result in results]), text.grad)
+
+
+def objective_terms(samples):
+    # With one valid negative for each text the draw cannot differ between the layouts: the
+    # similarity of all others is too low.
+    objective = Objective(small_model(), temperature=0.001)
+    result = objective(small_collator()(samples), generator=torch.Generator().manual_seed(0))
+    (result.total / world_size()).backward()
+    gradients = [parameter.grad for parameter in objective.parameters()]
+    return {name: term.detach() for name, term in result.terms.items()}, gradients
+
+
+def objective_of_half(rank):
+    terms, gradients = objective_terms(samples_of(LENGTHS)[2 * rank : 2 * rank + 2])
+    return [terms, gradients]
+
+
+@pytest.mark.slow
+def test_objective_is_that_of_the_global_batch(tmp_path):
+    terms, gradients = objective_terms(samples_of(LENGTHS))
+    results = run_ranks(objective_of_half, tmp_path)
+    for name, term in terms.items():
+        mean = sum(result[0][name] for result in results) / RANKS
+        torch.testing.assert_close(mean, term, rtol=1e-5, atol=1e-6)
+    for number, expected in enumerate(gradients):
+        total = sum(result[1][number] for result in results)
+        assert (total - expected).norm() <= 1e-5 * expected.norm() + 1e-7
