@@ -6,6 +6,7 @@ every tubelet. It is the float64 oracle of the tests and the yardstick of the be
 is over real tokens only, the library's contract.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from simvtp.batch import Batch
 from simvtp.model import SimVTP
 
-Weights = dict[str, Tensor]
+Weights = Mapping[str, Tensor]
 
 
 class PaddedText(NamedTuple):

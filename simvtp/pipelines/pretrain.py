@@ -67,7 +67,7 @@ LAPTOP_RECIPE: dict[str, Any] = {
     "optim.lr_per_256": 4e-3,
     "optim.min_lr_per_256": 4e-5,
     "optim.warmup_epochs": 1.0,
-    "run.epochs": 6,
+    "run.epochs": 5,
     "run.batch_size": 64,
     "run.log_every": 2,
 }
