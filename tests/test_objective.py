@@ -18,9 +18,16 @@ def next_video_is_negative(monkeypatch):
     monkeypatch.setattr(simvtp.objective, "sample_negatives", sample)
 
 
-@pytest.mark.parametrize("lengths", [[3, 7, 4, 9, 3], [2, 2], [0, 5, 1]])
-def test_losses_and_gradients_are_those_of_the_formulas(lengths, next_video_is_negative):
-    model, batch = small_model(), small_batch(lengths)
+@pytest.mark.parametrize(
+    ("lengths", "sizes"),
+    [
+        ([3, 7, 4, 9, 3], {}),
+        ([2, 2], {"decoder_depth": 0}),
+        ([0, 5, 1], {"decoder_depth": 3, "pixel_target": "raw"}),
+    ],
+)
+def test_losses_and_gradients_are_those_of_the_formulas(lengths, sizes, next_video_is_negative):
+    model, batch = small_model(**sizes), small_batch(lengths)
     result = Objective(model)(batch)
     negatives = (torch.arange(len(lengths)) + 1) % len(lengths)
     expected = reference_losses(model, batch, negatives=negatives)

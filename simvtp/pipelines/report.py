@@ -57,7 +57,7 @@ def retrieval_table(results: dict[str, Retrieval]) -> Table:
 
 def draw_reconstruction(rows: Sequence[PictureRow], *, out_png: Path, note: str) -> None:
     """Draw original, masked and reconstructed frames of some clips with their captions."""
-    height = 3.1 * len(rows) + 0.5
+    height = 4.6 * len(rows) + 0.4
     figure = Figure(figsize=(1.35 * _FRAMES_SHOWN + 1.2, height), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(note, fontsize=9)

@@ -94,7 +94,7 @@ def _print_next_steps(console: Console, config: PretrainConfig, *, data: Trainin
         f"\nlook at      {out}/reconstruction.png, {out}/curves.png\n"
         f"model        {out}/model\n"
         f"evaluate     python -m simvtp.pipelines.evaluate --model {out}/model "
-        f"--data {manifest}{root} --rerank 16\n"
+        f"--data {manifest}{root}\n"
         f"reconstruct  python -m simvtp.pipelines.visualize --model {out}/model "
         f'--video "{clip.path}" --caption "{clip.captions[0]}"\n'
         "own clips    python -m simvtp.pipelines.pretrain --data.train clips.csv --data.root DIR "
