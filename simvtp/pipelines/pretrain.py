@@ -66,7 +66,7 @@ LAPTOP_RECIPE: dict[str, Any] = {
     "data.crop_scales": (1.0, 0.9),
     "optim.lr_per_256": 4e-3,
     "optim.min_lr_per_256": 4e-5,
-    "optim.warmup_epochs": 1.0,
+    "optim.warmup_epochs": 0.5,
     "run.epochs": 5,
     "run.batch_size": 64,
     "run.log_every": 2,
