@@ -20,10 +20,9 @@ class SettingsParser(ArgumentParser):
         ]
         sys.stderr.write(f"{self.prog}: {' '.join(message.split())}\n")
         for word in _unknown_names(message, [*known, *settings]):
-            near = [key for key in known if key.startswith(word)]
-            near = near or difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-            if near:
-                sys.stderr.write(f"unknown setting {word}: did you mean {near[0]}?\n")
+            near = _nearest(word, known)
+            if near is not None:
+                sys.stderr.write(f"unknown setting {word}: did you mean {near}?\n")
         sys.stderr.write(f"{self.prog} --help lists all settings\n")
         raise SystemExit(2)
 
@@ -31,10 +30,21 @@ class SettingsParser(ArgumentParser):
 def _unknown_names(message: str, known: Sequence[str]) -> list[str]:
     quoted = re.findall(r"[Kk]ey ['\"]([\w.]+)['\"]", message)
     options = re.findall(r"--([\w.]+)", message)
-    if "nrecognized" in message or "not expected" in message or "does not accept" in message:
+    if re.search("nrecognized|not expected|not accepted|does not accept", message):
         quoted += re.findall(r"['\"]([\w.]+)['\"]", message)
         return [name for name in dict.fromkeys([*options, *quoted]) if name not in known]
     return []
+
+
+def _nearest(word: str, known: Sequence[str]) -> str | None:
+    """The known setting that a wrong name most likely means; a right section stays."""
+    sections = dict.fromkeys(key.partition(".")[0] for key in known)
+    section, _, name = word.rpartition(".")
+    meant = difflib.get_close_matches(section, sections, n=1)
+    inside = [key for key in known if key.partition(".")[0] in (meant or sections)]
+    begun = [key for key in inside if key.startswith(f"{meant[0]}.{name}")] if meant else []
+    close = difflib.get_close_matches(".".join([*meant, name]), inside, n=1, cutoff=0.5)
+    return next(iter([*begun, *close]), None)
 
 
 def settings_parser(
@@ -64,6 +74,9 @@ def settings_parser(
 def parse_settings(parser: SettingsParser, arguments: Sequence[str] | None) -> Namespace:
     """Parse and build the dataclasses; a value they refuse ends the program with their reason."""
     parsed = parser.parse_args(arguments)
+    for name, section in parser.get_defaults(skip_validation=True).as_dict().items():
+        if isinstance(section, dict) and not isinstance(parsed[name], Namespace):
+            parser.error(f"{name} is a section of settings, got {parsed[name]!r}")
     try:
         return parser.instantiate(parsed)
     except ValueError as error:
