@@ -37,14 +37,17 @@ def _unknown_names(message: str, known: Sequence[str]) -> list[str]:
 
 
 def _nearest(word: str, known: Sequence[str]) -> str | None:
-    """The known setting that a wrong name most likely means; a right section stays."""
-    sections = dict.fromkeys(key.partition(".")[0] for key in known)
+    """The known setting that a wrong name most likely means; its section counts if it is right."""
     section, _, name = word.rpartition(".")
-    meant = difflib.get_close_matches(section, sections, n=1)
-    inside = [key for key in known if key.partition(".")[0] in (meant or sections)]
-    begun = [key for key in inside if key.startswith(f"{meant[0]}.{name}")] if meant else []
-    close = difflib.get_close_matches(".".join([*meant, name]), inside, n=1, cutoff=0.5)
-    return next(iter([*begun, *close]), None)
+    names = {key.rpartition(".")[2]: key for key in known}
+    if name in names:
+        return names[name]
+    meant = difflib.get_close_matches(section, {key.partition(".")[0] for key in known}, n=1)
+    if meant:
+        names = {name: key for name, key in names.items() if key.startswith(f"{meant[0]}.")}
+    begun = [other for other in names if other.startswith(name)]
+    near = [*begun, *difflib.get_close_matches(name, names, n=1)]
+    return names[near[0]] if near else None
 
 
 def settings_parser(
