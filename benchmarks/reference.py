@@ -48,15 +48,19 @@ def reference_losses(
     """
     weights = dict(model.named_parameters())
     text = pad_text(batch)
-    hidden = torch.zeros(len(batch.video), model.config.num_video_tokens, dtype=torch.bool)
-    hidden.scatter_(1, batch.drop, True)
+    nothing = torch.zeros(len(batch.video), model.config.num_video_tokens, dtype=torch.bool)
+    nothing = nothing.to(batch.video.device)
+    hidden = ~nothing.scatter(1, batch.keep, True)
+    decoded = nothing.scatter(1, batch.decode, True)
     num_keep = batch.keep.shape[1]
 
     video = visible_tokens(model, weights, batch.video, hidden)
     joint = encode(model, weights, video, embed_text(weights, text.masked_ids), text.real)
     logits = linear(weights, "word_decoder.head", joint[:, num_keep:])
     words = functional.cross_entropy(logits.flatten(0, 1), text.labels.flatten(), ignore_index=-100)
-    pixels = pixel_error(model, weights, joint[:, :num_keep], batch.video, hidden)
+    pixels = pixel_error(
+        model, weights, joint[:, :num_keep], batch.video, hidden=hidden, decoded=decoded
+    )
 
     video_only = visible_tokens(model, weights, batch.video, hidden)
     video_features = encode(model, weights, video_only, None, None).mean(dim=1)
@@ -69,7 +73,7 @@ def reference_losses(
     pair = encode(model, weights, pair_video, embed_text(weights, twice[0]), twice[1])
     real = functional.pad(twice[1], (num_keep, 0), value=True)
     match = linear(weights, "match_head", masked_mean(pair, real))
-    labels = torch.arange(2).flip(0).repeat_interleave(len(batch.video))
+    labels = torch.arange(2, device=match.device).flip(0).repeat_interleave(len(batch.video))
     vtm = functional.cross_entropy(match, labels)
     return {"pixels": pixels, "words": words, "vtc": vtc, "vtm": vtm}
 
@@ -84,7 +88,7 @@ def pad_text(batch: Batch) -> PaddedText:
     ]
     lengths = torch.tensor(batch.text_lengths)
     real = torch.arange(int(lengths.max())) < lengths[:, None]
-    return PaddedText(*padded, real=real)
+    return PaddedText(*padded, real=real.to(batch.token_ids.device))
 
 
 def visible_tokens(model: SimVTP, weights: Weights, video: Tensor, hidden: Tensor) -> Tensor:
@@ -95,8 +99,9 @@ def visible_tokens(model: SimVTP, weights: Weights, video: Tensor, hidden: Tenso
     clip = ((video.to(dtype) / 255 - mean) / std).transpose(1, 2)
     weight, bias = (weights[f"video_embedding.projection.{name}"] for name in ("weight", "bias"))
     tokens = functional.conv3d(clip, weight, bias, stride=model.config.tubelet)
-    tokens = tokens.flatten(2).transpose(1, 2) + position_table(tokens[0, 0].numel(), len(weight))
-    return tokens[~hidden].view(len(video), -1, len(weight)).to(dtype)
+    tokens = tokens.flatten(2).transpose(1, 2)
+    tokens = tokens + position_table(tokens.shape[1], len(weight)).to(tokens)
+    return tokens[~hidden].view(len(video), -1, len(weight))
 
 
 def position_table(count: int, width: int) -> Tensor:
@@ -126,7 +131,7 @@ def encode(
 ) -> Tensor:
     """Joint encoder over [video ; text], either may be missing."""
     tokens = torch.cat([part for part in (video, text) if part is not None], dim=1)
-    mask = torch.zeros(tokens.shape[:2], dtype=tokens.dtype)
+    mask = tokens.new_zeros(tokens.shape[:2])
     if real is not None:
         mask[:, tokens.shape[1] - real.shape[1] :].masked_fill_(~real, float("-inf"))
     name = "encoder.transformer"
@@ -161,21 +166,27 @@ def attention(weights: Weights, name: str, tokens: Tensor, mask: Tensor, num_hea
 
 
 def pixel_error(
-    model: SimVTP, weights: Weights, visible: Tensor, video: Tensor, hidden: Tensor
+    model: SimVTP,
+    weights: Weights,
+    visible: Tensor,
+    video: Tensor,
+    *,
+    hidden: Tensor,
+    decoded: Tensor,
 ) -> Tensor:
-    """Decoder over all tubelets, targets for all of them, error at the hidden ones."""
+    """Decoder over visible and decoded tubelets, targets for all, error at the decoded ones."""
     config = model.config
     known = visible @ weights["pixel_decoder.from_encoder.weight"].T
     table = position_table(config.num_video_tokens, config.decoder_width)
-    table = table.to(known.dtype).expand(len(video), -1, -1)
-    filler = weights["pixel_decoder.mask_token"] + table[hidden].view(
+    table = table.to(known).expand(len(video), -1, -1)
+    filler = weights["pixel_decoder.mask_token"] + table[decoded].view(
         len(video), -1, known.shape[-1]
     )
     tokens = torch.cat([known + table[~hidden].view(known.shape), filler], dim=1)
-    mask = torch.zeros(tokens.shape[:2], dtype=tokens.dtype)
+    mask = tokens.new_zeros(tokens.shape[:2])
     name = "pixel_decoder.transformer"
-    decoded = transformer(weights, name, tokens, mask, config.decoder_depth, config.decoder_heads)
-    predictions = linear(weights, "pixel_decoder.head", decoded[:, visible.shape[1] :])
+    tokens = transformer(weights, name, tokens, mask, config.decoder_depth, config.decoder_heads)
+    predictions = linear(weights, "pixel_decoder.head", tokens[:, visible.shape[1] :])
     slices, rows, columns = config.grid
     frames, height, width = config.tubelet
     pixels = video.to(predictions.dtype) / 255
@@ -184,7 +195,7 @@ def pixel_error(
     if config.pixel_target == "normalized":
         mean, var = pixels.mean(dim=2, keepdim=True), pixels.var(dim=2, keepdim=True)
         pixels = (pixels - mean) / (var.sqrt() + 1e-6)
-    targets = pixels.flatten(2)[hidden].view(predictions.shape)
+    targets = pixels.flatten(2)[decoded].view(predictions.shape)
     return (predictions - targets).square().mean()
 
 
@@ -192,7 +203,7 @@ def contrast(video: Tensor, text: Tensor, temperature: float) -> Tensor:
     """Sum of both directions of InfoNCE over the batch."""
     video, text = (part / part.norm(dim=-1, keepdim=True) for part in (video, text))
     logits = text @ video.T / temperature
-    pairs = torch.arange(len(logits))
+    pairs = torch.arange(len(logits), device=logits.device)
     return functional.cross_entropy(logits, pairs) + functional.cross_entropy(logits.T, pairs)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from simvtp.data.dataset import Sample
-from simvtp.masking import TextMasker, TubeMasker
+from simvtp.masking import RunningCellMasker, TextMasker, TubeMasker
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Batch:
     Attributes:
         video: `(batch, frames, channels, height, width)` uint8.
         keep: `(batch, num_keep)` int64 tubelets the encoder sees.
-        drop: `(batch, num_drop)` int64 tubelets to reconstruct.
+        decode: `(batch, num_decode)` int64 tubelets to reconstruct, all or some of the others.
         token_ids: `(text_tokens,)` int64, the captions one after the other.
         masked_ids: `(text_tokens,)` int64, the same with [MASK] in place of hidden words.
         masked_index: `(masked,)` int64 rows of the hidden words among the text tokens.
@@ -31,7 +31,7 @@ class Batch:
 
     video: Tensor
     keep: Tensor
-    drop: Tensor
+    decode: Tensor
     token_ids: Tensor
     masked_ids: Tensor
     masked_index: Tensor
@@ -65,18 +65,29 @@ class Collator:
     Args:
         tube_masker: draws the tubelets to drop.
         text_masker: draws the words to hide.
+        decode_masker: draws the dropped tubelets to reconstruct; all of them without it.
         whole_words: hide whole words, not single tokens.
     """
 
     def __init__(
-        self, tube_masker: TubeMasker, *, text_masker: TextMasker, whole_words: bool = False
+        self,
+        tube_masker: TubeMasker,
+        *,
+        text_masker: TextMasker,
+        decode_masker: RunningCellMasker | None = None,
+        whole_words: bool = False,
     ) -> None:
         self.tube_masker = tube_masker
         self.text_masker = text_masker
+        self.decode_masker = decode_masker
         self.whole_words = whole_words
 
+    def num_noise(self, *, max_text_length: int) -> int:
+        """Draws that a sample has to bring: one per tube position, token, and clip to decode."""
+        return self.tube_masker.num_positions + max_text_length + (self.decode_masker is not None)
+
     def __call__(self, samples: Sequence[Sample]) -> Batch:
-        """Collate samples whose noise holds one draw per tube position, then one per token."""
+        """Collate samples whose noise has at least `num_noise` draws for their caption."""
         samples = sorted(samples, key=lambda sample: len(sample.token_ids))
         lengths = tuple(len(sample.token_ids) for sample in samples)
         token_ids = pad_sequence([sample.token_ids for sample in samples], batch_first=True)
@@ -91,10 +102,13 @@ class Collator:
         text = self.text_masker.from_noise(
             token_ids, noise=text_noise, attend=attend, word_ids=word_ids
         )
+        decode = tubes.drop
+        if self.decode_masker is not None:
+            decode = self.decode_masker.from_noise(tubes.drop, noise=noise[:, -1])
         return Batch(
             video=torch.stack([sample.video for sample in samples]),
             keep=tubes.keep,
-            drop=tubes.drop,
+            decode=decode,
             token_ids=token_ids[attend],
             masked_ids=text.token_ids[attend],
             masked_index=text.masked[attend].nonzero().squeeze(1),

@@ -170,15 +170,20 @@ class MaskingConfig:
         video_ratio: share of tube positions dropped; the count is rounded down.
         text_ratio: chance of each maskable token to become [MASK].
         text_unit: mask single tokens (as the paper does) or whole words.
+        decode_ratio: share of the dropped tubelets that are reconstructed, chosen by running
+            cells (VideoMAE V2); 1 is all of them, as the paper does.
     """
 
     video_ratio: float = 0.9
     text_ratio: float = 0.75
     text_unit: Literal["token", "word"] = "token"
+    decode_ratio: float = 1.0
 
     def __post_init__(self) -> None:
         _require_share("video_ratio", self.video_ratio, below_one=True)
         _require_share("text_ratio", self.text_ratio)
+        _require_share("decode_ratio", self.decode_ratio)
+        _require(self.decode_ratio > 0, "decode_ratio must be above 0; drop pixel_weight to 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +199,8 @@ class ObjectiveConfig:
         learn_temperature: make the temperature a parameter.
         contrast_text: caption seen by the contrastive pass; the paper's code used the masked one.
         negatives: non-matching videos drawn by similarity, or uniformly as the paper does.
+        contrast_over: the contrastive loss sees a micro-batch, or all of a step's as one batch
+            (GradCache: features are encoded twice, memory stays that of a micro-batch).
     """
 
     pixel_weight: float = 1.0
@@ -204,6 +211,7 @@ class ObjectiveConfig:
     learn_temperature: bool = False
     contrast_text: Literal["clean", "masked"] = "clean"
     negatives: Literal["hard", "random"] = "hard"
+    contrast_over: Literal["micro_batch", "step"] = "micro_batch"
 
     def __post_init__(self) -> None:
         weights = ("pixel_weight", "word_weight", "vtc_weight", "vtm_weight")
@@ -302,6 +310,9 @@ class RunConfig:
         seed: seed of everything random.
         device: cpu, cuda, or auto for CUDA when there is a device.
         precision: number format of the matrix products; auto is bf16 on CUDA, else fp32.
+        compile: run the transformer blocks through torch.compile; the first step takes a minute.
+        recompute: keep all activations for the backward pass, or one per block and compute the
+            others again (a third more work, far less memory).
         checkpoint_minutes: minutes between two saves of the latest state.
         keep_every_epochs: epochs between two checkpoints that are kept; 0 keeps only the latest.
         evaluate_every_epochs: epochs between two held-out evaluations; 0 only at the end.
@@ -316,6 +327,8 @@ class RunConfig:
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
+    recompute: Literal["none", "block"] = "none"
     checkpoint_minutes: float = 10.0
     keep_every_epochs: int = 0
     evaluate_every_epochs: int = 0

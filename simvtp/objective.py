@@ -11,13 +11,15 @@ from simvtp.layers import (
     PackedLayout,
     PackedTokens,
     gather_rows,
-    join_rows,
     mean_count,
+    rank,
     segment_mean,
     to_device,
     world_size,
 )
 from simvtp.losses import (
+    CachedContrast,
+    Negatives,
     contrastive_loss,
     match_loss,
     pixel_loss,
@@ -26,6 +28,7 @@ from simvtp.losses import (
     word_loss,
 )
 from simvtp.model import SimVTP
+from simvtp.step_tokens import SequenceGroup, StepTokens
 
 
 class Losses(NamedTuple):
@@ -40,23 +43,13 @@ class Losses(NamedTuple):
     terms: dict[str, Tensor]
 
 
-class _Encoded(NamedTuple):
-    """Outputs of the packed encoder call, in parts; a part that is off is None."""
-
-    joint: PackedTokens | None
-    joint_rows: Tensor | None
-    joint_pooled: Tensor | None
-    video_pooled: Tensor | None
-    text_pooled: Tensor | None
-
-
 class Objective(nn.Module):
     """SimVTP's training objective: pixels + words + VTC + VTM (paper section 3).
 
     A term of weight 0 is not computed, nor is an encoder pass that only it needs. All sequences
-    of a step (joint, video, text) go through the encoder in one packed call, which also serves
-    as the matching pairs of VTM. Hard negatives are known only when its features are, so the
-    non-matching pairs make a second call; with random negatives they would cost the same.
+    of a step (joint, video, text, and the non-matching pairs of VTM) go through the encoder in
+    one packed call; the joint sequences also serve as VTM's matching pairs. Hard negatives that
+    come from the step's own features are known only after that call, and make a second one.
 
     Args:
         model: the model to train.
@@ -108,6 +101,7 @@ class Objective(nn.Module):
         *,
         generator: torch.Generator | None = None,
         num_words: float | None = None,
+        cached: CachedContrast | None = None,
     ) -> Losses:
         """Losses of a batch.
 
@@ -116,79 +110,120 @@ class Objective(nn.Module):
             generator: draws the negatives, on the model's device.
             num_words: masked words that the word loss is a mean over, for accumulation: the mean
                 count of the micro-batches, so that their mean loss is that of all words.
+            cached: the batch's part in a contrastive loss over several batches.
 
         Returns:
             The terms that are on and their weighted total.
         """
-        video = self.model.video_embedding(batch.video, batch.keep)
-        layout = PackedLayout(tuple(batch.text_lengths), video.device)
-        masked_text = self.model.text_embedding(batch.masked_ids, layout.positions)
-        encoded = self._encode(batch, video, masked_text, layout)
+        tokens = self._embed(batch, all_ranks=self._is_on("vtm"))
+        groups = self._groups(tokens)
+        negatives = None
+        needs_pairs = self._is_on("vtm") and len(batch.video) * world_size() > 1
+        similarity = None if cached is None else cached.similarity
+        draw_first = self.negatives == "random" or similarity is not None or "video" not in groups
+        if needs_pairs and draw_first:
+            negatives = self._draw(batch, similarity, generator)
+            groups["negative"] = tokens.pairs_with(negatives.videos)
+        encoded, pooled = self._encode(tokens, groups)
         terms: dict[str, Tensor] = {}
-        if encoded.joint is not None and encoded.joint_rows is not None:
-            video_rows, text_rows = encoded.joint_rows.tensor_split([batch.keep.numel()])
-            if self._is_on("pixels"):
-                terms["pixels"] = self._pixel_term(batch, encoded.joint.values[video_rows])
-            if self._is_on("words"):
-                terms["words"] = self._word_term(batch, encoded.joint, text_rows, num_words)
-        similarity = None
-        if encoded.video_pooled is not None and encoded.text_pooled is not None:
-            terms["vtc"], similarity = contrastive_loss(
-                encoded.video_pooled,
-                encoded.text_pooled,
-                temperature=self.log_temperature.exp(),
-                keys=batch.keys,
-            )
-        if self._is_on("vtm") and encoded.joint_pooled is not None:
-            terms["vtm"] = self._match_term(
-                batch, encoded.joint_pooled, video, masked_text, layout, similarity, generator
-            )
+        if "joint" in groups:
+            terms |= self._reconstruction_terms(batch, tokens, encoded, num_words)
+        if "video" in groups:
+            terms["vtc"], similarity = self._contrast_term(batch, pooled, cached)
+        if needs_pairs and negatives is None:
+            negatives = self._draw(batch, similarity, generator)
+            pair = {"negative": tokens.pairs_with(negatives.videos)}
+            pooled |= self._encode(tokens, pair)[1]
+        if self._is_on("vtm"):
+            terms["vtm"] = self._match_term(pooled, negatives)
         weighted = [self.weights[name] * term for name, term in terms.items()]
         return Losses(total=torch.stack(weighted).sum(), terms=terms)
+
+    @torch.no_grad()
+    def contrast_features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Pooled video and text features of the contrastive pass, for `cache_contrast`.
+
+        With the same state of torch's generators before the call, a forward call draws the same
+        dropout and has the same features.
+
+        Returns:
+            `(batch, width)` each.
+        """
+        tokens = self._embed(batch, all_ranks=False)
+        groups = self._groups(tokens)
+        pooled = self._encode(tokens, {name: groups[name] for name in ("video", "text")})[1]
+        return pooled["video"], pooled["text"]
 
     def _is_on(self, term: str) -> bool:
         return self.weights[term] > 0
 
-    def _encode(
-        self, batch: Batch, video: Tensor, masked_text: Tensor, text: PackedLayout
-    ) -> _Encoded:
-        clips = PackedLayout((video.shape[1],) * len(video), video.device)
-        sources = [video.flatten(0, 1), masked_text]
-        rows: list[Tensor] = []
-        lengths: tuple[int, ...] = ()
-        if any(self._is_on(term) for term in ("pixels", "words", "vtm")):
-            rows.append(join_rows(clips, text))
-            pairs = zip(clips.lengths, text.lengths, strict=True)
-            lengths += tuple(first + second for first, second in pairs)
-        if self._is_on("vtc"):
-            start = clips.total_tokens
-            if self.contrast_text == "clean":
-                sources.append(self.model.text_embedding(batch.token_ids, text.positions))
-                start += text.total_tokens
-            rows += [torch.arange(clips.total_tokens), start + torch.arange(text.total_tokens)]
-            lengths += clips.lengths + text.lengths
-        layout = PackedLayout(lengths, video.device)
-        order = to_device(torch.cat(rows), video.device)
-        encoded = self.model.encoder(PackedTokens(torch.cat(sources)[order], layout))
-        return self._split(encoded, rows[0], num_clips=len(video))
+    def _embed(self, batch: Batch, *, all_ranks: bool) -> StepTokens:
+        video = self.model.video_embedding(batch.video, batch.keep)
+        device = video.device
+        clips = PackedLayout((video.shape[1],) * len(video), device)
+        text = PackedLayout(tuple(batch.text_lengths), device)
+        all_video = gather_rows(video) if all_ranks else video
+        # Own clips stand among those of all ranks only where the others' are needed.
+        first_video = rank() * clips.total_tokens if len(all_video) > len(video) else 0
+        first_masked = len(all_video) * video.shape[1]
+        sources = [all_video.flatten(0, 1)]
+        needs_clean = self._is_on("vtc") and self.contrast_text == "clean"
+        # The contrastive pass's captions draw their dropout first: see contrast_features.
+        clean = self.model.text_embedding(batch.token_ids, text.positions) if needs_clean else None
+        sources.append(self.model.text_embedding(batch.masked_ids, text.positions))
+        first_clean = first_masked
+        if clean is not None:
+            sources.append(clean)
+            first_clean += text.total_tokens
+        values = torch.cat(sources)
+        return StepTokens(values, clips, text, first_video, first_masked, first_clean)
 
-    def _split(self, encoded: PackedTokens, first_rows: Tensor, *, num_clips: int) -> _Encoded:
-        pooled: list[Tensor | None] = list(segment_mean(encoded).split(num_clips))
-        if len(pooled) == 2:
-            return _Encoded(None, None, None, pooled[0], pooled[1])
-        device = encoded.layout.device
-        layout = PackedLayout(encoded.layout.lengths[:num_clips], device)
+    def _groups(self, tokens: StepTokens) -> dict[str, SequenceGroup]:
+        """Sequences whose tokens are known beforehand, in the order they are packed."""
+        groups: dict[str, SequenceGroup] = {}
+        if any(self._is_on(term) for term in ("pixels", "words", "vtm")):
+            groups["joint"] = tokens.own_pairs()
+        if self._is_on("vtc"):
+            for name, layout, first in (
+                ("video", tokens.clips, tokens.first_video),
+                ("text", tokens.text, tokens.first_clean),
+            ):
+                rows = torch.arange(first, first + layout.total_tokens, device=layout.device)
+                groups[name] = SequenceGroup(rows, layout.lengths)
+        return groups
+
+    def _encode(
+        self, tokens: StepTokens, groups: dict[str, SequenceGroup]
+    ) -> tuple[PackedTokens, dict[str, Tensor]]:
+        """One packed call; the mean of each sequence, `(batch, width)` for each group."""
+        lengths = tuple(length for group in groups.values() for length in group.lengths)
+        rows = torch.cat([group.rows for group in groups.values()])
+        layout = PackedLayout(lengths, tokens.values.device)
+        encoded = self.model.encoder(PackedTokens(tokens.values.index_select(0, rows), layout))
+        means = segment_mean(encoded).split([len(group.lengths) for group in groups.values()])
+        return encoded, dict(zip(groups, means, strict=True))
+
+    def _reconstruction_terms(
+        self, batch: Batch, tokens: StepTokens, encoded: PackedTokens, num_words: float | None
+    ) -> dict[str, Tensor]:
+        """Pixel and word losses from the joint sequences, which stand first in the pack."""
+        layout = PackedLayout(tokens.pair_lengths, encoded.layout.device)
         joint = PackedTokens(encoded.values[: layout.total_tokens], layout)
-        places = to_device(first_rows.argsort(), device)
-        return _Encoded(joint, places, *[*pooled, None, None][:3])
+        places = to_device(tokens.pair_rows.argsort(), layout.device)
+        video_rows, text_rows = places.tensor_split([batch.keep.numel()])
+        terms: dict[str, Tensor] = {}
+        if self._is_on("pixels"):
+            visible = joint.values.index_select(0, video_rows)
+            terms["pixels"] = self._pixel_term(batch, visible.unflatten(0, batch.keep.shape))
+        if self._is_on("words"):
+            terms["words"] = self._word_term(batch, joint, text_rows, num_words)
+        return terms
 
     def _pixel_term(self, batch: Batch, visible: Tensor) -> Tensor:
-        predictions = self.model.pixel_decoder(
-            visible.unflatten(0, batch.keep.shape), keep=batch.keep, decode=batch.drop
-        )
+        predictions = self.model.pixel_decoder(visible, keep=batch.keep, decode=batch.decode)
         config = self.model.config
         targets = pixel_targets(
-            batch.video, batch.drop, tubelet=config.tubelet, target=config.pixel_target
+            batch.video, batch.decode, tubelet=config.tubelet, target=config.pixel_target
         )
         return pixel_loss(predictions, targets)
 
@@ -201,25 +236,28 @@ class Objective(nn.Module):
         ).float()
         return word_loss(logits, batch.token_ids[batch.masked_index], num_words=mean_count(count))
 
-    def _match_term(
-        self,
-        batch: Batch,
-        positives: Tensor,
-        video: Tensor,
-        masked_text: Tensor,
-        text: PackedLayout,
-        similarity: Tensor | None,
-        generator: torch.Generator | None,
-    ) -> Tensor:
-        if len(video) * world_size() < 2:
-            return positives.sum() * 0
-        negatives = sample_negatives(
+    def _contrast_term(
+        self, batch: Batch, pooled: dict[str, Tensor], cached: CachedContrast | None
+    ) -> tuple[Tensor, Tensor]:
+        temperature = self.log_temperature.exp()
+        video, text = pooled["video"], pooled["text"]
+        if cached is not None:
+            loss = cached.contrastive_loss(video, text, temperature=temperature)
+            return loss, cached.similarity
+        return contrastive_loss(video, text, temperature=temperature, keys=batch.keys)
+
+    def _draw(
+        self, batch: Batch, similarity: Tensor | None, generator: torch.Generator | None
+    ) -> Negatives:
+        return sample_negatives(
             batch.keys,
             similarity=similarity if self.negatives == "hard" else None,
             temperature=self.log_temperature.detach().exp(),
             generator=generator,
         )
-        other_video = gather_rows(video)[negatives.videos]
-        pooled = self.model.pool_joint(other_video, PackedTokens(masked_text, text))
-        logits = self.model.match_head(torch.cat([positives, pooled]))
-        return match_loss(*logits.split(len(video)), valid=negatives.valid)
+
+    def _match_term(self, pooled: dict[str, Tensor], negatives: Negatives | None) -> Tensor:
+        if negatives is None:
+            return pooled["joint"].sum() * 0
+        logits = self.model.match_head(torch.cat([pooled["joint"], pooled["negative"]]))
+        return match_loss(*logits.split(len(pooled["joint"])), valid=negatives.valid)

@@ -10,7 +10,7 @@ FLOORS = {
     4: ("simvtp.pipelines", "export"),
     3: (
         *("simvtp.model", "simvtp.objective", "simvtp.batch"),
-        *("simvtp.reconstruction", "simvtp.model_folder"),
+        *("simvtp.reconstruction", "simvtp.model_folder", "simvtp.step_tokens"),
     ),
     2: (
         *("simvtp.encoders", "simvtp.decoders", "simvtp.masking", "simvtp.losses"),

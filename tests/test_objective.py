@@ -63,7 +63,7 @@ def test_weights_scale_the_total():
         (("vtc", "vtm", "word"), {"pixels"}, [3]),
         (("vtm",), {"pixels", "words", "vtc"}, [9]),
         (("pixel", "word", "vtm"), {"vtc"}, [6]),
-        (("vtc",), {"pixels", "words", "vtm"}, [3, 3]),
+        (("vtc",), {"pixels", "words", "vtm"}, [6]),
         ((), {"pixels", "words", "vtc", "vtm"}, [9, 3]),
     ],
 )

@@ -1,7 +1,13 @@
 """Building blocks that know nothing of video or text."""
 
 from simvtp.layers.attention import Attend, Attention, attend, attend_padded
-from simvtp.layers.block import Block, Transformer, initialize
+from simvtp.layers.block import (
+    Block,
+    Transformer,
+    compile_blocks,
+    initialize,
+    recompute_blocks,
+)
 from simvtp.layers.gather import gather_rows, mean_count, rank, world_size
 from simvtp.layers.packing import (
     PackedLayout,
@@ -25,6 +31,7 @@ __all__ = [
     "Transformer",
     "attend",
     "attend_padded",
+    "compile_blocks",
     "full_precision",
     "gather_rows",
     "gather_tubelets",
@@ -35,6 +42,7 @@ __all__ = [
     "pack",
     "place_tubelets",
     "rank",
+    "recompute_blocks",
     "segment_mean",
     "sincos_positions",
     "to_device",

@@ -152,7 +152,11 @@ class Attention(nn.Module):
         Returns:
             Same shape as `tokens`.
         """
+        return self.projection(attend(*self.project(tokens)).flatten(-2))
+
+    def project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value `(..., tokens, heads, head_width)` of tokens."""
         bias = torch.cat([self.query_bias, torch.zeros_like(self.value_bias), self.value_bias])
         projected = functional.linear(tokens, self.qkv.weight, bias)
         query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
-        return self.projection(attend(query, key, value).flatten(-2))
+        return query, key, value

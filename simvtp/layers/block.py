@@ -1,8 +1,15 @@
 """Pre-norm transformer blocks, shared by the encoder and the decoders."""
 
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from simvtp.layers.attention import Attend, Attention
+
+Projected = tuple[Tensor, Tensor, Tensor]
 
 
 class Block(nn.Module):
@@ -21,11 +28,69 @@ class Block(nn.Module):
         self.mlp_norm = nn.LayerNorm(width, eps=1e-6)
         hidden = round(width * mlp_ratio)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.is_compiled = False
+        self.is_recomputed = False
 
     def forward(self, tokens: Tensor, attend: Attend) -> Tensor:
         """Transform tokens `(..., tokens, width)`; `attend` knows their layout."""
-        tokens = tokens + self.attention(self.attention_norm(tokens), attend)
-        return tokens + self.mlp(self.mlp_norm(tokens))
+        if self.is_recomputed and torch.is_grad_enabled():
+            # A block draws nothing at random, so there is no generator state to keep.
+            output = checkpoint(
+                self._transform, tokens, attend, use_reentrant=False, preserve_rng_state=False
+            )
+            assert isinstance(output, Tensor)
+            return output
+        return self._transform(tokens, attend)
+
+    def _transform(self, tokens: Tensor, attend: Attend) -> Tensor:
+        before, after = _compiled_halves() if self.is_compiled else (_before, _after)
+        return after(self, tokens, attend(*before(self, tokens)))
+
+
+def _before(block: Block, tokens: Tensor) -> Projected:
+    return block.attention.project(block.attention_norm(tokens))
+
+
+def _after(block: Block, tokens: Tensor, mixed: Tensor) -> Tensor:
+    tokens = tokens + block.attention.projection(mixed.flatten(-2))
+    return tokens + block.mlp(block.mlp_norm(tokens))
+
+
+@lru_cache(maxsize=1)
+def _compiled_halves() -> tuple[
+    Callable[..., tuple[Tensor, Tensor, Tensor]], Callable[..., Tensor]
+]:
+    """Both halves compiled, once for all blocks of a size.
+
+    Attention stays outside: it alone depends on the lengths of the sequences, which change from
+    batch to batch, and is a kernel of its own already. What is left depends on the number of
+    tokens only, and that is dynamic.
+    """
+    return torch.compile(_before, dynamic=True), torch.compile(_after, dynamic=True)
+
+
+def compile_blocks(module: nn.Module) -> None:
+    """Let every block below `module` run through `torch.compile`, except for its attention.
+
+    Blocks of one size share their code, and no length or number of sequences recompiles it. The
+    first step takes a minute longer.
+    """
+    for block in _blocks(module):
+        block.is_compiled = True
+
+
+def recompute_blocks(module: nn.Module) -> None:
+    """Let every block below `module` keep its input only and run again in the backward pass.
+
+    Activation checkpointing (arXiv 1604.06174): memory of one block instead of all, for a third
+    more work.
+    """
+    for block in _blocks(module):
+        block.is_recomputed = True
+
+
+def _blocks(module: nn.Module) -> list[Block]:
+    return [child for child in module.modules() if isinstance(child, Block)]
 
 
 class Transformer(nn.Module):

@@ -1,6 +1,7 @@
 """The four losses, each a pure function."""
 
 from simvtp.losses.contrast import Contrast, contrastive_loss, false_negatives
+from simvtp.losses.grad_cache import CachedContrast, cache_contrast
 from simvtp.losses.match import Negatives, match_loss, sample_negatives
 from simvtp.losses.pixels import (
     TubeletStatistics,
@@ -12,9 +13,11 @@ from simvtp.losses.pixels import (
 from simvtp.losses.words import word_loss
 
 __all__ = [
+    "CachedContrast",
     "Contrast",
     "Negatives",
     "TubeletStatistics",
+    "cache_contrast",
     "contrastive_loss",
     "false_negatives",
     "match_loss",

@@ -25,6 +25,7 @@ from simvtp.config import (
     RunConfig,
 )
 from simvtp.data import TooManyBadClips
+from simvtp.layers import compile_blocks, recompute_blocks
 from simvtp.model import SimVTP
 from simvtp.objective import Objective
 from simvtp.pipelines.arguments import SettingsParser, parse_settings, settings_parser
@@ -47,6 +48,7 @@ from simvtp.training import (
     build_optimizer,
     initialize,
     is_main,
+    keep_freed_memory,
 )
 
 SECTIONS: dict[str, type] = {
@@ -101,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed = parse_settings(parser, ["--config", str(saved), *arguments])
     config = PretrainConfig(**{name: getattr(parsed, name) for name in SECTIONS})
     console = Console(soft_wrap=True)
+    keep_freed_memory()
     try:
         with initialize(choose_device(config.run)) as group:
             return _run(config, resume=parsed.resume, group=group, console=console)
@@ -180,6 +183,10 @@ def _build_trainer(
 ) -> Trainer:
     assert model.tokenizer is not None
     objective: Objective = build_objective(config, model=model).to(group.device)
+    if config.run.compile:
+        compile_blocks(model)
+    if config.run.recompute == "block":
+        recompute_blocks(model)
     optim = config.optim
     optimizer = build_optimizer(
         objective,

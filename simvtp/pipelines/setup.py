@@ -21,7 +21,7 @@ from simvtp.data import (
     train_tokenizer,
 )
 from simvtp.data.synthetic import render_corpus
-from simvtp.masking import TextMasker, TubeMasker
+from simvtp.masking import RunningCellMasker, TextMasker, TubeMasker
 from simvtp.model import SimVTP
 from simvtp.objective import Objective
 from simvtp.seeding import derive_seed
@@ -118,13 +118,15 @@ def build_objective(config: PretrainConfig, *, model: SimVTP) -> Objective:
 
 def build_collator(config: PretrainConfig, *, sizes: ModelConfig, tokenizer: Tokenizer) -> Collator:
     """Collator that draws the masks the settings ask for."""
-    special = special_token_ids(tokenizer)
+    special, masking = special_token_ids(tokenizer), config.masking
+    decode_masker = None
+    if masking.decode_ratio < 1:
+        decode_masker = RunningCellMasker(sizes.grid, ratio=masking.decode_ratio)
     return Collator(
-        TubeMasker(sizes.grid, ratio=config.masking.video_ratio),
-        text_masker=TextMasker(
-            special.mask, special_ids=list(special), ratio=config.masking.text_ratio
-        ),
-        whole_words=config.masking.text_unit == "word",
+        TubeMasker(sizes.grid, ratio=masking.video_ratio),
+        text_masker=TextMasker(special.mask, special_ids=list(special), ratio=masking.text_ratio),
+        decode_masker=decode_masker,
+        whole_words=masking.text_unit == "word",
     )
 
 
@@ -150,7 +152,7 @@ def build_training_loader(
             flip_probability=data.flip_probability,
         ),
         max_text_length=sizes.max_text_length,
-        num_noise=collator.tube_masker.num_positions + sizes.max_text_length,
+        num_noise=collator.num_noise(max_text_length=sizes.max_text_length),
         seed=run.seed,
         quarantine=Path(run.out) / "quarantine.jsonl",
         max_bad_share=data.max_bad_share,

@@ -1,25 +1,23 @@
 """The training loop: steps, finite check, log, checkpoints, clean stops."""
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from simvtp.batch import Batch
 from simvtp.config import PretrainConfig
-from simvtp.objective import Losses, Objective
+from simvtp.objective import Objective
 from simvtp.pipelines.setup import STEP_STREAM, TrainingLoader
+from simvtp.pipelines.step import TrainStep
 from simvtp.pipelines.stopping import StopRequest
 from simvtp.seeding import derive_seed
 from simvtp.training import (
     CheckpointStore,
     RunLog,
-    all_true,
     cosine_lr,
     is_main,
     mean_over_ranks,
@@ -77,11 +75,16 @@ class Trainer:
         self.store = store
         self.describe = describe
         self.step = 0
-        self.device = objective.model.device
-        self.callable: Callable[..., Losses] = objective
-        if world_size() > 1:
-            self.callable = nn.parallel.DistributedDataParallel(objective)
-        self._negatives = torch.Generator(self.device)
+        run = config.run
+        device = objective.model.device
+        use_bf16 = run.precision == "bf16" or (run.precision == "auto" and device.type == "cuda")
+        self.run_step = TrainStep(
+            objective,
+            optimizer=optimizer,
+            precision="bf16" if use_bf16 else "fp32",
+            clip_norm=config.optim.clip_norm,
+            contrast_over=config.objective.contrast_over,
+        )
         self._bad_streak = 0
 
     @property
@@ -170,43 +173,14 @@ class Trainer:
                 yield batch
 
     def _train_step(self, micro_batches: Sequence[Batch], interval: _Interval) -> None:
-        torch.manual_seed(derive_seed(self.config.run.seed, STEP_STREAM, self.step))
-        self._negatives.manual_seed(derive_seed(self.config.run.seed, STEP_STREAM, self.step, 1))
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
-        share = 1 / len(micro_batches)
-        num_words = share * sum(len(batch.masked_index) for batch in micro_batches)
-        results: list[Losses] = []
-        for number, batch in enumerate(micro_batches):
-            last = number == len(micro_batches) - 1
-            with self._without_sync() if not last else nullcontext():
-                with self._autocast():
-                    losses = self.callable(
-                        batch.to(self.device), generator=self._negatives, num_words=num_words
-                    )
-                (losses.total * share).backward()
-            results.append(Losses(*_detached(losses)))
-        self._update(results, micro_batches, interval)
-
-    def _update(
-        self, results: Sequence[Losses], micro_batches: Sequence[Batch], interval: _Interval
-    ) -> None:
-        parameters = [p for p in self.objective.parameters() if p.requires_grad]
-        limit = self.config.optim.clip_norm
-        norm = nn.utils.clip_grad_norm_(parameters, math.inf if limit is None else limit)
-        total = torch.stack([losses.total for losses in results]).mean()
-        finite = all_true(torch.isfinite(total) & torch.isfinite(norm))
-        # The fused optimiser leaves everything as it is where this is 1, without asking the host.
-        self.optimizer.found_inf = (~finite).float()  # pyright: ignore[reportAttributeAccessIssue]
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        terms = [
-            torch.stack([losses.terms[name] for losses in results]).mean()
-            for name in results[0].terms
-        ]
-        interval.names = ("loss", *results[0].terms, "gradient_norm")
-        interval.terms.append(torch.stack([total, *terms, norm]))
-        interval.finite.append(finite)
+        seed = derive_seed(self.config.run.seed, STEP_STREAM, self.step)
+        result = self.run_step(micro_batches, seed=seed)
+        interval.names = ("loss", *result.terms, "gradient_norm")
+        figures = [result.total, *result.terms.values(), result.gradient_norm]
+        interval.terms.append(torch.stack(figures))
+        interval.finite.append(result.finite)
         interval.samples.append([n for batch in micro_batches for n in batch.index.tolist()])
         interval.clips += len(interval.samples[-1]) * world_size()
 
@@ -272,19 +246,3 @@ class Trainer:
     def _save_best(self, value: float) -> None:
         if is_main():
             self.store.save_best(self.state_dict(), step=self.step, value=value)
-
-    def _autocast(self) -> torch.autocast:
-        precision = self.config.run.precision
-        use_bf16 = precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=use_bf16)
-
-    def _without_sync(self) -> Any:
-        parallel = self.callable
-        if isinstance(parallel, nn.parallel.DistributedDataParallel):
-            return parallel.no_sync()
-        return nullcontext()
-
-
-def _detached(losses: Losses) -> tuple[Tensor, dict[str, Tensor]]:
-    terms = {name: term.detach() for name, term in losses.terms.items()}
-    return losses.total.detach(), terms

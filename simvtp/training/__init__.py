@@ -1,5 +1,6 @@
 """What a training loop needs around the model: optimiser, schedule, checkpoints, logs, ranks."""
 
+from simvtp.training.allocator import keep_freed_memory
 from simvtp.training.checkpoint import CheckpointStore, CheckpointWarning
 from simvtp.training.curves import plot_curves
 from simvtp.training.distributed import (
@@ -28,6 +29,7 @@ __all__ = [
     "cosine_lr",
     "initialize",
     "is_main",
+    "keep_freed_memory",
     "mean_over_ranks",
     "peak_lr",
     "plot_curves",

@@ -1,0 +1,104 @@
+"""The contrastive loss over accumulated micro-batches, without holding them all in memory."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from simvtp.layers import world_size
+from simvtp.losses.contrast import contrastive_loss
+
+
+class CachedContrast(NamedTuple):
+    """One micro-batch's part in the contrastive loss over all micro-batches of a step.
+
+    Attributes:
+        loss: `()` float32, the loss over all of them.
+        video: `(batch, width)` gradient of that loss with respect to this part's features.
+        text: `(batch, width)` likewise.
+        temperature: `()` gradient with respect to the temperature, this part's share.
+        similarity: `(batch, ranks * batch)` cosines of this part's texts and its videos on all
+            ranks, for drawing negatives.
+        num_parts: micro-batches.
+    """
+
+    loss: Tensor
+    video: Tensor
+    text: Tensor
+    temperature: Tensor
+    similarity: Tensor
+    num_parts: int
+
+    def contrastive_loss(self, video: Tensor, text: Tensor, *, temperature: Tensor) -> Tensor:
+        """Loss over all micro-batches, with this part's share of its gradient.
+
+        The mean over the parts has the gradient of the loss over all of them.
+
+        Args:
+            video: `(batch, width)` features, encoded anew with gradients.
+            text: `(batch, width)` likewise.
+            temperature: `()`.
+
+        Returns:
+            `()` float32; its value is `loss` in every part.
+        """
+        products = (video.float() * self.video).sum() + (text.float() * self.text).sum()
+        linear = self.num_parts * (products + temperature * self.temperature)
+        return self.loss + linear - linear.detach()
+
+
+def cache_contrast(
+    video: Sequence[Tensor],
+    text: Sequence[Tensor],
+    *,
+    temperature: float | Tensor = 0.05,
+    keys: Sequence[Tensor] | None = None,
+) -> list[CachedContrast]:
+    """Contrastive loss over all micro-batches from features alone (GradCache, arXiv 2101.06983).
+
+    Features of all micro-batches are encoded without gradients first. The loss over all of them
+    and its gradient with respect to the features need no encoder. Each micro-batch is then
+    encoded again, with gradients, and carries its part of that gradient on.
+
+    Args:
+        video: `(batch, width)` pooled video features of each micro-batch.
+        text: `(batch, width)` pooled text features of each.
+        temperature: divides the cosines.
+        keys: `(batch,)` int64 of each, as for `contrastive_loss`.
+
+    Returns:
+        One part for each micro-batch.
+    """
+    sizes = [len(part) for part in video]
+    all_video, all_text = (
+        torch.cat([part.detach() for part in parts]).requires_grad_() for parts in (video, text)
+    )
+    temperature = torch.as_tensor(temperature, device=all_video.device).detach().clone()
+    with torch.enable_grad():
+        loss, similarity = contrastive_loss(
+            all_video,
+            all_text,
+            temperature=temperature.requires_grad_(),
+            keys=None if keys is None else torch.cat(list(keys)),
+        )
+        gradients = torch.autograd.grad(loss, (all_video, all_text, temperature))
+    # Columns are all parts of rank 0, then of rank 1, ...; a part's negatives are of its own.
+    columns = similarity.detach().unflatten(1, (world_size(), -1)).split(sizes, dim=2)
+    return [
+        CachedContrast(
+            loss=loss.detach(),
+            video=video_gradient,
+            text=text_gradient,
+            temperature=gradients[2] / len(sizes),
+            similarity=column[rows].flatten(1),
+            num_parts=len(sizes),
+        )
+        for video_gradient, text_gradient, column, rows in zip(
+            gradients[0].split(sizes),
+            gradients[1].split(sizes),
+            columns,
+            torch.arange(sum(sizes), device=all_video.device).split(sizes),
+            strict=True,
+        )
+    ]

@@ -1,0 +1,74 @@
+"""Running-cell masking: the pixel decoder fills in a share of the dropped tubelets only."""
+
+import torch
+from torch import Tensor
+
+_CELL = 2
+
+
+class RunningCellMasker:
+    """Chooses the dropped tubelets that are reconstructed (VideoMAE V2, arXiv 2303.16727, 3.2).
+
+    Each slice of the grid is tiled with cells of 2 x 2 tubelets. In every cell a share of the
+    places is reconstructed, and from slice to slice the pattern moves on by one place, so that
+    every place gets its turn within four slices. A whole clip's choice is thus even in space and
+    time, and a target is never far from any hidden tubelet that is left out.
+
+    Exactly `round(ratio * num_drop)` tubelets are chosen. With the tubes of `TubeMasker`, slices
+    in multiples of four and a ratio in quarters this is the pattern itself; elsewhere the
+    pattern's next place fills the count up.
+
+    Args:
+        grid: tubelets along time, height and width.
+        ratio: share of the dropped tubelets that are reconstructed, in (0, 1].
+
+    Raises:
+        ValueError: the grid has an empty side or the ratio is outside (0, 1].
+    """
+
+    def __init__(self, grid: tuple[int, int, int] = (8, 14, 14), *, ratio: float = 0.5) -> None:
+        if min(grid) < 1:
+            raise ValueError(f"each side of the grid must be at least 1, got {grid}")
+        if not 0 < ratio <= 1:
+            raise ValueError(
+                f"ratio must lie in (0, 1] so that something is reconstructed, got {ratio}"
+            )
+        self.ratio = ratio
+        time, row, column = (torch.arange(side) for side in grid)
+        place = _CELL * (row % _CELL)[:, None] + column % _CELL
+        # Turn of each tubelet within its cell: those of the lowest turns are reconstructed.
+        self.turns = (place + time[:, None, None]).flatten() % _CELL**2
+
+    def __call__(self, drop: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Choose with a random first pattern for each clip; see `from_noise`."""
+        noise = torch.rand(len(drop), generator=generator, device=drop.device)
+        return self.from_noise(drop, noise=noise)
+
+    def from_noise(self, drop: Tensor, *, noise: Tensor) -> Tensor:
+        """Choose the tubelets to reconstruct.
+
+        Args:
+            drop: `(batch, num_drop)` int64, sorted flat numbers of the dropped tubelets, e.g.
+                `TubeMask.drop`.
+            noise: `(batch,)` uniform draws; each decides the first pattern of its own clip.
+
+        Returns:
+            `(batch, round(ratio * num_drop))` int64, a sorted part of `drop`; at least one
+            tubelet where any is dropped.
+
+        Raises:
+            ValueError: there is not one draw per clip.
+        """
+        if drop.ndim != 2 or noise.shape != drop.shape[:1]:
+            raise ValueError(
+                "drop must be (batch, num_drop) with one draw per clip, got shapes "
+                f"{tuple(drop.shape)} and {tuple(noise.shape)}"
+            )
+        num_drop = drop.shape[1]
+        count = min(num_drop, max(1, round(self.ratio * num_drop)))
+        if count == num_drop:
+            return drop
+        first = (noise * _CELL**2).long()
+        turns = (self.turns.to(drop.device)[drop] + first[:, None]) % _CELL**2
+        chosen = turns.argsort(dim=1, stable=True)[:, :count].sort(dim=1).values
+        return drop.gather(1, chosen)
