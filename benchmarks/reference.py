@@ -48,10 +48,8 @@ def reference_losses(
     """
     weights = dict(model.named_parameters())
     text = pad_text(batch)
-    nothing = torch.zeros(len(batch.video), model.config.num_video_tokens, dtype=torch.bool)
-    nothing = nothing.to(batch.video.device)
-    hidden = ~nothing.scatter(1, batch.keep, True)
-    decoded = nothing.scatter(1, batch.decode, True)
+    hidden = ~chosen(model, batch.keep)
+    decoded = chosen(model, batch.decode)
     num_keep = batch.keep.shape[1]
 
     video = visible_tokens(model, weights, batch.video, hidden)
@@ -62,10 +60,7 @@ def reference_losses(
         model, weights, joint[:, :num_keep], batch.video, hidden=hidden, decoded=decoded
     )
 
-    video_only = visible_tokens(model, weights, batch.video, hidden)
-    video_features = encode(model, weights, video_only, None, None).mean(dim=1)
-    text_only = encode(model, weights, None, embed_text(weights, text.token_ids), text.real)
-    vtc = contrast(video_features, masked_mean(text_only, text.real), temperature)
+    vtc = contrast(*reference_features(model, batch), temperature)
 
     pairs = torch.cat([batch.video, batch.video[negatives]])
     pair_video = visible_tokens(model, weights, pairs, torch.cat([hidden, hidden[negatives]]))
@@ -76,6 +71,23 @@ def reference_losses(
     labels = torch.arange(2, device=match.device).flip(0).repeat_interleave(len(batch.video))
     vtm = functional.cross_entropy(match, labels)
     return {"pixels": pixels, "words": words, "vtc": vtc, "vtm": vtm}
+
+
+def reference_features(model: SimVTP, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Pooled features of visible video and clean captions, `(batch, width)` each."""
+    weights = dict(model.named_parameters())
+    text = pad_text(batch)
+    video = visible_tokens(model, weights, batch.video, ~chosen(model, batch.keep))
+    video_features = encode(model, weights, video, None, None).mean(dim=1)
+    text_tokens = encode(model, weights, None, embed_text(weights, text.token_ids), text.real)
+    return video_features, masked_mean(text_tokens, text.real)
+
+
+def chosen(model: SimVTP, index: Tensor) -> Tensor:
+    """Tubelets by number as `(batch, all tubelets)` bool."""
+    shape = len(index), model.config.num_video_tokens
+    nothing = torch.zeros(shape, dtype=torch.bool, device=index.device)
+    return nothing.scatter(1, index, True)
 
 
 def pad_text(batch: Batch) -> PaddedText:

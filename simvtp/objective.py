@@ -165,18 +165,15 @@ class Objective(nn.Module):
         all_video = gather_rows(video) if all_ranks else video
         # Own clips stand among those of all ranks only where the others' are needed.
         first_video = rank() * clips.total_tokens if len(all_video) > len(video) else 0
-        first_masked = len(all_video) * video.shape[1]
-        sources = [all_video.flatten(0, 1)]
-        needs_clean = self._is_on("vtc") and self.contrast_text == "clean"
-        # The contrastive pass's captions draw their dropout first: see contrast_features.
-        clean = self.model.text_embedding(batch.token_ids, text.positions) if needs_clean else None
-        sources.append(self.model.text_embedding(batch.masked_ids, text.positions))
-        first_clean = first_masked
-        if clean is not None:
-            sources.append(clean)
-            first_clean += text.total_tokens
-        values = torch.cat(sources)
-        return StepTokens(values, clips, text, first_video, first_masked, first_clean)
+        first_text = len(all_video) * video.shape[1]
+        captions = [batch.masked_ids]
+        if self._is_on("vtc") and self.contrast_text == "clean":
+            captions.append(batch.token_ids)
+        # One call for both kinds: the gradient of the word table is as large as the table.
+        words = self.model.text_embedding(torch.cat(captions), text.positions.repeat(len(captions)))
+        first_clean = first_text + text.total_tokens * (len(captions) - 1)
+        values = torch.cat([all_video.flatten(0, 1), words])
+        return StepTokens(values, clips, text, first_video, first_text, first_clean)
 
     def _groups(self, tokens: StepTokens) -> dict[str, SequenceGroup]:
         """Sequences whose tokens are known beforehand, in the order they are packed."""

@@ -1,10 +1,8 @@
 """Word decoder: from the encoded [MASK] tokens to words."""
 
-from functools import partial
-
 from torch import Tensor, nn
 
-from simvtp.layers import PackedTokens, Transformer, attend
+from simvtp.layers import PackedTokens, Transformer
 
 
 class WordDecoder(nn.Module):
@@ -36,7 +34,6 @@ class WordDecoder(nn.Module):
         Returns:
             `(masked, vocab_size)`.
         """
-        values = tokens.values
         if self.transformer is not None:
-            values = self.transformer(values, partial(attend, layout=tokens.layout))
-        return self.head(values[index])
+            tokens = self.transformer.forward_packed(tokens)
+        return self.head(tokens.values.index_select(0, index))

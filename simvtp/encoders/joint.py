@@ -4,7 +4,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from simvtp.layers import PackedTokens, Transformer, attend, attend_padded
+from simvtp.layers import PackedTokens, Transformer, attend_padded
 
 
 class JointEncoder(nn.Module):
@@ -25,8 +25,7 @@ class JointEncoder(nn.Module):
 
     def forward(self, tokens: PackedTokens) -> PackedTokens:
         """Encode packed sequences; every token sees the tokens of its own sequence."""
-        within = partial(attend, layout=tokens.layout)
-        return PackedTokens(self.transformer(tokens.values, within), tokens.layout)
+        return self.transformer.forward_packed(tokens)
 
     def encode_padded(self, tokens: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """Encode a padded batch with the same weights, as exported graphs do.

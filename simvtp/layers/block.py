@@ -1,13 +1,14 @@
 """Pre-norm transformer blocks, shared by the encoder and the decoders."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from simvtp.layers.attention import Attend, Attention
+from simvtp.layers.attention import Attend, Attention, attend
+from simvtp.layers.packing import PackedLayout, PackedTokens
 
 Projected = tuple[Tensor, Tensor, Tensor]
 
@@ -115,6 +116,18 @@ class Transformer(nn.Module):
         for block in self.blocks:
             tokens = block(tokens, attend)
         return self.norm(tokens)
+
+    def forward_packed(self, tokens: PackedTokens) -> PackedTokens:
+        """Transform packed tokens; every token sees the tokens of its own sequence."""
+        layout, values = tokens.layout, tokens.values
+        rows = layout.rows_by_length
+        if rows is None or values.is_cuda:
+            return PackedTokens(self(values, partial(attend, layout=layout)), layout)
+        # Without a kernel that takes any lengths, sequences of one length go together: brought
+        # side by side once here, not in every block.
+        grouped = PackedLayout(tuple(sorted(layout.lengths)), layout.device)
+        output = self(values.index_select(0, rows), partial(attend, layout=grouped))
+        return PackedTokens(torch.empty_like(output).index_copy(0, rows, output), layout)
 
 
 def initialize(module: nn.Module) -> None:

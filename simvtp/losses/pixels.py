@@ -7,6 +7,8 @@ from torch import Tensor
 
 from simvtp.layers import full_precision, gather_tubelets
 
+_EPSILON = 1e-6
+
 
 class TubeletStatistics(NamedTuple):
     """Mean and spread of a tubelet's pixels, each `(batch, tokens, 1, channels)` in [0, 1]."""
@@ -30,7 +32,7 @@ def tubelet_pixels(video: Tensor, index: Tensor, *, tubelet: tuple[int, int, int
 def tubelet_statistics(pixels: Tensor) -> TubeletStatistics:
     """Mean and unbiased standard deviation + 1e-6 of each channel of each tubelet (FACTS 3.1)."""
     mean = pixels.mean(dim=2, keepdim=True)
-    std = pixels.var(dim=2, keepdim=True).sqrt() + 1e-6
+    std = pixels.var(dim=2, keepdim=True).sqrt() + _EPSILON
     return TubeletStatistics(mean, std)
 
 
@@ -52,11 +54,14 @@ def pixel_targets(
     Returns:
         `(batch, tokens, frames * rows * columns * channels)` float32, channel last.
     """
-    pixels = tubelet_pixels(video, index, tubelet=tubelet)
+    # Channel by channel as the clip is stored; only the result is turned to channel last.
+    pixels = gather_tubelets(video, index, tubelet=tubelet).flatten(3).float()
     if target == "normalized":
-        mean, std = tubelet_statistics(pixels)
-        pixels = (pixels - mean) / std
-    return pixels.flatten(2)
+        variance, mean = torch.var_mean(pixels, dim=3, keepdim=True)
+        pixels = pixels.sub_(mean).div_(variance.sqrt() + 255 * _EPSILON)
+    else:
+        pixels = pixels.div_(255)
+    return pixels.transpose(2, 3).flatten(2)
 
 
 def pixel_loss(predictions: Tensor, targets: Tensor) -> Tensor:

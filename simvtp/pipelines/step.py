@@ -80,12 +80,12 @@ class TrainStep:
         results: list[Losses] = []
         for number, cached in enumerate(self._cached_contrasts(micro_batches, seed)):
             last = number == len(micro_batches) - 1
-            self._seed(seed, number)
+            generator = self.seed_draws(seed, number)
             with nullcontext() if last else self._without_sync():
                 with self._autocast():
                     losses = self._losses(
                         micro_batches[number].to(self.device),
-                        generator=self._negatives,
+                        generator=generator,
                         num_words=num_words,
                         cached=cached,
                     )
@@ -103,7 +103,7 @@ class TrainStep:
             return [None] * len(micro_batches)
         features: list[tuple[Tensor, Tensor]] = []
         for number, batch in enumerate(micro_batches):
-            self._seed(seed, number)
+            self.seed_draws(seed, number)
             with self._autocast():
                 features.append(self.objective.contrast_features(batch.to(self.device)))
         video, text = zip(*features, strict=True)
@@ -124,9 +124,10 @@ class TrainStep:
         terms = {name: torch.stack([each.terms[name] for each in results]).mean() for name in names}
         return StepResult(total, terms, norm, finite)
 
-    def _seed(self, seed: int, number: int) -> None:
+    def seed_draws(self, seed: int, number: int) -> torch.Generator:
+        """Seed everything that a micro-batch draws; the generator is that of its negatives."""
         torch.manual_seed(derive_seed(seed, number, rank()))
-        self._negatives.manual_seed(derive_seed(seed, number, rank(), 1))
+        return self._negatives.manual_seed(derive_seed(seed, number, rank(), 1))
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")

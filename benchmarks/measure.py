@@ -1,0 +1,151 @@
+"""Times, peaks and machine facts: measured in one process, contestants in turn."""
+
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch.profiler import ProfilerActivity, profile
+
+_MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
+_MATRIX_SECONDS = 0.5
+
+
+class Spread(NamedTuple):
+    """Median, smallest and largest of some rounds."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> "Spread":
+        """Spread of at least one value."""
+        return cls(statistics.median(values), min(values), max(values))
+
+    def text(self, digits: int = 2) -> str:
+        """As `median (low to high)`."""
+        low, high = (f"{value:.{digits}f}" for value in (self.low, self.high))
+        return f"{self.median:.{digits}f} ({low} to {high})"
+
+
+def timed(function: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call, until the device has finished."""
+    synchronize(device)
+    started = time.perf_counter()
+    function()
+    synchronize(device)
+    return time.perf_counter() - started
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def interleave(
+    contestants: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    warmup: int,
+    device: torch.device,
+) -> dict[str, list[float]]:
+    """Seconds of each contestant in each round; the order turns from round to round.
+
+    A machine that slows down or is shared thus touches all of them alike.
+    """
+    names = list(contestants)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=(rounds + warmup) * len(names))
+        for number in range(-warmup, rounds):
+            for place in range(len(names)):
+                name = names[(place + max(number, 0)) % len(names)]
+                progress.update(task, description=f"{'warm-up' if number < 0 else 'timing'} {name}")
+                spent = timed(contestants[name], device)
+                if number >= 0:
+                    seconds[name].append(spent)
+                progress.advance(task)
+    return seconds
+
+
+def matrix_peak(device: torch.device, dtype: torch.dtype) -> Callable[[], float]:
+    """A measurement of the machine's matrix-product rate, in operations a second.
+
+    The best of the products of two large square matrices that fit into half a second.
+    """
+    side = _MATRIX_SIDE.get(device.type, 2048)
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+
+    def measure() -> float:
+        best, deadline = float("inf"), time.perf_counter() + _MATRIX_SECONDS
+        while time.perf_counter() < deadline:
+            best = min(best, timed(lambda: left @ right, device))
+        return 2 * side**3 / best
+
+    return measure
+
+
+def peak_memory(function: Callable[[], object], device: torch.device) -> int:
+    """Largest number of bytes that one call holds beyond what was held before."""
+    if device.type == "cuda":
+        synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        function()
+        synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        function()
+    assert record.profiler is not None
+    results = record.profiler.kineto_results
+    assert results is not None
+    changes = [
+        (event.start_ns(), event.nbytes())  # pyright: ignore[reportAttributeAccessIssue]
+        for event in results.events()
+        if event.name() == "[memory]"
+    ]
+    held = peak = 0
+    for _, change in sorted(changes):
+        held += change
+        peak = max(peak, held)
+    return peak
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the figures were measured on and with."""
+    facts: dict[str, Any] = {
+        "device": _device_name(device),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    if device.type == "cuda":
+        facts["cuda"] = torch.version.cuda
+    return facts
+
+
+def command_line(module: str) -> str:
+    """The command that repeats this run."""
+    return " ".join(["python", "-m", module, *sys.argv[1:]])
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
