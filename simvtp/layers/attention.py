@@ -122,7 +122,9 @@ def _groups(layout: PackedLayout, width: int) -> tuple[_Group, ...]:
             last[0].append(run)
         else:
             merged.append([run])
-    return tuple(_group_of(runs, layout.device) for runs in merged)
+    # Kept for other calls: made during an evaluation, they must serve training too.
+    with torch.inference_mode(False):
+        return tuple(_group_of(runs, layout.device) for runs in merged)
 
 
 def _cost(runs: Sequence[Run], width: int) -> int:
@@ -165,12 +167,13 @@ def _attend_xformers(query: Tensor, key: Tensor, value: Tensor, layout: PackedLa
 def _block_diagonal_mask(layout: PackedLayout) -> object:
     bias = importlib.import_module("xformers.ops.fmha.attn_bias")
     # Built from parts: `from_seqlens` would copy the offsets to the device once more and wait.
-    sequences = bias._SeqLenInfo(
-        seqstart=layout.offsets,
-        max_seqlen=max(layout.lengths),
-        min_seqlen=min(layout.lengths),
-        seqstart_py=list(layout.starts),
-    )
+    with torch.inference_mode(False):
+        sequences = bias._SeqLenInfo(
+            seqstart=layout.offsets,
+            max_seqlen=max(layout.lengths),
+            min_seqlen=min(layout.lengths),
+            seqstart_py=list(layout.starts),
+        )
     return bias.BlockDiagonalMask(q_seqinfo=sequences, k_seqinfo=sequences)
 
 
