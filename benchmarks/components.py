@@ -8,20 +8,21 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.contestants import Contestant
 from benchmarks.measure import synchronize
-from simvtp.batch import Batch
-from simvtp.pipelines.step import TrainStep
 
 _REPEATS = 3
 
 
-def component_seconds(step: TrainStep, batch: Batch) -> dict[str, float]:
+def component_seconds(contestant: Contestant) -> dict[str, float]:
     """Mean seconds of each part's forward pass, of the backward pass, and of the update.
 
     Measured apart from the timed rounds, because waiting for the device at every border would
     slow them down. What is left of the forward pass are losses, targets, gathers and negatives.
     """
-    model, device = step.objective.model, step.device
+    step, device = contestant.step, contestant.device
+    assert step is not None
+    model = step.objective.model
     spent: dict[str, float] = defaultdict(float)
     parts = {
         "tubelet embedding": model.video_embedding,
@@ -42,7 +43,7 @@ def component_seconds(step: TrainStep, batch: Batch) -> dict[str, float]:
     handles.append(step.optimizer.register_step_post_hook(partial(update.stop)))
     started = time.perf_counter()
     for _ in range(_REPEATS):
-        step([batch], seed=0)
+        contestant.run()
     synchronize(device)
     total = time.perf_counter() - started
     for handle in handles:

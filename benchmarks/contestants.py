@@ -24,10 +24,64 @@ _SEED = 0
 
 
 class Contestant(NamedTuple):
-    """A training step to time, and the model and optimiser it works on."""
+    """A training step to time, its device, and the library's step where it is that."""
 
     run: Callable[[], Any]
+    device: torch.device
     step: TrainStep | None = None
+
+
+class Workload(NamedTuple):
+    """What all contestants work on: sizes, batch, and how; the same seed makes the same of it."""
+
+    config: ModelConfig
+    caption_lengths: tuple[int, ...]
+    device: str = "cpu"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    negatives: Literal["hard", "random"] = "hard"
+
+    def batch(self, *, decode_ratio: float = 1.0) -> Batch:
+        """The batch, on the device."""
+        batch = random_batch(
+            self.config, caption_lengths=self.caption_lengths, decode_ratio=decode_ratio
+        )
+        return batch.to(torch.device(self.device))
+
+    def model(self) -> SimVTP:
+        """The model, on the device."""
+        return build_model(self.config, torch.device(self.device))
+
+
+def build_packed(
+    workload: Workload,
+    *,
+    compiled: bool = False,
+    video_only: bool = False,
+    decode_ratio: float = 1.0,
+) -> Contestant:
+    """The library's step."""
+    return packed_step(
+        workload.model(),
+        workload.batch(decode_ratio=decode_ratio),
+        precision=workload.precision,
+        negatives=workload.negatives,
+        compiled=compiled,
+        video_only=video_only,
+    )
+
+
+def build_reference(workload: Workload) -> Contestant:
+    """The step as the formulas state it, with the negatives that the library's step draws."""
+    model, batch = workload.model(), workload.batch()
+    step = build_packed(workload).step
+    assert step is not None
+    negatives = negatives_of(model, batch, step=step, negatives=workload.negatives)
+    return reference_step(model, batch, negatives=negatives)
+
+
+def build_videomae(workload: Workload) -> Contestant:
+    """transformers' VideoMAE of the same sizes."""
+    return videomae_step(workload.config, workload.batch(), precision=workload.precision)
 
 
 def random_batch(
@@ -83,7 +137,7 @@ def packed_step(
     ).train()
     optimizer = build_optimizer(objective, lr=1e-6, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.05)
     step = TrainStep(objective, optimizer=optimizer, precision=precision, clip_norm=None)
-    return Contestant(lambda: step([batch], seed=_SEED), step)
+    return Contestant(lambda: step([batch], seed=_SEED), step.device, step)
 
 
 def reference_step(model: SimVTP, batch: Batch, *, negatives: Tensor) -> Contestant:
@@ -98,11 +152,11 @@ def reference_step(model: SimVTP, batch: Batch, *, negatives: Tensor) -> Contest
         optimizer.zero_grad()
         return losses
 
-    return Contestant(run)
+    return Contestant(run, model.device)
 
 
 def videomae_step(
-    config: ModelConfig, batch: Batch, *, precision: Literal["fp32", "bf16"], device: torch.device
+    config: ModelConfig, batch: Batch, *, precision: Literal["fp32", "bf16"]
 ) -> Contestant:
     """transformers' VideoMAE of the same sizes, on frames that are normalised beforehand."""
     from transformers import VideoMAEConfig, VideoMAEForPreTraining
@@ -122,6 +176,7 @@ def videomae_step(
         decoder_intermediate_size=4 * config.decoder_width,
     )
     sizes._attn_implementation = "sdpa"
+    device = batch.video.device
     model = torch.nn.Module.to(VideoMAEForPreTraining(sizes), device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
     hidden = torch.ones(len(batch.video), config.num_video_tokens, dtype=torch.bool)
@@ -136,7 +191,7 @@ def videomae_step(
         optimizer.zero_grad()
         return loss
 
-    return Contestant(run)
+    return Contestant(run, device)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.measure import Spread, command_line, interleave, machine
+from benchmarks.measure import Spread, command_line, interleave, machine, timed
 from simvtp.data import ClipError, Manifest, MultiScaleCrop, load_manifest
 from simvtp.data.clips import frame_indices, read_clip
 from simvtp.data.synthetic import render_corpus
@@ -48,9 +48,12 @@ def main() -> int:
             _read(path, generator, num_frames=options.num_frames, crop=crop), generator=generator
         ),
     }
-    contestants = {name: partial(_all, function, paths) for name, function in functions.items()}
     device = torch.device("cpu")
-    seconds = interleave(contestants, rounds=options.rounds, warmup=1, device=device)
+    contestants = {
+        name: partial(timed, partial(_all, function, paths), device)
+        for name, function in functions.items()
+    }
+    seconds = interleave(contestants, rounds=options.rounds, warmup=1)
     rates = {name: [len(paths) / spent for spent in each] for name, each in seconds.items()}
     frames = [
         bare_clip(path, _start(n), num_frames=options.num_frames, to_rgb=False)

@@ -53,18 +53,14 @@ def synchronize(device: torch.device) -> None:
 
 
 def interleave(
-    contestants: Mapping[str, Callable[[], object]],
-    *,
-    rounds: int,
-    warmup: int,
-    device: torch.device,
+    contestants: Mapping[str, Callable[[], float]], *, rounds: int, warmup: int
 ) -> dict[str, list[float]]:
-    """Seconds of each contestant in each round; the order turns from round to round.
+    """What each contestant measures in each round; the order turns from round to round.
 
     A machine that slows down or is shared thus touches all of them alike.
     """
     names = list(contestants)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    figures: dict[str, list[float]] = {name: [] for name in names}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=(rounds + warmup) * len(names))
@@ -72,11 +68,11 @@ def interleave(
             for place in range(len(names)):
                 name = names[(place + max(number, 0)) % len(names)]
                 progress.update(task, description=f"{'warm-up' if number < 0 else 'timing'} {name}")
-                spent = timed(contestants[name], device)
+                figure = contestants[name]()
                 if number >= 0:
-                    seconds[name].append(spent)
+                    figures[name].append(figure)
                 progress.advance(task)
-    return seconds
+    return figures
 
 
 def matrix_peak(device: torch.device, dtype: torch.dtype) -> Callable[[], float]:

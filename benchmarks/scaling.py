@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.contestants import build_model, packed_step, random_batch
-from benchmarks.measure import Spread, command_line, interleave, machine
+from benchmarks.measure import Spread, command_line, interleave, machine, timed
 from simvtp.config import PRESETS, ModelConfig
 from simvtp.encoders import JointEncoder
 from simvtp.layers import PackedTokens, pack
@@ -123,8 +124,8 @@ def _sweep(
         batch = random_batch(sizes, **point.batch).to(device)
         model = build_model(sizes, device)
         step = packed_step(model, batch, precision=options.precision, negatives="hard")
-        steps[f"{name} {point.value:g}"] = step.run
-    rounds = interleave(steps, rounds=options.rounds, warmup=1, device=device)
+        steps[f"{name} {point.value:g}"] = partial(timed, step.run, device)
+    rounds = interleave(steps, rounds=options.rounds, warmup=1)
     values = [point.value for point in points]
     medians = [Spread.of(seconds).median for seconds in rounds.values()]
     exponent = fitted_exponent(values, medians)
@@ -147,10 +148,10 @@ def _packing(
         ]
         packed = pack([sequence for kind in kinds for sequence in kind])
         contestants = {
-            f"packed, {clips} clips": _training_pass(encoder, packed),
-            f"padded, {clips} clips": _padded_pass(encoder, kinds),
+            f"packed, {clips} clips": partial(timed, _training_pass(encoder, packed), device),
+            f"padded, {clips} clips": partial(timed, _padded_pass(encoder, kinds), device),
         }
-        seconds = interleave(contestants, rounds=options.rounds, warmup=1, device=device)
+        seconds = interleave(contestants, rounds=options.rounds, warmup=1)
         by_layout = zip(("packed", "padded"), seconds.values(), strict=True)
         rows.append({"clips": clips, **dict(by_layout)})
     return rows

@@ -1,12 +1,16 @@
 """Time a training step against the plain one: `python -m benchmarks.train_step`.
 
-Contestants run in turn in one process over the same weights, masks and negatives: the library's
-step, the step as the formulas state it, the library's step with running cells, and for the video
-part alone transformers' VideoMAE. Ratios are taken within a round.
+Contestants take turns over the same weights, masks and negatives, each in a process of its own: the
+library's step, the step as the formulas state it (as anybody would run it, and with the library's
+allocator setting), the library's step with running cells, and for the video part alone
+transformers' VideoMAE. Ratios are taken within a round.
 """
 
 import argparse
+import importlib.util
 import json
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +18,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.components import component_seconds
 from benchmarks.contestants import (
     Contestant,
-    build_model,
+    Workload,
+    build_packed,
+    build_reference,
+    build_videomae,
     negatives_of,
-    packed_step,
-    random_batch,
-    reference_step,
-    videomae_step,
 )
 from benchmarks.flops import packed_step_flops, reference_step_flops
 from benchmarks.measure import (
@@ -33,43 +34,52 @@ from benchmarks.measure import (
     interleave,
     machine,
     matrix_peak,
-    peak_memory,
 )
 from benchmarks.reference import reference_losses
+from benchmarks.remote import RemoteStep
 from simvtp.batch import Batch
 from simvtp.config import PRESETS, ModelConfig
-from simvtp.model import SimVTP
-from simvtp.training import keep_freed_memory
 
-PACKED, CELLS, PLAIN = "packed", "packed, running cells", "reference"
+PACKED, CELLS = "packed", "packed, running cells"
+PLAIN, PLAIN_KEPT = "reference", "reference, kept memory"
 VIDEO, VIDEOMAE = "packed, video only", "VideoMAE"
 PEAK = "matrix product"
 OURS = (PACKED, CELLS, VIDEO)
+NAMES = {
+    "packed": PACKED,
+    "cells": CELLS,
+    "reference": PLAIN,
+    "reference-kept": PLAIN_KEPT,
+    "video": VIDEO,
+    "videomae": VIDEOMAE,
+}
 
 
 def main() -> int:
     """Measure, print the tables and write the JSON file."""
     options = _parser().parse_args()
-    keep_freed_memory()
     device = torch.device(options.device)
-    config = ModelConfig.preset(options.preset, text_dropout=0.0)
-    lengths = caption_lengths(options.captions, options.clips)
-    batch = random_batch(config, caption_lengths=lengths).to(device)
-    cells = random_batch(config, caption_lengths=lengths, decode_ratio=0.5).to(device)
-    model = build_model(config, device)
-    contestants = _contestants(options, config, model, batch, cells)
+    workload = Workload(
+        config=ModelConfig.preset(options.preset, text_dropout=0.0),
+        caption_lengths=caption_lengths(options.captions, options.clips),
+        device=options.device,
+        precision=options.precision,
+        negatives=options.negatives,
+    )
     result: dict[str, Any] = {
         "command": command_line("benchmarks.train_step"),
         "machine": machine(device),
-        "settings": {**vars(options), "json": None, "captions": list(lengths)},
+        "settings": {**vars(options), "json": None, "captions": list(workload.caption_lengths)},
     }
-    if PLAIN in contestants:
-        result["agreement"] = agreement(model, batch, contestants[PACKED], options.negatives)
-    result |= _timings(options, device, contestants)
-    result["steps"] = _figures(config, batch, cells, contestants, result["seconds"], device)
-    packed = contestants[PACKED].step
-    assert packed is not None
-    result["components"] = component_seconds(packed, batch)
+    with ExitStack() as stack:
+        steps = _contestants(options, workload, stack)
+        result |= _timings(options, device, steps)
+        result["steps"] = _figures(workload, steps, result["seconds"])
+        if PACKED in steps:
+            result["components"] = steps[PACKED].components()
+    # Only now, when the others have left their memory.
+    if PLAIN in options.contestants:
+        result["agreement"] = agreement(workload)
     _print(Console(width=None if Console().is_terminal else 130), result)
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -91,10 +101,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=_positive, default=5)
     parser.add_argument("--warmup", type=_positive, default=2)
     parser.add_argument(
-        "--only", choices=("packed",), help="leave the other contestants out (large batches)"
+        "--contestants",
+        type=_contestant_names,
+        default=tuple(NAMES.values()),
+        help=f"comma-separated, of {','.join(NAMES)}; each needs memory of its own",
     )
     parser.add_argument("--json", type=Path, help="file for the figures")
     return parser
+
+
+def _contestant_names(text: str) -> tuple[str, ...]:
+    chosen = text.split(",")
+    if unknown := sorted(set(chosen) - set(NAMES)):
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)} is none of {', '.join(NAMES)}")
+    return tuple(NAMES[name] for name in chosen)
 
 
 def _positive(text: str) -> int:
@@ -118,38 +138,37 @@ def caption_lengths(text: str, count: int) -> tuple[int, ...]:
 
 
 def _contestants(
-    options: argparse.Namespace, config: ModelConfig, model: SimVTP, batch: Batch, cells: Batch
-) -> dict[str, Contestant]:
-    choices = {"precision": options.precision, "negatives": options.negatives}
-    packed = packed_step(model, batch, **choices, compiled=options.compile)
-    contestants = {PACKED: packed}
-    contestants[CELLS] = packed_step(model, cells, **choices, compiled=options.compile)
-    if options.only == "packed":
-        return contestants
-    assert packed.step is not None
-    negatives = negatives_of(model, batch, step=packed.step, negatives=options.negatives)
-    contestants[PLAIN] = reference_step(model, batch, negatives=negatives)
-    contestants[VIDEO] = packed_step(
-        model, batch, **choices, compiled=options.compile, video_only=True
-    )
-    try:
-        contestants[VIDEOMAE] = videomae_step(
-            config, batch, precision=options.precision, device=batch.video.device
-        )
-    except ImportError:
-        Console(stderr=True).print("transformers is not installed: VideoMAE is left out")
-    return contestants
+    options: argparse.Namespace, workload: Workload, stack: ExitStack
+) -> dict[str, RemoteStep]:
+    """Each in its own process; the plain ones as anybody would run them, and with kept memory."""
+    compiled = {"workload": workload, "compiled": options.compile}
+    plans: dict[str, tuple[Callable[..., Contestant], dict[str, Any], bool]] = {
+        PACKED: (build_packed, compiled, True),
+        CELLS: (build_packed, {**compiled, "decode_ratio": 0.5}, True),
+        PLAIN: (build_reference, {"workload": workload}, False),
+        PLAIN_KEPT: (build_reference, {"workload": workload}, True),
+        VIDEO: (build_packed, {**compiled, "video_only": True}, True),
+        VIDEOMAE: (build_videomae, {"workload": workload}, True),
+    }
+    if importlib.util.find_spec("transformers") is None:
+        del plans[VIDEOMAE]
+    return {
+        name: stack.enter_context(RemoteStep(build, arguments, keep_memory=kept))
+        for name, (build, arguments, kept) in plans.items()
+        if name in options.contestants
+    }
 
 
-def agreement(
-    model: SimVTP, batch: Batch, packed: Contestant, negatives: str
-) -> dict[str, dict[str, float]]:
+def agreement(workload: Workload) -> dict[str, dict[str, float]]:
     """Losses of both steps on the same weights, and how far losses and gradients are apart."""
-    assert packed.step is not None
-    step, objective = packed.step, packed.step.objective
-    chosen = negatives_of(model, batch, step=step, negatives=negatives)  # pyright: ignore[reportArgumentType]
+    model, batch = workload.model(), workload.batch()
+    step = build_packed(workload).step
+    assert step is not None
+    objective = step.objective
+    chosen = negatives_of(model, batch, step=step, negatives=workload.negatives)
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=workload.precision == "bf16"):
+        got = objective(batch, generator=step.seed_draws(0, 0)).terms
     expected = reference_losses(model, batch, negatives=chosen)
-    got = objective(batch, generator=step.seed_draws(0, 0)).terms
     torch.stack(list(expected.values())).sum().backward()
     torch.stack(list(got.values())).sum().backward()
     rows = {
@@ -176,8 +195,6 @@ def agreement(
             if norm > 1e-5 * whole
         ),
     }
-    for parameter in (*model.parameters(), *objective.parameters()):
-        parameter.grad = None
     return rows
 
 
@@ -186,48 +203,46 @@ def _gradient(parameter: Tensor) -> Tensor:
 
 
 def _timings(
-    options: argparse.Namespace, device: torch.device, contestants: dict[str, Contestant]
+    options: argparse.Namespace, device: torch.device, steps: dict[str, RemoteStep]
 ) -> dict[str, Any]:
+    """Seconds of each step in each round, and the matrix-product rate between them."""
     dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
-    measure_peak = matrix_peak(device, dtype)
-    rates: list[float] = []
-    functions = {name: contestant.run for name, contestant in contestants.items()}
-    functions[PEAK] = lambda: rates.append(measure_peak())
-    seconds = interleave(functions, rounds=options.rounds, warmup=options.warmup, device=device)
-    del seconds[PEAK]
-    return {"seconds": seconds, "peak_flops": rates[-options.rounds :]}
+    questions = {name: step.seconds for name, step in steps.items()}
+    answers = interleave(
+        {**questions, PEAK: matrix_peak(device, dtype)},
+        rounds=options.rounds,
+        warmup=options.warmup,
+    )
+    peaks = answers.pop(PEAK)
+    return {"seconds": answers, "peak_flops": peaks}
 
 
 def _figures(
-    config: ModelConfig,
-    batch: Batch,
-    cells: Batch,
-    contestants: dict[str, Contestant],
-    seconds: dict[str, list[float]],
-    device: torch.device,
+    workload: Workload, steps: dict[str, RemoteStep], seconds: dict[str, list[float]]
 ) -> dict[str, dict[str, Any]]:
-    clips = len(batch.video)
+    config, batch = workload.config, workload.batch()
+    plain = reference_step_flops(
+        config,
+        num_keep=batch.keep.shape[1],
+        num_decode=batch.decode.shape[1],
+        caption_lengths=batch.text_lengths,
+    )
     formulas = {
         PACKED: _packed_formula(config, batch),
-        CELLS: _packed_formula(config, cells),
-        PLAIN: reference_step_flops(
-            config,
-            num_keep=batch.keep.shape[1],
-            num_decode=batch.decode.shape[1],
-            caption_lengths=batch.text_lengths,
-        ),
+        CELLS: _packed_formula(config, workload.batch(decode_ratio=0.5)),
+        PLAIN: plain,
+        PLAIN_KEPT: plain,
     }
-    figures: dict[str, dict[str, Any]] = {}
-    for name, contestant in contestants.items():
-        with FlopCounterMode(display=False) as counter:
-            contestant.run()
-        figures[name] = {
+    clips = len(workload.caption_lengths)
+    return {
+        name: {
             "clips_per_second": [clips / spent for spent in seconds[name]],
-            "gflop_per_clip_counted": counter.get_total_flops() / clips / 1e9,
+            "gflop_per_clip_counted": step.flops() / clips / 1e9,
             "gflop_per_clip_formula": formulas[name] / clips / 1e9 if name in formulas else None,
-            "peak_memory": peak_memory(contestant.run, device),
+            "peak_memory": step.memory(),
         }
-    return figures
+        for name, step in steps.items()
+    }
 
 
 def _packed_formula(config: ModelConfig, batch: Batch) -> float:
@@ -253,6 +268,8 @@ def _print(console: Console, result: dict[str, Any]) -> None:
     console.print(_step_table(result))
     if "agreement" in result:
         console.print(_agreement_table(result["agreement"]))
+    if "components" not in result:
+        return
     table = Table("part of the packed step", "seconds", "share", title="where the time goes")
     total = sum(result["components"].values())
     for name, spent in result["components"].items():
@@ -272,7 +289,7 @@ def _step_table(result: dict[str, Any]) -> Table:
             for spent, peak in zip(seconds[name], result["peak_flops"], strict=True)
         ]
         other = VIDEOMAE if name == VIDEO else PLAIN
-        ratios = [b / a for a, b in zip(seconds[name], seconds.get(other, []), strict=False)]
+        ratios = _ratios(seconds, name, other)
         formula = step["gflop_per_clip_formula"]
         table.add_row(
             name,
@@ -288,6 +305,11 @@ def _step_table(result: dict[str, Any]) -> Table:
         "attention kernels do again in the backward pass is in it."
     )
     return table
+
+
+def _ratios(seconds: dict[str, list[float]], name: str, other: str) -> list[float]:
+    """How many times `name` is faster than `other`, round by round."""
+    return [b / a for a, b in zip(seconds[name], seconds.get(other, []), strict=False)]
 
 
 def _agreement_table(rows: dict[str, dict[str, float]]) -> Table:

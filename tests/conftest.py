@@ -1,7 +1,11 @@
 """Settings of all tests."""
 
+import torch
 from hypothesis import settings
 
 # Shared machines stall now and then; a slow example is not a wrong one.
 settings.register_profile("simvtp", deadline=None, max_examples=50)
 settings.load_profile("simvtp")
+
+# On tensors as small as the tests', threads that wait for each other are slower than one.
+torch.set_num_threads(1)

@@ -44,8 +44,12 @@ class Block(nn.Module):
         return self._transform(tokens, attend)
 
     def _transform(self, tokens: Tensor, attend: Attend) -> Tensor:
-        before, after = _compiled_halves() if self.is_compiled else (_before, _after)
-        return after(self, tokens, attend(*before(self, tokens)))
+        if not self.is_compiled:
+            return _after(self, tokens, attend(*_before(self, tokens)).flatten(-2))
+        before, after = _compiled_halves()
+        mixed = attend(*before(self, tokens)).flatten(-2)
+        # A view of another shape would compile again; attention returns one for some packs only.
+        return after(self, tokens, mixed.clone() if mixed._is_view() else mixed)
 
 
 def _before(block: Block, tokens: Tensor) -> Projected:
@@ -53,7 +57,8 @@ def _before(block: Block, tokens: Tensor) -> Projected:
 
 
 def _after(block: Block, tokens: Tensor, mixed: Tensor) -> Tensor:
-    tokens = tokens + block.attention.projection(mixed.flatten(-2))
+    """Block's output from what attention has mixed, `(..., tokens, width)`."""
+    tokens = tokens + block.attention.projection(mixed)
     return tokens + block.mlp(block.mlp_norm(tokens))
 
 

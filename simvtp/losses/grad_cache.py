@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from simvtp.layers import world_size
+from simvtp.layers import full_precision, world_size
 from simvtp.losses.contrast import contrastive_loss
 
 
@@ -43,7 +43,8 @@ class CachedContrast(NamedTuple):
         Returns:
             `()` float32; its value is `loss` in every part.
         """
-        products = (video.float() * self.video).sum() + (text.float() * self.text).sum()
+        video, text = full_precision(video), full_precision(text)
+        products = (video * self.video).sum() + (text * self.text).sum()
         linear = self.num_parts * (products + temperature * self.temperature)
         return self.loss + linear - linear.detach()
 

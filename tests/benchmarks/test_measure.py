@@ -1,5 +1,6 @@
 import json
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -73,10 +74,15 @@ def test_spread_is_median_and_range(values):
 
 def test_contestants_take_turns():
     calls = []
-    contestants = {name: lambda name=name: calls.append(name) for name in "abc"}
-    seconds = interleave(contestants, rounds=3, warmup=1, device=CPU)
+
+    def measure(name):
+        calls.append(name)
+        return len(calls)
+
+    contestants = {name: partial(measure, name) for name in "abc"}
+    figures = interleave(contestants, rounds=3, warmup=1)
     assert "".join(calls) == "abc" + "abc" + "bca" + "cab"
-    assert {name: len(spent) for name, spent in seconds.items()} == {"a": 3, "b": 3, "c": 3}
+    assert figures == {"a": [4, 9, 11], "b": [5, 7, 12], "c": [6, 8, 10]}
 
 
 def test_peak_memory_is_what_is_held_at_once():
