@@ -313,6 +313,7 @@ class RunConfig:
         compile: run the transformer blocks through torch.compile; the first step takes a minute.
         recompute: keep all activations for the backward pass, or one per block and compute the
             others again (a third more work, far less memory).
+        parallel: several processes hold whole copies of the model (DDP) or shares of it (FSDP2).
         checkpoint_minutes: minutes between two saves of the latest state.
         keep_every_epochs: epochs between two checkpoints that are kept; 0 keeps only the latest.
         evaluate_every_epochs: epochs between two held-out evaluations; 0 only at the end.
@@ -329,6 +330,7 @@ class RunConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
     recompute: Literal["none", "block"] = "none"
+    parallel: Literal["ddp", "fsdp"] = "ddp"
     checkpoint_minutes: float = 10.0
     keep_every_epochs: int = 0
     evaluate_every_epochs: int = 0

@@ -25,7 +25,7 @@ from simvtp.config import (
     RunConfig,
 )
 from simvtp.data import TooManyBadClips
-from simvtp.layers import compile_blocks, recompute_blocks
+from simvtp.layers import Block, compile_blocks, recompute_blocks
 from simvtp.model import SimVTP
 from simvtp.objective import Objective
 from simvtp.pipelines.arguments import SettingsParser, parse_settings, settings_parser
@@ -49,6 +49,8 @@ from simvtp.training import (
     initialize,
     is_main,
     keep_freed_memory,
+    main_first,
+    shard,
 )
 
 SECTIONS: dict[str, type] = {
@@ -133,17 +135,21 @@ def _run(config: PretrainConfig, *, resume: bool, group: ProcessGroupInfo, conso
             f"{out} already holds a run; continue it with --resume, choose another folder with "
             "--run.out, or delete it"
         )
-    data = load_data(config.data)
-    out.mkdir(parents=True, exist_ok=True)
-    tokenizer = build_tokenizer(config, train=data.train, saved=out / "tokenizer.json")
+    checkpoint = store.load_latest() if resume else None
+    if checkpoint is not None:
+        config = _on_these_ranks(config, checkpoint.state, group.world_size)
+    with main_first():
+        data = load_data(config.data)
+        out.mkdir(parents=True, exist_ok=True)
+        tokenizer = build_tokenizer(config, train=data.train, saved=out / "tokenizer.json")
     model = build_model(config, tokenizer=tokenizer).to(group.device)
     config = replace(config, model=model.config)
-    (out / "config.yaml").write_text(yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
+    if is_main():
+        settings = yaml.safe_dump(_plain(asdict(config)), sort_keys=False)
+        (out / "config.yaml").write_text(settings)
     trainer = _build_trainer(config, model=model, data=data, group=group, store=store)
-    if resume:
-        checkpoint = store.load_latest()
-        if checkpoint is not None:
-            trainer.load_state_dict(checkpoint.state)
+    if checkpoint is not None:
+        trainer.load_state_dict(checkpoint.state)
     if is_main():
         print_start(
             console,
@@ -163,14 +169,34 @@ def _run(config: PretrainConfig, *, resume: bool, group: ProcessGroupInfo, conso
             console=console,
         ) as log,
     ):
-        trainer.train(log, stop=stop, evaluate=_evaluation(config, model, data, trainer, log))
-    if stop.received is not None:
-        console.print(f"stopped by {stop.received.name} after step {trainer.step}; state saved.")
+        stopped = trainer.train(log, stop=stop, evaluate=_evaluation(config, data, trainer, log))
+    whole_model = None if stopped else trainer.whole_model()
+    if stopped and is_main():
+        reason = "another rank" if stop.received is None else stop.received.name
+        console.print(f"stopped by {reason} after step {trainer.step}; state saved.")
         console.print(f"continue: python -m simvtp.pipelines.pretrain --run.out {out} --resume")
-        return stop.exit_code
-    if is_main():
-        finish(config, model=model, data=data, step=trainer.step, console=console)
-    return 0
+    if whole_model is not None:
+        finish(config, model=whole_model, data=data, step=trainer.step, console=console)
+    return stop.exit_code if stopped else 0
+
+
+def _on_these_ranks(
+    config: PretrainConfig, state: dict[str, Any], world_size: int
+) -> PretrainConfig:
+    """Settings with the batch of a rank that keeps the global batch, on another number of ranks.
+
+    Raises:
+        ValueError: the global batch cannot be split evenly.
+    """
+    global_batch = state["sampler"]["global_batch"]
+    if world_size == state["world_size"]:
+        return config
+    if global_batch % world_size:
+        raise ValueError(
+            f"the run's batch of {global_batch} clips cannot be split over {world_size} processes; "
+            f"resume on a number that divides it, such as {state['world_size']}"
+        )
+    return replace(config, run=replace(config.run, batch_size=global_batch // world_size))
 
 
 def _build_trainer(
@@ -187,6 +213,9 @@ def _build_trainer(
         compile_blocks(model)
     if config.run.recompute == "block":
         recompute_blocks(model)
+    if config.run.parallel == "fsdp" and group.world_size > 1:
+        blocks = [module for module in model.modules() if isinstance(module, Block)]
+        shard(objective, blocks=blocks, methods=["contrast_features"])
     optim = config.optim
     optimizer = build_optimizer(
         objective,
@@ -213,14 +242,14 @@ def _build_trainer(
 
 
 def _evaluation(
-    config: PretrainConfig, model: SimVTP, data: TrainingData, trainer: Trainer, log: RunLog
-) -> Callable[[], float] | None:
+    config: PretrainConfig, data: TrainingData, trainer: Trainer, log: RunLog
+) -> Callable[[SimVTP], float] | None:
     """Held-out evaluation during training; its result is the mean of R@1, R@5 and R@10."""
     validation = data.validation
     if validation is None:
         return None
 
-    def evaluate() -> float:
+    def evaluate(model: SimVTP) -> float:
         result = evaluate_held_out(config, model, validation)
         log.event(trainer.step, "held-out", figures(result))
         return sum(result.text_to_video.recall.values()) / len(result.text_to_video.recall)

@@ -1,18 +1,19 @@
 """One optimiser step: micro-batches accumulated, gradients clipped, bad steps skipped."""
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from simvtp.batch import Batch
 from simvtp.losses import CachedContrast, cache_contrast
 from simvtp.objective import Losses, Objective
 from simvtp.seeding import derive_seed
-from simvtp.training import all_true, rank, world_size
+from simvtp.training import all_true, is_sharded, rank, whole, world_size
 
 
 class StepResult(NamedTuple):
@@ -64,7 +65,7 @@ class TrainStep:
         self.device = objective.model.device
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
         self._losses: Callable[..., Losses] = objective
-        if world_size() > 1:
+        if world_size() > 1 and not is_sharded(objective):
             self._losses = nn.parallel.DistributedDataParallel(objective)
         self._negatives = torch.Generator(self.device)
 
@@ -81,14 +82,14 @@ class TrainStep:
         for number, cached in enumerate(self._cached_contrasts(micro_batches, seed)):
             last = number == len(micro_batches) - 1
             generator = self.seed_draws(seed, number)
-            with nullcontext() if last else self._without_sync():
-                with self._autocast():
-                    losses = self._losses(
-                        micro_batches[number].to(self.device),
-                        generator=generator,
-                        num_words=num_words,
-                        cached=cached,
-                    )
+            with self._sync(last), self._autocast():
+                losses = self._losses(
+                    micro_batches[number].to(self.device),
+                    generator=generator,
+                    num_words=num_words,
+                    cached=cached,
+                )
+            with self._sync(last):
                 (losses.total * share).backward()
             terms = {name: term.detach() for name, term in losses.terms.items()}
             results.append(Losses(losses.total.detach(), terms))
@@ -113,7 +114,7 @@ class TrainStep:
 
     def _update(self, results: Sequence[Losses]) -> StepResult:
         limit = math.inf if self.clip_norm is None else self.clip_norm
-        norm = nn.utils.clip_grad_norm_(self.parameters, limit)
+        norm = whole(nn.utils.clip_grad_norm_(self.parameters, limit))
         total = torch.stack([losses.total for losses in results]).mean()
         finite = all_true(torch.isfinite(total) & torch.isfinite(norm))
         # The fused optimiser leaves everything as it is where this is 1, without asking the host.
@@ -132,7 +133,12 @@ class TrainStep:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def _without_sync(self) -> Any:
-        if isinstance(self._losses, nn.parallel.DistributedDataParallel):
-            return self._losses.no_sync()
-        return nullcontext()
+    @contextmanager
+    def _sync(self, last: bool) -> Iterator[None]:
+        """Gradients are summed over the ranks with the last micro-batch only."""
+        if isinstance(self.objective, FSDPModule):
+            self.objective.set_requires_gradient_sync(last)
+        parallel = self._losses
+        waits = not last and isinstance(parallel, nn.parallel.DistributedDataParallel)
+        with parallel.no_sync() if waits else nullcontext():  # pyright: ignore[reportFunctionMemberAccess]
+            yield

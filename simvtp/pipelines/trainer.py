@@ -1,5 +1,6 @@
 """The training loop: steps, finite check, log, checkpoints, clean stops."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,18 +11,24 @@ from torch import Tensor
 
 from simvtp.batch import Batch
 from simvtp.config import PretrainConfig
+from simvtp.model import SimVTP
 from simvtp.objective import Objective
 from simvtp.pipelines.setup import STEP_STREAM, TrainingLoader
 from simvtp.pipelines.step import TrainStep
 from simvtp.pipelines.stopping import StopRequest
 from simvtp.seeding import derive_seed
 from simvtp.training import (
+    Agreement,
     CheckpointStore,
     RunLog,
     cosine_lr,
+    gather_parameters,
+    gather_state,
     is_main,
+    is_sharded,
     mean_over_ranks,
     peak_lr,
+    scatter_state,
     world_size,
 )
 
@@ -85,6 +92,7 @@ class Trainer:
             clip_norm=config.optim.clip_norm,
             contrast_over=config.objective.contrast_over,
         )
+        self.agreement = Agreement()
         self._bad_streak = 0
 
     @property
@@ -99,14 +107,22 @@ class Trainer:
         return max(1, len(self.data.sampler) // self.config.run.accumulate)
 
     def train(
-        self, log: RunLog, *, stop: StopRequest, evaluate: Callable[[], float] | None = None
-    ) -> None:
+        self,
+        log: RunLog,
+        *,
+        stop: StopRequest,
+        evaluate: Callable[[SimVTP], float] | None = None,
+    ) -> bool:
         """Run to the last step, or until a stop is requested; the state is saved either way.
 
         Args:
             log: receives the figures.
-            stop: checked after each step.
-            evaluate: called every `evaluate_every_epochs`; its result decides the best state.
+            stop: checked after each step; a request to one rank stops all of them.
+            evaluate: called with the model every `evaluate_every_epochs`, on rank 0; its result
+                decides the best state.
+
+        Returns:
+            Whether a stop was requested.
 
         Raises:
             NonFiniteLossError: too many bad steps in a row; the last good state is saved first.
@@ -116,7 +132,8 @@ class Trainer:
         interval = _Interval()
         saved_at = time.monotonic()
         self.objective.train()
-        while self.step < self.num_steps and stop.received is None:
+        (stopped,) = self.agreement.any(stop.received is not None)
+        while self.step < self.num_steps and not stopped:
             waited = time.monotonic()
             micro_batches = [next(batches) for _ in range(run.accumulate)]
             interval.data_seconds += time.monotonic() - waited
@@ -125,26 +142,43 @@ class Trainer:
             if self.step % run.log_every == 0 or self.step == self.num_steps:
                 self._log(log, interval)
                 interval = _Interval()
+            due = time.monotonic() - saved_at > 60 * run.checkpoint_minutes
+            stopped, due = self.agreement.any(stop.received is not None, due)
             keep = self._every(run.keep_every_epochs)
-            if keep or time.monotonic() - saved_at > 60 * run.checkpoint_minutes:
+            if keep or due:
                 self._save(keep=keep)
                 saved_at = time.monotonic()
             if evaluate is not None and self._every(run.evaluate_every_epochs):
-                self._save_best(evaluate())
+                self._save_best(evaluate)
                 self.objective.train()
                 interval.started = time.monotonic()
         self._log(log, interval)
         self._save(keep=False)
+        return stopped
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resume needs."""
+        """All that a resume needs, on however many ranks; all ranks must ask, rank 0 gets it."""
         return {
             "step": self.step,
-            "objective": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **gather_state(self.objective, self.optimizer),
             "sampler": self.data.sampler.state_dict(),
             "num_steps": self.num_steps,
+            "world_size": world_size(),
         }
+
+    def whole_model(self) -> SimVTP | None:
+        """The model, gathered if it is sharded; all ranks must ask, and rank 0 gets it."""
+        model = self.objective.model
+        if not is_sharded(self.objective):
+            return model if is_main() else None
+        parameters = gather_parameters(self.objective)
+        if not is_main():
+            return None
+        copy = SimVTP(model.config, tokenizer=model.tokenizer, frame_stride=model.frame_stride)
+        prefix = "model."
+        own = {name: value for name, value in parameters.items() if name.startswith(prefix)}
+        copy.load_state_dict({name.removeprefix(prefix): value for name, value in own.items()})
+        return copy.to(model.device)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state.
@@ -157,12 +191,8 @@ class Trainer:
                 f"the run was planned for {state['num_steps']} steps and is now {self.num_steps}; "
                 "its learning rate would jump: resume with the epochs, batch and data it had"
             )
-        try:
-            self.objective.load_state_dict(state["objective"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(f"the checkpoint is of another model: {error}") from error
         self.data.sampler.load_state_dict(state["sampler"])
+        scatter_state(self.objective, self.optimizer, state)
         self.step = state["step"]
 
     def _batches(self) -> Iterator[Batch]:
@@ -212,7 +242,7 @@ class Trainer:
     def _report_bad_step(
         self, log: RunLog, step: int, values: dict[str, float], samples: Sequence[int]
     ) -> None:
-        names = self.describe(samples)
+        names = self.describe([n for part in self.agreement.gather(samples) for n in part])
         log.bad_step(step, values, samples=names)
         if self._bad_streak >= self.config.run.max_bad_steps:
             self._save(keep=False)
@@ -240,9 +270,14 @@ class Trainer:
         return epochs > 0 and self.step % (epochs * self.steps_per_epoch) == 0
 
     def _save(self, *, keep: bool) -> None:
+        state = self.state_dict()
         if is_main():
-            self.store.save(self.state_dict(), step=self.step, keep=keep)
+            self.store.save(state, step=self.step, keep=keep)
 
-    def _save_best(self, value: float) -> None:
+    def _save_best(self, evaluate: Callable[[SimVTP], float]) -> None:
+        model, state = self.whole_model(), self.state_dict()
+        value = evaluate(model) if model is not None else math.nan
+        # The others wait here until rank 0 has evaluated.
+        value = self.agreement.gather(value)[0]
         if is_main():
-            self.store.save_best(self.state_dict(), step=self.step, value=value)
+            self.store.save_best(state, step=self.step, value=value)

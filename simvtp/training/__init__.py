@@ -4,10 +4,12 @@ from simvtp.training.allocator import keep_freed_memory
 from simvtp.training.checkpoint import CheckpointStore, CheckpointWarning
 from simvtp.training.curves import plot_curves
 from simvtp.training.distributed import (
+    Agreement,
     ProcessGroupInfo,
     all_true,
     initialize,
     is_main,
+    main_first,
     mean_over_ranks,
     rank,
     world_size,
@@ -15,9 +17,18 @@ from simvtp.training.distributed import (
 from simvtp.training.logging import RunLog
 from simvtp.training.optim import build_optimizer
 from simvtp.training.schedule import cosine_lr, peak_lr
+from simvtp.training.sharding import (
+    gather_parameters,
+    gather_state,
+    is_sharded,
+    scatter_state,
+    shard,
+    whole,
+)
 from simvtp.training.state_folder import Checkpoint, CheckpointError
 
 __all__ = [
+    "Agreement",
     "Checkpoint",
     "CheckpointError",
     "CheckpointStore",
@@ -27,12 +38,19 @@ __all__ = [
     "all_true",
     "build_optimizer",
     "cosine_lr",
+    "gather_parameters",
+    "gather_state",
     "initialize",
     "is_main",
+    "is_sharded",
     "keep_freed_memory",
+    "main_first",
     "mean_over_ranks",
     "peak_lr",
     "plot_curves",
     "rank",
+    "scatter_state",
+    "shard",
+    "whole",
     "world_size",
 ]

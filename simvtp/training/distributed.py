@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed
@@ -83,3 +83,40 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     total = values.detach().clone()
     distributed.all_reduce(total, op=distributed.ReduceOp.SUM)
     return total / world_size()
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """Let rank 0 through the context first, and the others when it is done: for shared files."""
+    if world_size() > 1 and not is_main():
+        distributed.barrier()
+    yield
+    if world_size() > 1 and is_main():
+        distributed.barrier()
+
+
+class Agreement:
+    """Decisions that all ranks must take alike: when to stop, when to save.
+
+    They are agreed on between the hosts, over gloo, so that no device is waited for. Every rank
+    must make the same calls in the same order.
+    """
+
+    def __init__(self) -> None:
+        self._group: Any = distributed.new_group(backend="gloo") if world_size() > 1 else None
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """For each flag, whether it is set on any rank."""
+        if self._group is None:
+            return flags
+        counts = torch.tensor(flags, dtype=torch.int32)
+        distributed.all_reduce(counts, op=distributed.ReduceOp.MAX, group=self._group)
+        return tuple(bool(count) for count in counts.tolist())
+
+    def gather(self, value: Any) -> list[Any]:
+        """Each rank's value, in the order of the ranks; values are plain Python objects."""
+        if self._group is None:
+            return [value]
+        values: list[Any] = [None] * world_size()
+        distributed.all_gather_object(values, value, group=self._group)
+        return values

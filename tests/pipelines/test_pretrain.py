@@ -67,7 +67,7 @@ def test_a_run_leaves_everything_it_promises(finished):
         with Image.open(finished / name) as picture:
             assert min(picture.size) > 200
     model = SimVTP.from_pretrained(finished / "model")
-    state = final_state(finished)["objective"]
+    state = final_state(finished)["parameters"]
     assert_same({f"model.{name}": value for name, value in model.state_dict().items()}, dict(state))
 
 
@@ -159,10 +159,10 @@ class Poison:
         def step(trainer, *arguments):
             before = trainer.state_dict()
             self.states[trainer.step] = [
-                {name: value.clone() for name, value in before["objective"].items()},
+                {name: value.clone() for name, value in before["parameters"].items()},
                 [
                     {name: torch.as_tensor(value).clone() for name, value in entry.items()}
-                    for entry in before["optimizer"]["state"].values()
+                    for entry in (before["optimizer"] or {"state": {}})["state"].values()
                 ],
             ]
             weight = trainer.objective.weights["words"]
@@ -197,7 +197,7 @@ def test_many_bad_steps_in_a_row_stop_the_run(settings_for, tmp_path, monkeypatc
     assert "3 steps in a row" in capsys.readouterr().out
     saved = final_state(run)
     assert saved["step"] == 5
-    assert_same(dict(saved["objective"]), poison.states[2][0])
+    assert_same(dict(saved["parameters"]), poison.states[2][0])
 
 
 def test_losses_that_are_off_leave_their_heads_alone(settings_for, tmp_path):

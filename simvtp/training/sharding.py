@@ -1,0 +1,98 @@
+"""A model and its optimiser on several ranks: sharded, gathered for a checkpoint, put back."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from simvtp.layers.gather import world_size
+
+
+def shard(module: nn.Module, *, blocks: Iterable[nn.Module], methods: Iterable[str] = ()) -> None:
+    """Shard a module's parameters over all ranks (FSDP2), before its optimiser is built.
+
+    Each rank keeps its share of every parameter; a block's parameters are gathered while it
+    works. Every rank must hold the same parameters beforehand.
+
+    Args:
+        module: the outermost module.
+        blocks: its parts that are gathered one at a time, e.g. transformer blocks.
+        methods: further methods of `module`, beside its forward pass, that use parameters.
+    """
+    for block in blocks:
+        fully_shard(block)
+    fully_shard(module)
+    for method in methods:
+        register_fsdp_forward_method(module, method)
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether `shard` has been called on the module."""
+    return isinstance(module, FSDPModule)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor itself, gathered from all ranks if it is sharded."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def gather_parameters(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters by name, on the CPU; every rank must call it, and rank 0 gets them."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    parameters = get_model_state_dict(module, options=options)
+    return {name: value for name, value in parameters.items() if isinstance(value, Tensor)}
+
+
+def gather_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Parameters and optimiser state by name, on the CPU, in the same form for any ranks.
+
+    Every rank must call it; on several ranks the state arrives at rank 0 and is empty elsewhere.
+    """
+    # An optimiser without state would be given one by a made-up step.
+    started = bool(optimizer.state)
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    optimizers = (optimizer,) if started else ()
+    parameters, state = get_state_dict(module, optimizers, options=options)
+    if not started:
+        return {"parameters": dict(parameters), "optimizer": None}
+    # Loading turns tuples into lists; in one form, a state is equal before and after.
+    saved: dict[str, Any] = dict(state)
+    groups = [
+        {key: list(value) if isinstance(value, tuple) else value for key, value in group.items()}
+        for group in saved.get("param_groups", [])
+    ]
+    return {"parameters": dict(parameters), "optimizer": {**saved, "param_groups": groups}}
+
+
+def scatter_state(
+    module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+) -> None:
+    """Load what `gather_state` made, on as many ranks as there are now.
+
+    Args:
+        module: sharded or not.
+        optimizer: its optimiser.
+        state: as gathered; on several ranks only rank 0's is used.
+
+    Raises:
+        ValueError: the state is of another model.
+    """
+    options = StateDictOptions(
+        full_state_dict=True, broadcast_from_rank0=world_size() > 1, strict=True
+    )
+    try:
+        set_model_state_dict(module, state["parameters"], options=options)
+        if state["optimizer"] is not None:
+            set_optimizer_state_dict(module, optimizer, state["optimizer"], options=options)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ValueError(f"the checkpoint is of another model: {error}") from error

@@ -1,0 +1,107 @@
+"""The whole job under torchrun: two processes learn what one does, stop together, and go on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from simvtp.pipelines import pretrain
+from tests.pipelines.test_pretrain import final_state, losses_of
+
+pytestmark = pytest.mark.slow
+
+# Nothing is drawn by rank: no dropout, and no negatives.
+SAME = {"objective__vtm_weight": 0, "model__text_dropout": 0.0}
+
+
+def torchrun(command, *, processes=2):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launcher += ["--nproc-per-node", str(processes), "-m", "simvtp.pipelines.pretrain"]
+    return subprocess.Popen(
+        [*launcher, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def finish(process):
+    printed = process.communicate(timeout=240)[0].decode()
+    assert process.returncode == 0, printed[-3000:]
+    return printed
+
+
+def workers_of(process):
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(child) for child in children]
+
+
+@pytest.fixture(scope="module")
+def alone(corpus, tokenizer_file, tmp_path_factory):
+    from tests.pipelines.conftest import SIZES
+
+    out = tmp_path_factory.mktemp("runs") / "alone"
+    values = {**SIZES, **{name.replace("__", "."): value for name, value in SAME.items()}}
+    values |= {"data.train": corpus.train, "data.validation": corpus.validation}
+    values |= {"data.tokenizer": tokenizer_file, "run.out": out}
+    assert pretrain.main([f"--{name}={value}" for name, value in values.items()]) == 0
+    return out
+
+
+def assert_same_run(run, other):
+    """Every logged figure and every weight, up to the rounding of sums in another order."""
+    mine, theirs = losses_of(run), losses_of(other)
+    assert len(mine) == len(theirs) > 4
+    for got, want in zip(mine, theirs, strict=True):
+        assert got == pytest.approx(want, rel=2e-3)
+    got, want = (final_state(each)["parameters"] for each in (run, other))
+    assert got.keys() == want.keys()
+    for name, tensor in want.items():
+        assert (got[name] - tensor).norm() <= 2e-3 * tensor.norm() + 1e-4, name
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_learn_what_one_process_learns(alone, settings_for, tmp_path, parallel):
+    run = tmp_path / "run"
+    command = settings_for(run, run__batch_size=2, run__parallel=parallel, **SAME)
+    printed = finish(torchrun(command))
+    assert_same_run(run, alone)
+    # Rank 0 speaks for all, and leaves a whole model.
+    assert printed.count("saved and evaluated") == 1
+    weights = [
+        (folder / "model" / "model.safetensors").stat().st_size for folder in (run, alone)
+    ]
+    assert weights[0] == weights[1]
+
+
+def test_a_stop_of_one_process_stops_both_and_others_go_on(alone, settings_for, tmp_path):
+    run = tmp_path / "run"
+    command = settings_for(
+        run, run__batch_size=2, run__parallel="fsdp", run__checkpoint_minutes=1e-9, **SAME
+    )
+    process = torchrun(command)
+    deadline = time.monotonic() + 200
+    while not list((run / "checkpoints").glob("step-*/manifest.json")):
+        assert process.poll() is None, finish(process)
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(workers_of(process)[-1], signal.SIGTERM)
+    printed = finish(process)
+    assert printed.count("state saved") == 1
+    stopped_at = final_state(run)["step"]
+    assert stopped_at < 8
+    # One process, whole weights, twice the batch; it keeps the global batch by itself.
+    assert pretrain.main([f"--run.out={run}", "--run.parallel=ddp", "--resume"]) == 0
+    assert_same_run(run, alone)
+    assert final_state(run)["step"] == final_state(alone)["step"]
+
+
+def test_a_batch_that_cannot_be_split_is_refused(settings_for, tmp_path):
+    run = tmp_path / "run"
+    assert pretrain.main(settings_for(run, run__epochs=1)) == 0
+    process = torchrun([f"--run.out={run}", "--resume"], processes=3)
+    printed = process.communicate(timeout=240)[0].decode()
+    assert process.returncode != 0
+    assert "batch of 4 clips cannot be split over 3 processes" in " ".join(printed.split())
