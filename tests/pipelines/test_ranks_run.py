@@ -70,9 +70,7 @@ def test_two_processes_learn_what_one_process_learns(alone, settings_for, tmp_pa
     assert_same_run(run, alone)
     # Rank 0 speaks for all, and leaves a whole model.
     assert printed.count("saved and evaluated") == 1
-    weights = [
-        (folder / "model" / "model.safetensors").stat().st_size for folder in (run, alone)
-    ]
+    weights = [(folder / "model" / "model.safetensors").stat().st_size for folder in (run, alone)]
     assert weights[0] == weights[1]
 
 
