@@ -358,3 +358,10 @@ class PretrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        _require(
+            self.run.parallel == "ddp" or not self.objective.learn_temperature,
+            "objective.learn_temperature is a single number, which run.parallel fsdp cannot share "
+            "out; use ddp, or a fixed temperature",
+        )

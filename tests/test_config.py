@@ -10,6 +10,7 @@ from simvtp.config import (
     ModelConfig,
     ObjectiveConfig,
     OptimConfig,
+    PretrainConfig,
     RunConfig,
 )
 from simvtp.seeding import derive_generator, derive_seed
@@ -68,3 +69,10 @@ def test_seeds_depend_on_every_key_and_on_their_number():
     assert all(0 <= seed < 2**63 for seed in seeds)
     first, again = (torch.rand(4, generator=derive_generator(3, 1, 2)) for _ in range(2))
     assert torch.equal(first, again)
+
+
+def test_settings_that_exclude_each_other_are_refused():
+    learned = ObjectiveConfig(learn_temperature=True)
+    assert PretrainConfig(objective=learned).run.parallel == "ddp"
+    with pytest.raises(ValueError, match=r"learn_temperature.*fsdp"):
+        PretrainConfig(objective=learned, run=RunConfig(parallel="fsdp"))

@@ -103,10 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not saved.is_file():
             parser.error(f"there is no run to resume: {saved} is missing; name it with --run.out")
         parsed = parse_settings(parser, ["--config", str(saved), *arguments])
-    config = PretrainConfig(**{name: getattr(parsed, name) for name in SECTIONS})
     console = Console(soft_wrap=True)
     keep_freed_memory()
     try:
+        config = PretrainConfig(**{name: getattr(parsed, name) for name in SECTIONS})
         with initialize(choose_device(config.run)) as group:
             return _run(config, resume=parsed.resume, group=group, console=console)
     except (ValueError, TooManyBadClips, NonFiniteLossError, CheckpointError) as error:
