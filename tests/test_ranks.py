@@ -1,4 +1,4 @@
-"""A global batch on two gloo processes gives the losses and gradients of one process."""
+"""A global batch on several gloo processes gives the losses and gradients of one process."""
 
 from pathlib import Path
 
@@ -14,16 +14,16 @@ from tests.sample_batches import samples_of, small_collator, small_model
 RANKS, LENGTHS = 2, [3, 3, 6, 6]
 
 
-def run_ranks(function, folder: Path):
-    """Results of `function(rank)` on each of two processes."""
-    multiprocessing.spawn(_join_group, args=(function, folder), nprocs=RANKS)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
+def run_ranks(function, folder: Path, *, ranks=RANKS):
+    """Results of `function(rank)` on each of some processes."""
+    multiprocessing.spawn(_join_group, args=(function, folder, ranks), nprocs=ranks)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(ranks)]
 
 
-def _join_group(rank, function, folder):
+def _join_group(rank, function, folder, ranks):
     torch.set_num_threads(1)
     distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=RANKS
+        "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=ranks
     )
     torch.save(function(rank), folder / f"{rank}.pt")
     distributed.destroy_process_group()
@@ -78,17 +78,19 @@ def objective_terms(samples):
     return {name: term.detach() for name, term in result.terms.items()}, gradients
 
 
-def objective_of_half(rank):
-    terms, gradients = objective_terms(samples_of(LENGTHS)[2 * rank : 2 * rank + 2])
+def objective_of_part(rank):
+    size = len(LENGTHS) // world_size()
+    terms, gradients = objective_terms(samples_of(LENGTHS)[size * rank : size * rank + size])
     return [terms, gradients]
 
 
 @pytest.mark.slow
-def test_objective_is_that_of_the_global_batch(tmp_path):
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_objective_is_that_of_the_global_batch(tmp_path, ranks):
     terms, gradients = objective_terms(samples_of(LENGTHS))
-    results = run_ranks(objective_of_half, tmp_path)
+    results = run_ranks(objective_of_part, tmp_path, ranks=ranks)
     for name, term in terms.items():
-        mean = sum(result[0][name] for result in results) / RANKS
+        mean = sum(result[0][name] for result in results) / ranks
         torch.testing.assert_close(mean, term, rtol=1e-5, atol=1e-6)
     for number, expected in enumerate(gradients):
         total = sum(result[1][number] for result in results)
