@@ -1,7 +1,8 @@
 """How fast clips are decoded and cropped: `python -m benchmarks.loader`.
 
 The library's samples against the loop that anybody would write with PyAV, over the same files and
-the same starts, in one process with one thread, in turn; and how many cores feed a step.
+the same starts, in one process with one thread, in turn; from tar shards of the same clips too,
+when there are some; and how many cores feed a step.
 """
 
 import argparse
@@ -20,12 +21,13 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.measure import Spread, command_line, interleave, machine, timed
-from simvtp.data import ClipError, Manifest, MultiScaleCrop, load_manifest
+from simvtp.data import ClipError, ClipRecord, ClipTable, MultiScaleCrop, load_clips
 from simvtp.data.clips import frame_indices, read_clip
 from simvtp.data.synthetic import render_corpus
 from simvtp.seeding import derive_generator
 
 BARE, DECODE, READ, SAMPLE = "bare loop", "bare loop, no RGB", "read_clip", "read_clip and crop"
+SHARDS = "read_clip and crop, from shards"
 _STRIDE = 4
 
 
@@ -35,35 +37,41 @@ def main() -> int:
     torch.set_num_threads(1)
     try:
         needed = _step_rate(options)
-        manifest, paths = readable_clips(options)
+        manifest, clips = readable_clips(options)
+        sharded = _in_shards(clips, options.shards) if options.shards else []
     except ValueError as error:
         sys.stderr.write(f"python -m benchmarks.loader: {error}\n")
         return 2
     crop = MultiScaleCrop(options.image_size)
-    functions: dict[str, Callable[[Path, torch.Generator], Any]] = {
+    read = partial(_read, num_frames=options.num_frames, crop=crop)
+
+    def sample(clip: ClipRecord, generator: torch.Generator) -> Tensor:
+        return crop(read(clip, generator), generator=generator)
+
+    functions: dict[str, Callable[[ClipRecord, torch.Generator], Any]] = {
         BARE: partial(bare_clip, num_frames=options.num_frames),
         DECODE: partial(bare_clip, num_frames=options.num_frames, to_rgb=False),
-        READ: partial(_read, num_frames=options.num_frames, crop=crop),
-        SAMPLE: lambda path, generator: crop(
-            _read(path, generator, num_frames=options.num_frames, crop=crop), generator=generator
-        ),
+        READ: read,
+        SAMPLE: sample,
     }
     device = torch.device("cpu")
     contestants = {
-        name: partial(timed, partial(_all, function, paths), device)
+        name: partial(timed, partial(_all, function, clips), device)
         for name, function in functions.items()
     }
+    if sharded:
+        contestants[SHARDS] = partial(timed, partial(_all, sample, sharded), device)
     seconds = interleave(contestants, rounds=options.rounds, warmup=1)
-    rates = {name: [len(paths) / spent for spent in each] for name, each in seconds.items()}
+    rates = {name: [len(clips) / spent for spent in each] for name, each in seconds.items()}
     frames = [
-        bare_clip(path, _start(n), num_frames=options.num_frames, to_rgb=False)
-        for n, path in enumerate(paths)
+        bare_clip(clip, _start(n), num_frames=options.num_frames, to_rgb=False)
+        for n, clip in enumerate(clips)
     ]
     result = {
         "command": command_line("benchmarks.loader"),
         "machine": machine(device),
-        "manifest": str(manifest.source.name),
-        "clips": len(paths),
+        "manifest": Path(manifest.source).name,
+        "clips": len(clips),
         "image_size": options.image_size,
         "clips_per_second_and_core": rates,
         "frames_decoded_a_clip": sum(frames) / len(frames),
@@ -81,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m benchmarks.loader", description=__doc__)
     parser.add_argument("--data", type=Path, help="manifest; the embedded corpus without one")
     parser.add_argument("--root", type=Path, help="folder of the manifest's paths")
+    parser.add_argument("--shards", help="tar shards that hold the same clips under the same ids")
     parser.add_argument("--clips", type=int, choices=range(1, 10**6), default=128, metavar="N")
     parser.add_argument("--image-size", type=int, choices=range(8, 2049), default=224, metavar="N")
     parser.add_argument("--num-frames", type=int, choices=range(1, 1025), default=16, metavar="N")
@@ -92,30 +101,43 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def readable_clips(options: argparse.Namespace) -> tuple[Manifest, list[Path]]:
+def readable_clips(options: argparse.Namespace) -> tuple[ClipTable, list[ClipRecord]]:
     """The manifest, and its first clips that can be read.
 
     Raises:
         ValueError: the manifest is faulty or none of its clips can be read.
     """
-    manifest = load_manifest(options.data or render_corpus().validation, root=options.root)
-    paths: list[Path] = []
+    manifest = load_clips(options.data or render_corpus().validation, root=options.root)
+    clips: list[ClipRecord] = []
     for record in manifest[: options.clips]:
         try:
-            bare_clip(record.path, _start(len(paths)), num_frames=options.num_frames)
-            paths.append(record.path)
+            bare_clip(record, _start(len(clips)), num_frames=options.num_frames)
+            clips.append(record)
         except (FFmpegError, ClipError, IndexError, TypeError) as error:
             sys.stderr.write(f"left out {record.path}: {error}\n")
-    if not paths:
+    if not clips:
         raise ValueError(f"{manifest.source} holds no clip that can be read; check the files")
-    return manifest, paths
+    return manifest, clips
+
+
+def _in_shards(clips: list[ClipRecord], source: str) -> list[ClipRecord]:
+    """The same clips in tar shards.
+
+    Raises:
+        ValueError: the shards are faulty, or lack one of the clips.
+    """
+    found = {clip.video_id: clip for clip in load_clips(source)}
+    lacking = [clip.video_id for clip in clips if clip.video_id not in found]
+    if lacking:
+        raise ValueError(f"{source} lacks {len(lacking)} of the clips, such as {lacking[0]}")
+    return [found[clip.video_id] for clip in clips]
 
 
 def bare_clip(
-    path: Path, generator: torch.Generator, *, num_frames: int, to_rgb: bool = True
+    clip: ClipRecord, generator: torch.Generator, *, num_frames: int, to_rgb: bool = True
 ) -> int:
     """Decode one random clip as a first script would; returns the number of frames decoded."""
-    with av.open(str(path)) as container:
+    with av.open(str(clip.path)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "NONE"
         rate, time_base = stream.average_rate, stream.time_base
@@ -137,20 +159,21 @@ def bare_clip(
 
 
 def _read(
-    path: Path, generator: torch.Generator, *, num_frames: int, crop: MultiScaleCrop
+    clip: ClipRecord, generator: torch.Generator, *, num_frames: int, crop: MultiScaleCrop
 ) -> Tensor:
     return read_clip(
-        path,
+        clip.path,
         num_frames=num_frames,
         stride=_STRIDE,
         generator=generator,
         short_side=crop.short_side,
+        span=clip.span,
     )
 
 
-def _all(function: Callable[[Path, torch.Generator], Any], paths: list[Path]) -> None:
-    for number, path in enumerate(paths):
-        function(path, _start(number))
+def _all(function: Callable[[ClipRecord, torch.Generator], Any], clips: list[ClipRecord]) -> None:
+    for number, clip in enumerate(clips):
+        function(clip, _start(number))
 
 
 def _start(number: int) -> torch.Generator:

@@ -230,8 +230,9 @@ class DataConfig:
     """Where clips come from and how a clip is cut out of a video.
 
     Args:
-        train: manifest of the training clips; without one the embedded corpus is rendered.
-        validation: manifest of held-out clips.
+        train: manifest of the training clips, or tar shards (a folder of prepared ones, a pattern
+            with braces and stars, URLs); without either the embedded corpus is rendered.
+        validation: manifest or shards of held-out clips.
         root: folder that the manifests' paths are relative to.
         tokenizer: tokenizer.json, vocab.txt, folder or hub name; without one a WordPiece
             vocabulary is trained on the training captions.
@@ -240,6 +241,10 @@ class DataConfig:
         flip_probability: chance of a left-right flip; captions that say left or right need 0.
         num_workers: processes that decode clips.
         max_bad_share: the run stops when more than this share of the clips tried is unreadable.
+        clip_seconds: seconds that reading one clip may take before it counts as unreadable.
+        shuffle_buffer: most places that a clip in a shard moves from the order of the shards,
+            which is itself shuffled.
+        shard_cache_gb: gigabytes that copies of remote shards may take up on this machine.
     """
 
     train: str | None = None
@@ -251,9 +256,12 @@ class DataConfig:
     flip_probability: float = 0.0
     num_workers: int = 1
     max_bad_share: float = 0.1
+    clip_seconds: float = 60.0
+    shuffle_buffer: int = 2048
+    shard_cache_gb: float = 50.0
 
     def __post_init__(self) -> None:
-        _require_positive(self, "frame_stride")
+        _require_positive(self, "frame_stride", "clip_seconds", "shuffle_buffer", "shard_cache_gb")
         _require(self.num_workers >= 0, f"num_workers must be >= 0, got {self.num_workers}")
         _require_share("flip_probability", self.flip_probability)
         _require_share("max_bad_share", self.max_bad_share)

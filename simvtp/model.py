@@ -267,7 +267,9 @@ class SimVTP(
         write_json(save_directory / "config.json", asdict(self.config))
         write_json(save_directory / "preprocessor.json", self.preprocessor())
         if self.tokenizer is not None:
-            self.tokenizer.save(str(save_directory / "tokenizer.json"))
+            # Tokenizer.save raises a bare Exception where the disk is full.
+            text = self.tokenizer.to_str(pretty=True)
+            (save_directory / "tokenizer.json").write_text(text, "utf-8")
 
     def preprocessor(self) -> dict[str, Any]:
         """How a clip is cut and what the model does to its pixels, as in preprocessor.json."""

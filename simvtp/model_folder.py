@@ -1,5 +1,6 @@
 """The model folder: config.json, model.safetensors, tokenizer.json, preprocessor.json."""
 
+import errno
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "preprocessor.json")
 _OPTIONAL_FILES = ("tokenizer.json",)
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 def find_model_folder(source: str | Path, *, download_options: Mapping[str, Any]) -> Path:
@@ -26,9 +28,16 @@ def find_model_folder(source: str | Path, *, download_options: Mapping[str, Any]
         if name not in _OPTIONAL_FILES and not (folder / name).is_file():
             raise ValueError(
                 f"{folder} is not a complete model folder: {name} is missing; "
-                f"save_pretrained writes {', '.join(MODEL_FILES)}"
+                f"save_pretrained writes {', '.join(MODEL_FILES)}{_about_pickles(folder)}"
             )
     return folder
+
+
+def _about_pickles(folder: Path) -> str:
+    found = [path.name for path in sorted(folder.iterdir()) if path.suffix in _PICKLES]
+    if not found:
+        return ""
+    return f"; {found[0]} may be a pickle, which can run code, and is never read"
 
 
 def _download(repository: str, options: Mapping[str, Any]) -> Path:
@@ -67,9 +76,16 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
-    """Write all weights to a safetensors file."""
+    """Write all weights to a safetensors file.
+
+    Raises:
+        OSError: the disk is full or fails.
+    """
     weights = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
-    safetensors.torch.save_file(weights, path, metadata={"format": "pt"})
+    try:
+        safetensors.torch.save_file(weights, path, metadata={"format": "pt"})
+    except safetensors.SafetensorError as error:
+        raise OSError(errno.EIO, str(error), str(path)) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -4,18 +4,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from simvtp.data.clip_table import ByteSpan, ClipRecord, ClipTable, write_clip_table
     from simvtp.data.clips import ClipInfo, frame_indices, probe, read_clip
     from simvtp.data.dataset import (
         ClipDataset,
         ClipTransform,
         EvaluationClip,
         EvaluationDataset,
-        Quarantine,
         Sample,
-        TooManyBadClips,
     )
+    from simvtp.data.fetch import FetchError, ShardCache
     from simvtp.data.loader import EpochSampler, build_loader
-    from simvtp.data.manifest import ClipRecord, Manifest, ManifestError, load_manifest
+    from simvtp.data.manifest import ManifestError, load_manifest
+    from simvtp.data.quarantine import Quarantine, TooManyBadClips
+    from simvtp.data.shard_order import ShardOrder
+    from simvtp.data.shards import ShardError, ShardWarning, load_shards
+    from simvtp.data.sources import load_clips
     from simvtp.data.tokenizer import (
         EncodedCaption,
         SpecialTokens,
@@ -28,43 +32,57 @@ if TYPE_CHECKING:
     from simvtp.data.video_file import ClipError
 
 __all__ = [
+    "ByteSpan",
     "CentreCrop",
     "ClipDataset",
     "ClipError",
     "ClipInfo",
     "ClipRecord",
+    "ClipTable",
     "ClipTransform",
     "CropBox",
     "EncodedCaption",
     "EpochSampler",
     "EvaluationClip",
     "EvaluationDataset",
-    "Manifest",
+    "FetchError",
     "ManifestError",
     "MultiScaleCrop",
     "Quarantine",
     "Sample",
+    "ShardCache",
+    "ShardError",
+    "ShardOrder",
+    "ShardWarning",
     "SpecialTokens",
     "TooManyBadClips",
     "build_loader",
     "encode_caption",
     "frame_indices",
+    "load_clips",
     "load_manifest",
+    "load_shards",
     "load_tokenizer",
     "probe",
     "read_clip",
     "special_token_ids",
     "train_tokenizer",
+    "write_clip_table",
 ]
 
 _NAMES = {
+    "clip_table": ("ByteSpan", "ClipRecord", "ClipTable", "write_clip_table"),
+    "fetch": ("FetchError", "ShardCache"),
     "clips": ("ClipInfo", "frame_indices", "probe", "read_clip"),
     "dataset": (
-        *("ClipDataset", "ClipTransform", "EvaluationClip", "EvaluationDataset"),
-        *("Quarantine", "Sample", "TooManyBadClips"),
+        *("ClipDataset", "ClipTransform", "EvaluationClip", "EvaluationDataset", "Sample"),
     ),
     "loader": ("EpochSampler", "build_loader"),
-    "manifest": ("ClipRecord", "Manifest", "ManifestError", "load_manifest"),
+    "manifest": ("ManifestError", "load_manifest"),
+    "quarantine": ("Quarantine", "TooManyBadClips"),
+    "shard_order": ("ShardOrder",),
+    "shards": ("ShardError", "ShardWarning", "load_shards"),
+    "sources": ("load_clips",),
     "tokenizer": (
         *("EncodedCaption", "SpecialTokens", "encode_caption", "load_tokenizer"),
         *("special_token_ids", "train_tokenizer"),

@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 import torch
 from av.container import InputContainer
-from av.error import FFmpegError
+from av.error import ExitError, FFmpegError
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from simvtp.data.video_file import (
     ClipError,
+    Deadline,
     Timeline,
     failure_reason,
     header_timeline,
@@ -76,6 +77,8 @@ def read_clip(
     stride: int = 4,
     generator: torch.Generator | None = None,
     short_side: int | None = None,
+    span: tuple[int, int] | None = None,
+    time_limit: float | None = None,
 ) -> torch.Tensor:
     """Decode one clip as uint8 `(frames, 3, height, width)`, upright and in RGB.
 
@@ -92,23 +95,27 @@ def read_clip(
         stride: frames of the video, at its average rate, between two frames of the clip.
         generator: draws the start (one number, whatever the file); None takes the centre.
         short_side: frames of at least twice this short side, in pixels, are shrunk to it.
+        span: offset and size, in bytes, of the video in the file, e.g. in a tar shard; None when
+            the file is the video.
+        time_limit: seconds after which the file counts as unreadable.
 
     Raises:
-        ClipError: the file, or a part of it that the clip needs, cannot be decoded.
+        ClipError: the file, or a part of it that the clip needs, cannot be decoded in time.
         ValueError: a count is below 1.
     """
+    deadline = Deadline(time_limit)
     request = _checked_request(num_frames, stride, generator, short_side)
-    with _named_errors(path):
-        with open_video(path) as (container, stream):
+    with named_errors(path):
+        with open_video(path, span=span, deadline=deadline) as (container, stream):
             timeline = header_timeline(container, stream)
             if timeline is not None:
                 try:
-                    return _read(container, stream, timeline, request)
+                    return _read(container, stream, timeline, request, deadline)
                 except _LostPlaceError:
                     pass
-        timeline = packet_timeline(path)
-        with open_video(path) as (container, stream):
-            return _read(container, stream, timeline, request)
+        timeline = packet_timeline(path, span=span, deadline=deadline)
+        with open_video(path, span=span, deadline=deadline) as (container, stream):
+            return _read(container, stream, timeline, request, deadline)
 
 
 def _checked_request(
@@ -123,43 +130,63 @@ def _checked_request(
     return _Request(num_frames, stride, position, short_side)
 
 
-def probe(path: str | Path) -> ClipInfo:
+def probe(
+    path: str | Path,
+    *,
+    span: tuple[int, int] | None = None,
+    time_limit: float | None = None,
+) -> ClipInfo:
     """Length, rate, size and codec of a video, without decoding more than its first frame.
 
+    Args:
+        path: video file.
+        span: offset and size, in bytes, of the video in the file.
+        time_limit: seconds after which the file counts as unreadable.
+
     Raises:
-        ClipError: the file has no picture that can be decoded.
+        ClipError: the file has no picture that can be decoded in time.
     """
-    with _named_errors(path):
-        with open_video(path) as (container, stream):
+    deadline = Deadline(time_limit)
+    with named_errors(path):
+        with open_video(path, span=span, deadline=deadline) as (container, stream):
             timeline = header_timeline(container, stream)
             time_base = float(stream.time_base or 1)
             codec = stream.codec_context.name
-            frame = next(container.decode(stream), None)
+            frame = next(_decoded(container, stream, deadline), None)
         if frame is None:
             raise ClipError("no frame could be decoded", unreadable=True)
         if timeline is None or not timeline.promised:
-            timeline = packet_timeline(path)
+            timeline = packet_timeline(path, span=span, deadline=deadline)
     sides = frame.height, frame.width
-    height, width = sides[::-1] if _quarter_turns(frame) % 2 else sides
+    height, width = sides[::-1] if quarter_turns(frame) % 2 else sides
     frames_per_second = 1 / (timeline.interval * time_base)
     duration = timeline.num_frames / frames_per_second
     return ClipInfo(timeline.num_frames, frames_per_second, duration, height, width, codec)
 
 
 @contextmanager
-def _named_errors(path: str | Path) -> Iterator[None]:
+def named_errors(path: str | Path) -> Iterator[None]:
     """Turn every failure of opening or decoding into a ClipError that names the file."""
     try:
         yield
     except ClipError as error:
         message = f"cannot read a clip of {path}: {error}"
         raise ClipError(message, unreadable=error.unreadable) from error
-    except (FFmpegError, OSError, ValueError) as error:
-        raise ClipError(f"cannot read a clip of {path}: {failure_reason(error)}") from error
+    except InterruptedError:
+        # By a signal: that says nothing of the file.
+        raise
+    # PyAV raises IndexError where a stream begins in mid file, OverflowError for absurd times.
+    except (FFmpegError, OSError, ValueError, IndexError, OverflowError) as error:
+        message = f"cannot read a clip of {path}: {failure_reason(error)}"
+        raise ClipError(message, unreadable=isinstance(error, ExitError)) from error
 
 
 def _read(
-    container: InputContainer, stream: VideoStream, timeline: Timeline, request: _Request
+    container: InputContainer,
+    stream: VideoStream,
+    timeline: Timeline,
+    request: _Request,
+    deadline: Deadline,
 ) -> torch.Tensor:
     indices = frame_indices(
         timeline.num_frames,
@@ -173,11 +200,22 @@ def _read(
             container.seek(int(times[0]), stream=stream)
         except (FFmpegError, OSError) as error:
             raise _LostPlaceError from error
-    frames = _frames_at(_timed(container.decode(stream), timeline), times, timeline)
+    decoded = _decoded(container, stream, deadline)
+    frames = frames_at(timed_frames(decoded, timeline), times, timeline)
     return _to_tensor(frames, request)
 
 
-def _timed(frames: Iterable[VideoFrame], timeline: Timeline) -> Iterator[tuple[float, VideoFrame]]:
+def _decoded(
+    container: InputContainer, stream: VideoStream, deadline: Deadline
+) -> Iterator[VideoFrame]:
+    # Packet by packet: damaged ones may give no frame for a long time.
+    for packet in deadline.watch(container.demux(stream)):
+        yield from deadline.watch(packet.decode())
+
+
+def timed_frames(
+    frames: Iterable[VideoFrame], timeline: Timeline
+) -> Iterator[tuple[float, VideoFrame]]:
     """Pair frames with their times, which never step back and are counted on where missing."""
     previous: float | None = None
     for frame in frames:
@@ -193,7 +231,7 @@ def _timed(frames: Iterable[VideoFrame], timeline: Timeline) -> Iterator[tuple[f
         yield time, frame
 
 
-def _frames_at(
+def frames_at(
     timed: Iterable[tuple[float, VideoFrame]], times: Iterable[float], timeline: Timeline
 ) -> Iterator[VideoFrame]:
     """Yield for each of the rising times the latest frame that is not after it."""
@@ -225,7 +263,7 @@ def _frames_at(
         yield held
 
 
-def _quarter_turns(frame: VideoFrame) -> int:
+def quarter_turns(frame: VideoFrame) -> int:
     """Counter-clockwise quarter turns that show the frame upright."""
     return round(frame.rotation / 90)
 
@@ -250,7 +288,7 @@ def _to_tensor(frames: Iterator[VideoFrame], request: _Request) -> torch.Tensor:
         if previous is None:
             width, height = _shrunk(frame, request.short_side)
             clip = torch.empty(request.num_frames, height, width, 3, dtype=torch.uint8)
-            turns = _quarter_turns(frame)
+            turns = quarter_turns(frame)
         if frame is previous:
             clip[number] = clip[number - 1]
             continue

@@ -1,8 +1,10 @@
 """Samples for training and evaluation: clips decoded, cropped and paired with a caption."""
 
-import json
 import os
-from collections.abc import Sequence
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -10,12 +12,13 @@ import torch
 from tokenizers import Tokenizer
 from torch.utils.data import Dataset
 
+from simvtp.data.clip_table import ClipRecord
 from simvtp.data.clips import ClipError, read_clip
-from simvtp.data.manifest import ClipRecord
+from simvtp.data.fetch import ShardCache
+from simvtp.data.quarantine import Quarantine, TooManyBadClips
 from simvtp.data.tokenizer import encode_caption
 from simvtp.seeding import derive_generator
 
-_MIN_TRIED = 20
 _MAX_REPLACEMENTS = 100
 
 
@@ -60,71 +63,6 @@ class ClipTransform(Protocol):
         ...
 
 
-class TooManyBadClips(RuntimeError):
-    """So many clips cannot be read that the data, not single files, must be at fault."""
-
-
-class Quarantine:
-    """Keeps the list of bad clips, and stops the run when there are too many.
-
-    Each process counts on its own, so a share is over the limit only when chance no longer
-    explains it: by three standard deviations of a draw of that many clips.
-
-    Args:
-        path: JSONL file to add each bad clip to once; None keeps no list.
-        max_bad_share: largest share of bad clips among those tried.
-    """
-
-    def __init__(self, path: Path | None, *, max_bad_share: float) -> None:
-        if not 0 <= max_bad_share <= 1:
-            raise ValueError(f"max_bad_share must lie in [0, 1], got {max_bad_share}")
-        self.path = path
-        self.max_bad_share = max_bad_share
-        self.num_tried = 0
-        self.num_bad = 0
-        self._listed: set[str] = set()
-
-    def count(self, *, bad: bool, reason: str = "") -> None:
-        """Count one more clip that was tried.
-
-        Raises:
-            TooManyBadClips: the share of bad clips is beyond `max_bad_share`.
-        """
-        self.num_tried += 1
-        self.num_bad += bad
-        expected = self.max_bad_share * self.num_tried
-        chance = 3 * (expected * (1 - self.max_bad_share)) ** 0.5
-        if self.num_tried >= _MIN_TRIED and self.num_bad > expected + chance:
-            raise TooManyBadClips(
-                f"{self.num_bad} of the {self.num_tried} clips tried cannot be read, the limit "
-                f"max_bad_share is {self.max_bad_share:.0%}; repair the data or raise the limit. "
-                f"The bad clips are listed in {self.path}; the latest: {reason}"
-            )
-
-    def add(self, record: ClipRecord, *, reason: str, epoch: int) -> None:
-        """List a bad clip, unless this or another worker has done so before."""
-        written = str(record.path)
-        if self.path is None or written in self._listed:
-            return
-        self._listed.add(written)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        entry = {"path": written, "video_id": record.video_id, "reason": reason, "epoch": epoch}
-        if written in self._paths_in_file():
-            return
-        # One write to a file opened for appending is not torn by other workers' writes.
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(descriptor, (json.dumps(entry) + "\n").encode())
-        finally:
-            os.close(descriptor)
-
-    def _paths_in_file(self) -> set[str]:
-        if self.path is None or not self.path.exists():
-            return set()
-        lines = self.path.read_text(encoding="utf-8").splitlines()
-        return {json.loads(line)["path"] for line in lines if line.endswith("}")}
-
-
 class ClipDataset(Dataset[Sample]):
     """Random clips for training; item `(epoch, index)` depends on that pair and the seed alone.
 
@@ -143,6 +81,9 @@ class ClipDataset(Dataset[Sample]):
         seed: seed of everything random.
         quarantine: file that lists the bad clips; None keeps no list.
         max_bad_share: largest share of bad clips before TooManyBadClips is raised.
+        cache: finds shards on this machine.
+        time_limit: seconds after which a clip counts as unreadable. Twice as long, and the clip
+            is listed and the process ended: a decoder that hangs cannot be stopped otherwise.
     """
 
     def __init__(
@@ -158,6 +99,8 @@ class ClipDataset(Dataset[Sample]):
         seed: int,
         quarantine: Path | None = None,
         max_bad_share: float = 0.1,
+        cache: ShardCache | None = None,
+        time_limit: float | None = None,
     ) -> None:
         _require_records(records)
         self.records = records
@@ -168,8 +111,9 @@ class ClipDataset(Dataset[Sample]):
         self.max_text_length = max_text_length
         self.num_noise = num_noise
         self.seed = seed
+        self.cache = ShardCache() if cache is None else cache
         self.quarantine = Quarantine(quarantine, max_bad_share=max_bad_share)
-        self._unreadable: dict[int, str] = {}
+        self.time_limit = time_limit
 
     def __len__(self) -> int:
         return len(self.records)
@@ -177,17 +121,21 @@ class ClipDataset(Dataset[Sample]):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
         generator = derive_generator(self.seed, epoch, index)
-        reason = self._unreadable.get(index)
         used = index
+        reason = self.quarantine.reason(self.records[used])
         for attempt in range(1, _MAX_REPLACEMENTS + 1):
             if reason is None:
                 try:
-                    sample = self._sample(used, generator)
+                    with self._watched(used, epoch):
+                        sample = self._sample(used, generator)
                 except ClipError as error:
                     reason = str(error)
-                    self.quarantine.add(self.records[used], reason=reason, epoch=epoch)
-                    if error.unreadable:
-                        self._unreadable[used] = reason
+                    self.quarantine.add(
+                        self.records[used],
+                        reason=reason,
+                        epoch=epoch,
+                        unreadable=error.unreadable,
+                    )
                 else:
                     self.quarantine.count(bad=False)
                     return sample
@@ -195,10 +143,33 @@ class ClipDataset(Dataset[Sample]):
             # A generator of its own, so that it does not matter how far the last attempt got.
             generator = derive_generator(self.seed, epoch, index, attempt)
             used = int(torch.randint(len(self.records), (), generator=generator))
-            reason = self._unreadable.get(used)
+            reason = self.quarantine.reason(self.records[used])
         raise TooManyBadClips(
             f"none of {_MAX_REPLACEMENTS} clips tried in a row can be read; the latest: {reason}"
         )
+
+    @contextmanager
+    def _watched(self, index: int, epoch: int) -> Iterator[None]:
+        """List a clip that takes far beyond its time, and end the process that is stuck in it."""
+        if self.time_limit is None:
+            yield
+            return
+        record, seconds = self.records[index], 2 * self.time_limit
+
+        def end() -> None:
+            reason = f"reading {record.name} hangs: not done after {seconds:g} s"
+            self.quarantine.add(record, reason=reason, epoch=epoch, unreadable=True)
+            sys.stderr.write(f"{reason}; it is left out from the next start on\n")
+            sys.stderr.flush()
+            os._exit(1)
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _sample(self, index: int, generator: torch.Generator) -> Sample:
         record = self.records[index]
@@ -206,11 +177,13 @@ class ClipDataset(Dataset[Sample]):
         choice = int(torch.randint(len(record.captions), (), generator=generator))
         caption = record.captions[choice]
         video = read_clip(
-            record.path,
+            self.cache.local(record.path),
             num_frames=self.num_frames,
             stride=self.stride,
             generator=generator,
             short_side=self.transform.short_side,
+            span=record.span,
+            time_limit=self.time_limit,
         )
         video = self.transform(video, generator=generator).contiguous()
         encoded = encode_caption(self.tokenizer, caption, max_length=self.max_text_length)
@@ -225,6 +198,8 @@ class EvaluationDataset(Dataset[EvaluationClip]):
         num_frames: frames of a clip.
         stride: frames of the video between two frames of a clip.
         transform: crop that draws nothing, e.g. CentreCrop.
+        cache: finds shards on this machine.
+        time_limit: seconds after which a clip counts as unreadable.
     """
 
     def __init__(
@@ -234,23 +209,30 @@ class EvaluationDataset(Dataset[EvaluationClip]):
         num_frames: int,
         stride: int,
         transform: ClipTransform,
+        cache: ShardCache | None = None,
+        time_limit: float | None = 60.0,
     ) -> None:
         _require_records(records)
         self.records = records
         self.num_frames = num_frames
         self.stride = stride
         self.transform = transform
+        self.time_limit = time_limit
+        self.cache = ShardCache() if cache is None else cache
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> EvaluationClip:
+        record = self.records[index]
         try:
             video = read_clip(
-                self.records[index].path,
+                self.cache.local(record.path),
                 num_frames=self.num_frames,
                 stride=self.stride,
                 short_side=self.transform.short_side,
+                span=record.span,
+                time_limit=self.time_limit,
             )
         except ClipError as error:
             return EvaluationClip(None, index, str(error))

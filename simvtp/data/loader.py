@@ -1,10 +1,12 @@
 """Batches in an order that a resume, another number of workers or of ranks does not change."""
 
+import multiprocessing
 import os
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.utils.data import Dataset, Sampler
@@ -14,6 +16,35 @@ from simvtp.seeding import derive_generator
 
 # Of the streams drawn from (seed, epoch, ...), samples use the numbers from 0 upwards.
 _ORDER_STREAM = 2**32 - 1
+_PARENT_SECONDS = 1.0
+
+
+class EpochOrder(Protocol):
+    """Draws the order of an epoch over all samples."""
+
+    @property
+    def name(self) -> str:
+        """Changes with everything that the order depends on, beside the generator."""
+        ...
+
+    def __call__(self, generator: torch.Generator) -> torch.Tensor:
+        """Draw a permutation `(num_samples,)` int64."""
+        ...
+
+
+class UniformOrder(NamedTuple):
+    """Every order is as likely as any other."""
+
+    num_samples: int
+
+    @property
+    def name(self) -> str:
+        """The same for all: the sampler knows the number of samples."""
+        return "uniform"
+
+    def __call__(self, generator: torch.Generator) -> torch.Tensor:
+        """Draw a permutation `(num_samples,)` int64."""
+        return torch.randperm(self.num_samples, generator=generator)
 
 
 class EpochSampler(Sampler[list[tuple[int, int]]]):
@@ -39,6 +70,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         drop_last: leave out the samples that do not fill a global batch.
         rank: number of this process.
         world_size: number of processes.
+        order: draws the order of an epoch, e.g. ShardOrder; without one all orders are as likely.
     """
 
     def __init__(
@@ -51,6 +83,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         drop_last: bool = True,
         rank: int = 0,
         world_size: int = 1,
+        order: EpochOrder | None = None,
     ) -> None:
         _check_sizes(num_samples, batch_size, rank, world_size)
         if not drop_last and world_size > 1:
@@ -65,6 +98,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         self.drop_last = drop_last
         self.rank = rank
         self.world_size = world_size
+        self.order: EpochOrder = UniformOrder(num_samples) if order is None else order
         self.num_consumed = 0
 
     @property
@@ -81,7 +115,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         # Fixed here, for the loop advances the sampler while the loader fetches ahead.
         epoch, first = self.epoch, self.num_consumed
         generator = derive_generator(self.seed, epoch, _ORDER_STREAM)
-        order = torch.randperm(self.num_samples, generator=generator)
+        order = self.order(generator)
         for batch in range(first, len(self)):
             start = batch * self.global_batch + self.rank * self.batch_size
             yield [(epoch, index) for index in order[start : start + self.batch_size].tolist()]
@@ -92,7 +126,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         if self.num_consumed == len(self):
             self.epoch, self.num_consumed = self.epoch + 1, 0
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, int | str]:
         """Place in the run and the settings under which it means anything."""
         return {
             "epoch": self.epoch,
@@ -100,18 +134,19 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
             "seed": self.seed,
             "num_samples": self.num_samples,
             "global_batch": self.global_batch,
+            "order": self.order.name,
         }
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken, on as many ranks and workers as there are now.
 
         Raises:
-            ValueError: the seed, the clips or the global batch are not those of `state`.
+            ValueError: the seed, clips, order or global batch are not those of `state`.
         """
         for name, value in self.state_dict().items():
             if name not in state:
                 raise ValueError(f"the sampler's state must hold {name}, got {sorted(state)}")
-            if name in ("seed", "num_samples", "global_batch") and state[name] != value:
+            if name not in ("epoch", "num_consumed") and state[name] != value:
                 raise ValueError(
                     f"{name} must be the same on a resume, got {value} now and {state[name]} in "
                     "the checkpoint; set it back or start a new run"
@@ -166,9 +201,24 @@ def build_loader(
 
 
 def _start_worker(number: int) -> None:
-    """Let Ctrl-C reach the main process alone, and leave the cores to the other workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Let signals that stop a run reach the main process alone; leave the cores to the others."""
+    for stop in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(stop, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """Watch the parent from a worker: end when it is gone, or when the SIGTERM is its own."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    while os.getppid() == parent.pid:
+        received = signal.sigtimedwait({signal.SIGTERM}, _PARENT_SECONDS)
+        if received is not None and received.si_pid == parent.pid:
+            break
+    # The loader takes any other code for a failure.
+    os._exit(0)
 
 
 def _check_sizes(num_samples: int, batch_size: int, rank: int, world_size: int) -> None:

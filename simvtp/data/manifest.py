@@ -1,71 +1,70 @@
-"""Manifests of clips with captions, checked row by row before a run starts."""
+"""Manifests of clips with captions, checked row by row before a run starts.
 
+The result is kept in the cache: the next start maps it into memory instead of checking again.
+"""
+
+import codecs
+import glob
+import hashlib
+import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Iterator
 from pathlib import Path
-from typing import overload
+from tempfile import TemporaryDirectory
 
-from simvtp.data.manifest_rows import READERS, ProblemError, Row, Rows, shown
+import numpy as np
 
-MAX_CAPTION_CHARACTERS = 10_000
+from simvtp.data.cache import cache_folder
+from simvtp.data.clip_table import ClipRecord, ClipTable, write_clip_table
+from simvtp.data.manifest_checks import checked_captions, checked_id, checked_path
+from simvtp.data.manifest_rows import READERS, ProblemError, read_rows, shown
+
+_FORMAT = 1
 _MAX_REPORTED = 5
+_BLOCK_BYTES = 1 << 24
+# Below this many bytes, a bar would be gone before it could be read.
+_BYTES_WITH_PROGRESS = 1 << 23
 
 
 class ManifestError(ValueError):
     """A manifest that cannot be used; the message names rows, values and fixes."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClipRecord:
-    """One clip: its id, its file and everything that is said about it."""
+class _Problems:
+    """How many rows are faulty, and the first of them."""
 
-    video_id: str
-    path: Path
-    captions: tuple[str, ...]
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: list[str] = []
 
+    def add(self, problem: ProblemError) -> None:
+        self.count += 1
+        if len(self.first) < _MAX_REPORTED:
+            self.first.append(str(problem))
 
-class Manifest(Sequence[ClipRecord]):
-    """The clips of a manifest, in the order of their first row.
-
-    Args:
-        records: the clips.
-        source: file they were read from.
-    """
-
-    def __init__(self, records: Sequence[ClipRecord], *, source: Path) -> None:
-        self.records = tuple(records)
-        self.source = source
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    @overload
-    def __getitem__(self, index: int) -> ClipRecord: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[ClipRecord, ...]: ...
-    def __getitem__(self, index: int | slice) -> ClipRecord | tuple[ClipRecord, ...]:
-        return self.records[index]
-
-    def __repr__(self) -> str:
-        return f"Manifest({len(self)} clips of {self.source})"
-
-    def captions(self) -> Iterator[str]:
-        """Every caption in turn, e.g. to train a tokenizer on."""
-        for record in self.records:
-            yield from record.captions
+    def __str__(self) -> str:
+        lines = [f"{self.count} problem{'s' * (self.count > 1)}", *self.first]
+        if self.count > _MAX_REPORTED:
+            lines.append(f"... and {self.count - _MAX_REPORTED} more")
+        return "\n  ".join(lines)
 
 
 def load_manifest(
     path: str | Path, *, root: str | Path | None = None, check_files: bool = True
-) -> Manifest:
+) -> ClipTable:
     """Read a manifest and check every row, so that a run does not find its faults hours later.
 
     Formats by the name's ending: `.csv` with the columns videoid, path, caption or WebVid's own
     (the file is ROOT/page_dir/videoid.mp4, else ROOT/videoid.mp4); `.jsonl` with one object a
     line that has path and caption or captions, and perhaps videoid; `.json` with one object
-    `{path: caption or [captions]}`. Without an id the path is the id. Rows of the same id and
-    path become one clip with several captions.
+    `{path: caption or [captions]}`, which is read whole: prefer the others for millions of rows.
+    Without an id the path is the id. Rows of the same id and path become one clip with several
+    captions, in the order of their first row.
+
+    The checked table is kept in the cache (`$SIMVTP_CACHE`, else `~/.cache/simvtp`) and used
+    again until the manifest's size or time changes; a clip's file that is lost after the first
+    check is found when it is read.
 
     Args:
         path: the manifest.
@@ -77,131 +76,138 @@ def load_manifest(
     """
     source = Path(path)
     root = source.parent if root is None else Path(root)
-    reader = READERS.get(source.suffix.lower())
-    if reader is None:
+    base = Path(os.path.normpath(root.absolute()))
+    if source.suffix.lower() not in READERS:
         known = ", ".join(READERS)
         raise ManifestError(f"{source}: a manifest must end in {known}, got {source.suffix!r}")
-    text = _read_text(source)
-    if check_files and not root.is_dir():
-        raise ManifestError(f"{source}: root {root} is not a folder; set root to the clips' folder")
-    records, problems = _merge_rows(reader(text), root, check_files=check_files)
-    if problems:
-        raise ManifestError(f"{source} (root {root}): {_report(problems)}")
-    if not records:
-        raise ManifestError(f"{source}: it lists no clip; add at least one row")
-    return Manifest(records, source=source)
-
-
-def _report(problems: list[str]) -> str:
-    """How many problems there are, and the first of them."""
-    lines = [f"{len(problems)} problem{'s' * (len(problems) > 1)}", *problems[:_MAX_REPORTED]]
-    if len(problems) > _MAX_REPORTED:
-        lines.append(f"... and {len(problems) - _MAX_REPORTED} more")
-    return "\n  ".join(lines)
-
-
-def _read_text(source: Path) -> str:
     try:
-        data = source.read_bytes()
+        file = _cached_file(source, base, check_files=check_files)
     except OSError as error:
         raise ManifestError(
             f"{source}: cannot read the manifest ({error.strerror}); check its path"
         ) from error
-    if (position := data.find(b"\0")) >= 0:
-        line = data.count(b"\n", 0, position) + 1
-        raise ManifestError(
-            f"{source}: line {line}: it holds a NUL byte; save the manifest as plain UTF-8 text"
-        )
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ManifestError(
-            f"{source}: line {line}: byte {data[error.start : error.start + 1]!r} is not UTF-8; "
-            "save the manifest as UTF-8"
-        ) from error
+    if check_files and not base.is_dir():
+        raise ManifestError(f"{source}: root {root} is not a folder; set root to the clips' folder")
+    if not file.is_file():
+        _require_plain_text(source)
+        _build(file, source, base, check_files=check_files)
+    return ClipTable(file, root=base, source=source)
 
 
-def _merge_rows(rows: Rows, root: Path, *, check_files: bool) -> tuple[list[ClipRecord], list[str]]:
-    """Gather the captions of each clip; every faulty row becomes one problem."""
-    problems: list[str] = []
-    merged: dict[str, tuple[Path, list[str], int]] = {}
-    base = Path(os.path.normpath(root.absolute()))
-    for row in rows:
+def _cached_file(source: Path, base: Path, *, check_files: bool) -> Path:
+    """Name of the checked table: the first part stands for the manifest, the second for a state."""
+    status = source.stat()
+    place = [str(source.resolve()), str(base), check_files]
+    state = [_FORMAT, status.st_size, status.st_mtime_ns]
+    first, second = (hashlib.sha256(json.dumps(part).encode()) for part in (place, state))
+    name = f"{source.stem[:80]}-{first.hexdigest()[:16]}-{second.hexdigest()[:16]}.arrow"
+    return cache_folder() / "manifests" / name
+
+
+class _Places:
+    """Line and hashed id of each good row, in 16 bytes a row."""
+
+    def __init__(self) -> None:
+        self.lines = array("q")
+        self.hashes = array("q")
+
+    def add(self, line: int, video_id: str) -> None:
+        self.lines.append(line)
+        self.hashes.append(hash(video_id))
+
+    def groups(self) -> Iterator[list[int]] | None:
+        """Rows of each id, by its first row; None when every row has an id of its own."""
+        hashes = np.frombuffer(self.hashes, np.int64)
+        first, inverse = np.unique(hashes, return_index=True, return_inverse=True)[1:]
+        if len(first) == len(hashes):
+            return None
+        order = np.argsort(first[inverse], kind="stable")
+        ends = np.flatnonzero(np.diff(first[inverse][order])) + 1
+        return (rows.tolist() for rows in np.split(order, ends))
+
+
+def _build(file: Path, source: Path, base: Path, *, check_files: bool) -> None:
+    """Check the manifest's rows, merge those of one clip, and put the table in its place."""
+    problems, places = _Problems(), _Places()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=file.parent, prefix=".") as scratch:
+        table_file, merged_file = Path(scratch, "rows.arrow"), Path(scratch, "merged.arrow")
+        rows = _checked_rows(source, base, problems, places, check_files=check_files)
+        write_clip_table(table_file, rows)
+        if (groups := places.groups()) is not None:
+            table = ClipTable(table_file, root="", source=source)
+            write_clip_table(merged_file, _merged(table, groups, places, problems))
+            table_file = merged_file
+        if problems.count:
+            raise ManifestError(f"{source} (root {base}): {problems}")
+        if not places.lines:
+            raise ManifestError(f"{source}: it lists no clip; add at least one row")
+        for outdated in file.parent.glob(f"{glob.escape(file.stem.rpartition('-')[0])}-*.arrow"):
+            outdated.unlink(missing_ok=True)
+        table_file.replace(file)
+
+
+def _checked_rows(
+    source: Path, base: Path, problems: _Problems, places: _Places, *, check_files: bool
+) -> Iterator[ClipRecord]:
+    """A record for each good row, and its place; every faulty row becomes one problem."""
+    progress = source.stat().st_size > _BYTES_WITH_PROGRESS
+    for row in read_rows(source, progress=progress):
         try:
             if isinstance(row, ProblemError):
                 raise row
-            captions = _checked_captions(row)
-            video_id = _checked_id(row)
-            path = _checked_path(row, base, check_files=check_files)
-            known_path, known_captions, line = merged.setdefault(video_id, (path, [], row.line))
-            if known_path != path:
-                message = (
-                    f"videoid {shown(video_id)} already stands for another file on line {line}; "
-                    "give each file its own id"
-                )
-                raise ProblemError(row.line, message)
-            known_captions.extend(captions)
+            captions = checked_captions(row)
+            video_id = checked_id(row)
+            path = checked_path(row, str(base), check_files=check_files)
         except ProblemError as problem:
-            problems.append(str(problem))
-    records = [ClipRecord(key, path, tuple(said)) for key, (path, said, _) in merged.items()]
-    return records, problems
+            problems.add(problem)
+        else:
+            places.add(row.line, video_id)
+            yield ClipRecord(video_id, path, captions)
 
 
-def _checked_id(row: Row) -> str:
-    video_id = row.paths[0] if row.video_id is None else row.video_id
-    if isinstance(video_id, int) and not isinstance(video_id, bool):
-        return str(video_id)
-    if not isinstance(video_id, str) or not video_id.strip():
-        raise ProblemError(row.line, f"videoid must be a non-empty text, got {shown(video_id)}")
-    return video_id.strip()
+def _merged(
+    rows: ClipTable, groups: Iterator[list[int]], places: _Places, problems: _Problems
+) -> Iterator[ClipRecord]:
+    """One record for all rows of an id, whose captions it gathers."""
+    for numbers in groups:
+        # By id once more: two ids may share a hash.
+        merged: dict[str, tuple[int, ClipRecord, list[str]]] = {}
+        for number in numbers:
+            row = rows[number]
+            first, record, captions = merged.setdefault(row.video_id, (number, row, []))
+            captions += row.captions
+            if row.path != record.path:
+                message = (
+                    f"videoid {shown(record.video_id)} already stands for another file on line "
+                    f"{places.lines[first]}; give each file its own id"
+                )
+                problems.add(ProblemError(places.lines[number], message))
+        for _, record, captions in merged.values():
+            yield ClipRecord(record.video_id, record.path, tuple(captions))
 
 
-def _checked_captions(row: Row) -> list[str]:
-    captions = row.captions if isinstance(row.captions, list) else [row.captions]
-    if not captions:
-        raise ProblemError(row.line, "the list of captions is empty; give at least one")
-    for caption in captions:
-        if not isinstance(caption, str):
-            raise ProblemError(row.line, f"caption must be a text, got {shown(caption)}")
-        if not caption.strip():
-            raise ProblemError(row.line, f"caption {caption!r} is empty; describe the clip")
-        if len(caption) > MAX_CAPTION_CHARACTERS:
-            message = (
-                f"caption {shown(caption)} has {len(caption)} characters, at most "
-                f"{MAX_CAPTION_CHARACTERS} are allowed; shorten it (or close an open quote)"
-            )
-            raise ProblemError(row.line, message)
-        if "\0" in caption or any("\ud800" <= character <= "\udfff" for character in caption):
-            message = f"caption {shown(caption)} holds NUL or half a surrogate pair; remove it"
-            raise ProblemError(row.line, message)
-    return [caption.strip() for caption in captions]
-
-
-def _checked_path(row: Row, base: Path, *, check_files: bool) -> Path:
-    """The first of the row's paths that is a file inside the root (the first, if unchecked)."""
-    missing: list[str] = []
-    for written in row.paths:
-        if not isinstance(written, str) or not written.strip() or "\0" in written:
-            raise ProblemError(row.line, f"path must be a non-empty text, got {shown(written)}")
-        path = Path(os.path.normpath(base / written))
-        if not path.is_relative_to(base) or path == base:
-            message = f"path {shown(written)} leaves the root; give a path inside it or change root"
-            raise ProblemError(row.line, message)
-        if not check_files:
-            return path
-        try:
-            target = path.resolve(strict=True)
-        except (OSError, RuntimeError):
-            missing.append(shown(written))
-            continue
-        if not target.is_relative_to(base.resolve()):
-            message = (
-                f"path {shown(written)} is a link out of the root; set root to hold its target"
-            )
-            raise ProblemError(row.line, message)
-        if target.is_file():
-            return path
-        missing.append(shown(written))
-    message = f"no file {' or '.join(missing)} under the root; fix the path or set root"
-    raise ProblemError(row.line, message)
+def _require_plain_text(source: Path) -> None:
+    """Refuse bytes that are no text before a reader stumbles over them without a line number."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    line = 1
+    with source.open("rb") as file:
+        while True:
+            block = file.read(_BLOCK_BYTES)
+            if (position := block.find(b"\0")) >= 0:
+                line += block.count(b"\n", 0, position)
+                raise ManifestError(
+                    f"{source}: line {line}: it holds a NUL byte; save the manifest as plain "
+                    "UTF-8 text"
+                )
+            try:
+                decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                line += error.object.count(b"\n", 0, error.start)
+                raise ManifestError(
+                    f"{source}: line {line}: byte {error.object[error.start : error.start + 1]!r} "
+                    "is not UTF-8; save the manifest as UTF-8"
+                ) from error
+            if not block:
+                return
+            line += block.count(b"\n")

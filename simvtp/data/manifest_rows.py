@@ -1,10 +1,16 @@
-"""Rows of a manifest as they are written, in each format; nothing in them is checked yet."""
+"""Rows of a manifest as they are written, in each format; nothing in them is checked yet.
+
+Tables and JSON lines are read as a stream: millions of rows never lie in memory together.
+"""
 
 import csv
 import json
 from collections.abc import Callable, Iterator
-from io import StringIO
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import rich.progress
+from rich.console import Console
 
 _MAX_SHOWN_CHARACTERS = 60
 _PLAIN_COLUMNS = ("videoid", "path", "caption")
@@ -25,15 +31,16 @@ class ProblemError(Exception):
 
     def __init__(self, line: int, message: str) -> None:
         super().__init__(f"line {line}: {message}")
+        self.message = message
 
 
 # A reader that raised would end at its first faulty row, so faults are handed on like rows.
 Rows = Iterator[Row | ProblemError]
 
 
-def _csv_rows(text: str) -> Rows:
+def _csv_rows(file: TextIO) -> Rows:
     """Rows of a table with our own columns or WebVid's; further columns are ignored."""
-    table = csv.reader(StringIO(text, newline=""), strict=True)
+    table = csv.reader(file, strict=True)
     header: list[str] | None = None
     line = 1
     try:
@@ -78,9 +85,8 @@ def _table_row(line: int, cells: dict[str, str]) -> Row:
     return Row(line, video_id, (f"{cells['page_dir']}/{name}", name), cells["name"])
 
 
-def _json_lines_rows(text: str) -> Rows:
-    # Not splitlines(): a caption may hold other line separators, such as U+2028, as they are.
-    for line, written in enumerate(text.split("\n"), 1):
+def _json_lines_rows(file: TextIO) -> Rows:
+    for line, written in enumerate(file, 1):
         if not written.strip():
             continue
         try:
@@ -108,8 +114,9 @@ class _Pairs(list[tuple[str, Any]]):
     """A JSON object as written, with its repeated keys."""
 
 
-def _json_rows(text: str) -> Rows:
+def _json_rows(file: TextIO) -> Rows:
     """Rows of the object `{path: caption or [captions]}`; a repeated path adds its captions."""
+    text = file.read()
     try:
         pairs = json.loads(text, object_pairs_hook=_Pairs)
     except (ValueError, RecursionError) as error:
@@ -128,11 +135,29 @@ def _json_rows(text: str) -> Rows:
         yield Row(line, None, (path,), captions)
 
 
-READERS: dict[str, Callable[[str], Rows]] = {
+READERS: dict[str, Callable[[TextIO], Rows]] = {
     ".csv": _csv_rows,
     ".jsonl": _json_lines_rows,
     ".json": _json_rows,
 }
+
+
+def read_rows(source: Path, *, progress: bool) -> Rows:
+    """Rows of a manifest that is known to be UTF-8, by the ending of its name."""
+    kind = source.suffix.lower()
+    with rich.progress.open(
+        source,
+        "r",
+        encoding="utf-8-sig",
+        # A table's cells may hold any line end; a line of JSON ends at a line feed alone, since a
+        # caption may hold other separators, such as U+2028, as they are.
+        newline="" if kind == ".csv" else "\n",
+        description=f"Checking {source.name}",
+        console=Console(stderr=True),
+        transient=True,
+        disable=not progress,
+    ) as file:
+        yield from READERS[kind](file)
 
 
 def shown(value: object) -> str:

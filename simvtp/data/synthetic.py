@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import secrets
 import shutil
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -27,7 +26,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from simvtp.data import drawing, scenes
+from simvtp.data.cache import cache_folder
 from simvtp.data.drawing import draw_scene
+from simvtp.data.processes import end_with_parent, num_usable_cores
 from simvtp.data.scenes import Scene, Split, sample_scenes
 
 FRAMES_PER_SECOND = 16
@@ -84,7 +85,7 @@ def render_corpus(
     """
     _check(num_train, num_validation, size, num_frames, seed, num_processes)
     counts: dict[Split, int] = {"train": num_train, "validation": num_validation}
-    cache = _cache_folder(folder)
+    cache = cache_folder(folder)
     root = cache / f"synthetic-{_digest(counts=counts, size=size, frames=num_frames, seed=seed)}"
     if not _is_complete(root, counts):
         with _scratch_folder(root) as scratch:
@@ -115,11 +116,6 @@ def _check(
             raise ValueError(f"{name} must be at least {least}, got {value}")
     if size % 2:
         raise ValueError(f"size must be even for H.264, got {size}; take {size + 1}")
-
-
-def _cache_folder(folder: str | Path | None) -> Path:
-    chosen = folder if folder is not None else os.environ.get("SIMVTP_CACHE") or "~/.cache/simvtp"
-    return Path(chosen).expanduser().resolve()
 
 
 def _digest(**parameters: object) -> str:
@@ -177,12 +173,12 @@ def _write_manifests(
 
 def _render(jobs: list[_Job], *, num_processes: int | None, progress: bool) -> None:
     if num_processes is None:
-        num_processes = min(_num_usable_cores(), math.ceil(len(jobs) / _CLIPS_PER_PROCESS))
+        num_processes = min(num_usable_cores(), math.ceil(len(jobs) / _CLIPS_PER_PROCESS))
     if num_processes == 1:
         _follow(map(_render_clip, jobs), len(jobs), progress=progress)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_processes, context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(num_processes, context, initializer=end_with_parent) as pool:
         try:
             rendered = pool.map(_render_clip, jobs, chunksize=8)
             _follow(rendered, len(jobs), progress=progress)
@@ -194,19 +190,6 @@ def _render(jobs: list[_Job], *, num_processes: int | None, progress: bool) -> N
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def _end_with_parent() -> None:
-    """Watch the parent from a rendering process, which would outlive a killed parent for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
-def _num_usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _follow(rendered: Iterable[None], total: int, *, progress: bool) -> None:

@@ -1,19 +1,26 @@
 """Video files opened safely, and where their frames lie in time."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import av
 import av.logging
 from av.container import InputContainer
-from av.error import FFmpegError
+from av.error import ExitError, FFmpegError
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
 # FFmpeg's messages go to stderr out of order and name no file; what matters is in the ClipError.
 av.logging.set_level(None)
+
+# 8,192 x 8,192: a decoder may hold 16 frames, and a few bytes of a header claim any size.
+_MAX_PIXELS = 1 << 26
+_TOO_SLOW = "it takes longer to read than the time limit"
+
+Item = TypeVar("Item")
 
 
 class ClipError(ValueError):
@@ -27,6 +34,31 @@ class ClipError(ValueError):
     def __init__(self, message: str, *, unreadable: bool = False) -> None:
         super().__init__(message)
         self.unreadable = unreadable
+
+
+class Deadline:
+    """The moment by which a clip must have been read.
+
+    Args:
+        seconds: from now on; None sets no limit.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        if seconds is not None and seconds <= 0:
+            raise ValueError(f"time_limit must be above 0 seconds, got {seconds}")
+        self.seconds = seconds
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    def watch(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Hand on packets or frames until the time is up.
+
+        Raises:
+            ClipError: the time is up.
+        """
+        for item in items:
+            if self._end is not None and time.monotonic() > self._end:
+                raise ClipError(f"{_TOO_SLOW} ({self.seconds:g} s)", unreadable=True)
+            yield item
 
 
 class Timeline(NamedTuple):
@@ -45,25 +77,58 @@ class Timeline(NamedTuple):
 
 def failure_reason(error: Exception) -> str:
     """What FFmpeg or the system says went wrong, without the codes around it."""
+    if isinstance(error, ExitError):
+        return _TOO_SLOW
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 @contextmanager
-def open_video(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a local file and its main video stream; a playlist in it cannot reach the network."""
+def open_video(
+    path: str | Path,
+    *,
+    span: tuple[int, int] | None = None,
+    deadline: Deadline | None = None,
+) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a local file and its main video stream; a playlist in it cannot reach the network.
+
+    Args:
+        path: the file.
+        span: offset and size, in bytes, of the video in the file; None when the file is the video.
+        deadline: also ends single calls that wait for data.
+    """
+    address, protocols = f"file:{path}", "file"
+    if span is not None:
+        offset, size = span
+        address, protocols = (
+            f"subfile,,start,{offset},end,{offset + size},,:{address}",
+            "file,subfile",
+        )
     try:
         container = av.open(
-            f"file:{path}", "r", options={"protocol_whitelist": "file"}, metadata_errors="ignore"
+            address,
+            "r",
+            options={"protocol_whitelist": protocols},
+            metadata_errors="ignore",
+            timeout=None if deadline is None else deadline.seconds,
         )
+    except InterruptedError:
+        # By a signal: that says nothing of the file.
+        raise
     except (FFmpegError, OSError, ValueError) as error:
-        raise ClipError(failure_reason(error), unreadable=True) from error
+        # A file that is not there may be back later; what is in a file does not change.
+        lost = isinstance(error, FileNotFoundError)
+        raise ClipError(failure_reason(error), unreadable=not lost) from error
     with container:
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
             raise ClipError("it holds no video stream", unreadable=True)
+        # None where FFmpeg knows no decoder; the annotations do not say so.
+        if getattr(stream, "codec_context", None) is None:
+            raise ClipError("its codec is unknown", unreadable=True)
         # Loader workers are the parallelism; threads inside each would only compete.
         stream.thread_type = "NONE"
         stream.codec_context.thread_count = 1
+        stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
         yield container, stream
 
 
@@ -85,12 +150,14 @@ def header_timeline(container: InputContainer, stream: VideoStream) -> Timeline 
     return Timeline(start, float(duration / num_frames), num_frames, promised, scanned=False)
 
 
-def packet_timeline(path: str | Path) -> Timeline:
+def packet_timeline(
+    path: str | Path, *, deadline: Deadline, span: tuple[int, int] | None = None
+) -> Timeline:
     """Timeline counted from the packets, from the first one that decoding can start at."""
     times: list[int] = []
     num_packets = 0
-    with open_video(path) as (container, stream):
-        for packet in container.demux(stream):
+    with open_video(path, span=span, deadline=deadline) as (container, stream):
+        for packet in deadline.watch(container.demux(stream)):
             if packet.size == 0 or packet.is_discard or not (num_packets or packet.is_keyframe):
                 continue
             num_packets += 1

@@ -14,8 +14,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from simvtp.data import load_manifest
+from simvtp.data import load_clips
 from simvtp.model import SimVTP
+from simvtp.pipelines.arguments import at_least
 from simvtp.pipelines.report import retrieval_table
 from simvtp.pipelines.retrieval import Gallery, Retrieval, embed_gallery, rerank, score
 
@@ -33,23 +34,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--data.root", dest="root", type=Path, help="folder of the clips; default: the manifest's"
     )
     parser.add_argument(
-        "--rerank", type=_at_least(0), default=0, metavar="K", help="re-rank the best K"
+        "--rerank", type=at_least(0), default=0, metavar="K", help="re-rank the best K"
     )
-    parser.add_argument("--batch-size", type=_at_least(1), default=16)
-    parser.add_argument("--workers", type=_at_least(0), default=1, help="processes that decode")
+    parser.add_argument("--batch-size", type=at_least(1), default=16)
+    parser.add_argument("--workers", type=at_least(0), default=1, help="processes that decode")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     return parser
-
-
-def _at_least(smallest: int) -> Any:
-    def number(text: str) -> int:
-        value = int(text)
-        if value < smallest:
-            raise argparse.ArgumentTypeError(f"must be at least {smallest}, got {value}")
-        return value
-
-    return number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     console = Console(soft_wrap=True)
     try:
-        records = load_manifest(options.data, root=options.root)
+        records = load_clips(options.data, root=options.root)
         model = SimVTP.from_pretrained(options.model).to(options.device)
         results, gallery = evaluate(
             model,
@@ -72,9 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     console.print(retrieval_table(results))
     for number, reason in gallery.unreadable.items():
-        console.print(f"left out {records[number].path}: {reason}", markup=False, highlight=False)
+        console.print(f"left out {records[number].name}: {reason}", markup=False, highlight=False)
     if options.json is not None:
-        report = as_report(results, unreadable=[str(records[n].path) for n in gallery.unreadable])
+        report = as_report(results, unreadable=[records[n].name for n in gallery.unreadable])
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
         console.print(f"figures: {options.json}", highlight=False)
@@ -94,7 +85,7 @@ def evaluate(
 
     Args:
         model: the model.
-        records: held-out clips, e.g. of `load_manifest`.
+        records: held-out clips, e.g. of `load_clips`.
         top: how many of each query's best to re-rank; 0 for none.
         batch_size: clips or pairs in one forward pass.
         num_workers: processes that decode.

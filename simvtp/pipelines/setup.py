@@ -11,11 +11,13 @@ from simvtp.batch import Batch, Collator
 from simvtp.config import DataConfig, ModelConfig, PretrainConfig
 from simvtp.data import (
     ClipDataset,
+    ClipTable,
     EpochSampler,
-    Manifest,
     MultiScaleCrop,
+    ShardCache,
+    ShardOrder,
     build_loader,
-    load_manifest,
+    load_clips,
     load_tokenizer,
     special_token_ids,
     train_tokenizer,
@@ -33,8 +35,8 @@ MODEL_STREAM, STEP_STREAM = 1, 2
 class TrainingData(NamedTuple):
     """Clips to train on and, perhaps, held-out clips."""
 
-    train: Manifest
-    validation: Manifest | None
+    train: ClipTable
+    validation: ClipTable | None
 
 
 class TrainingLoader(NamedTuple):
@@ -45,10 +47,10 @@ class TrainingLoader(NamedTuple):
 
 
 def load_data(config: DataConfig) -> TrainingData:
-    """Manifests as given, or the embedded corpus when no training manifest is.
+    """Manifests or shards as given, or the embedded corpus when nothing is to train on.
 
     Raises:
-        ValueError: a manifest is faulty, or held-out clips are given without training clips.
+        ValueError: a manifest or a shard is faulty, or there are held-out clips alone.
     """
     if config.train is None:
         if config.validation is not None:
@@ -57,14 +59,20 @@ def load_data(config: DataConfig) -> TrainingData:
                 "or neither for the embedded corpus"
             )
         corpus = render_corpus()
-        return TrainingData(load_manifest(corpus.train), load_manifest(corpus.validation))
+        return TrainingData(load_clips(corpus.train), load_clips(corpus.validation))
+    cache = build_shard_cache(config)
     validation = None
     if config.validation is not None:
-        validation = load_manifest(Path(config.validation), root=config.root)
-    return TrainingData(load_manifest(Path(config.train), root=config.root), validation)
+        validation = load_clips(config.validation, root=config.root, cache=cache)
+    return TrainingData(load_clips(config.train, root=config.root, cache=cache), validation)
 
 
-def build_tokenizer(config: PretrainConfig, *, train: Manifest, saved: Path) -> Tokenizer:
+def build_shard_cache(config: DataConfig) -> ShardCache:
+    """Copies of remote shards, shared by all processes of this machine."""
+    return ShardCache(max_bytes=round(config.shard_cache_gb * 1e9))
+
+
+def build_tokenizer(config: PretrainConfig, *, train: ClipTable, saved: Path) -> Tokenizer:
     """The run's tokenizer: the one saved before, the one given, or one trained on the captions.
 
     Training a vocabulary is not deterministic, so the run keeps its own from the first moment.
@@ -77,7 +85,8 @@ def build_tokenizer(config: PretrainConfig, *, train: Manifest, saved: Path) -> 
         tokenizer = train_tokenizer(train.captions(), vocab_size=config.model.vocab_size)
     saved.parent.mkdir(parents=True, exist_ok=True)
     partial = saved.with_suffix(".partial")
-    tokenizer.save(str(partial))
+    # Tokenizer.save raises a bare Exception where the disk is full.
+    partial.write_text(tokenizer.to_str(pretty=True), "utf-8")
     partial.replace(saved)
     return tokenizer
 
@@ -133,7 +142,7 @@ def build_collator(config: PretrainConfig, *, sizes: ModelConfig, tokenizer: Tok
 def build_training_loader(
     config: PretrainConfig,
     *,
-    train: Manifest,
+    train: ClipTable,
     tokenizer: Tokenizer,
     rank: int = 0,
     world_size: int = 1,
@@ -156,13 +165,23 @@ def build_training_loader(
         seed=run.seed,
         quarantine=Path(run.out) / "quarantine.jsonl",
         max_bad_share=data.max_bad_share,
+        cache=build_shard_cache(data),
+        time_limit=data.clip_seconds,
     )
+    order = None
+    if (shard_sizes := train.shard_sizes()) is not None:
+        order = ShardOrder(
+            shard_sizes,
+            global_batch=run.batch_size * world_size,
+            shuffle_buffer=data.shuffle_buffer,
+        )
     sampler = EpochSampler(
         len(dataset),
         seed=run.seed,
         batch_size=run.batch_size,
         rank=rank,
         world_size=world_size,
+        order=order,
     )
     loader = build_loader(
         dataset,

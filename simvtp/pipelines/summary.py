@@ -1,12 +1,13 @@
 """What a pre-training run says at its start and leaves at its end."""
 
+import shutil
 import time
 from pathlib import Path
 
 from rich.console import Console
 
 from simvtp.config import PretrainConfig
-from simvtp.data import Manifest
+from simvtp.data import ClipTable
 from simvtp.model import SimVTP
 from simvtp.pipelines.pictures import picture_of
 from simvtp.pipelines.report import retrieval_table
@@ -17,7 +18,7 @@ from simvtp.training import RunLog, plot_curves
 _PICTURED_CLIPS = 4
 
 
-def evaluate_held_out(config: PretrainConfig, model: SimVTP, validation: Manifest) -> Retrieval:
+def evaluate_held_out(config: PretrainConfig, model: SimVTP, validation: ClipTable) -> Retrieval:
     """Retrieval of the held-out clips by cosine."""
     model.eval()
     gallery = embed_gallery(model, validation, num_workers=config.data.num_workers)
@@ -41,8 +42,7 @@ def print_start(
     *,
     model: SimVTP,
     data: TrainingData,
-    first_step: int,
-    last_step: int,
+    steps: tuple[int, int],
 ) -> None:
     """Say what is about to be trained on what."""
     held_out = 0 if data.validation is None else len(data.validation)
@@ -53,7 +53,7 @@ def print_start(
         f"{model.config.image_size} px = {slices} x {rows} x {columns} tubelets, "
         f"{config.masking.video_ratio:.0%} hidden; {config.masking.text_ratio:.0%} of the words\n"
         f"data:  {len(data.train)} clips to train on, {held_out} held out\n"
-        f"run:   steps {first_step} to {last_step} on {model.device}, in "
+        f"run:   steps {steps[0]} to {steps[1]} on {model.device}, in "
         f"{config.run.out}",
         highlight=False,
     )
@@ -66,7 +66,7 @@ def finish(
     out = Path(config.run.out)
     started = time.monotonic()
     model.eval()
-    model.save_pretrained(out / "model")
+    _save_model(model, out / "model")
     shown = data.train if data.validation is None else data.validation
     picture_of(
         model,
@@ -83,6 +83,26 @@ def finish(
     plot_curves(out / "metrics.jsonl", out_png=out / "curves.png")
     console.print(f"saved and evaluated in {time.monotonic() - started:.0f} s", highlight=False)
     _print_next_steps(console, config, data=data)
+
+
+def print_how_to_go_on(console: Console, out: Path) -> None:
+    """Say how a run that was stopped goes on; before it had begun, it is started again."""
+    resume = " --resume" if (out / "config.yaml").is_file() else ""
+    console.print(
+        f"continue: python -m simvtp.pipelines.pretrain --run.out {out}{resume}",
+        markup=False,
+        highlight=False,
+    )
+
+
+def _save_model(model: SimVTP, folder: Path) -> None:
+    """Put the model folder in place once it is whole."""
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
 
 
 def _print_next_steps(console: Console, config: PretrainConfig, *, data: TrainingData) -> None:

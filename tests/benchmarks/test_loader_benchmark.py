@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from benchmarks import loader
+from simvtp.data import ClipRecord
 from simvtp.data.clips import read_clip
 from simvtp.data.synthetic import render_corpus
 from simvtp.seeding import derive_generator
@@ -76,7 +77,8 @@ def test_the_bare_loop_decodes_the_same_clip(corpus, monkeypatch):
         return Container()
 
     monkeypatch.setattr(loader.av, "open", wrapped)
-    loader.bare_clip(path, derive_generator(0, 0, 5), num_frames=16)
+    record = ClipRecord("", path, ("",))
+    loader.bare_clip(record, derive_generator(0, 0, 5), num_frames=16)
     assert torch.equal(torch.stack(shown).permute(0, 3, 1, 2), clip)
 
 

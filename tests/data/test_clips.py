@@ -1,5 +1,9 @@
+import os
 import struct
+import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simvtp.data import ClipError, frame_indices, probe, read_clip
+from simvtp.data import ClipError, frame_indices, probe, read_clip, video_file
 
 WriteVideo = Callable[..., Path]
 NumbersOf = Callable[[torch.Tensor], list[int]]
@@ -174,12 +178,13 @@ def broken_files(folder: Path, video: Path) -> dict[str, Path]:
 
 def test_unreadable_files_are_named_with_a_reason(tmp_path: Path, write_video: WriteVideo):
     video = write_video(tmp_path / "fine.mp4", 20)
-    for path in broken_files(tmp_path, video).values():
+    for name, path in broken_files(tmp_path, video).items():
         for function in (read_clip, probe):
             with pytest.raises(ClipError, match="cannot read a clip of") as error:
                 function(path)
             assert str(path) in str(error.value)
-            assert error.value.unreadable
+            # A file that is missing now may be there in the next epoch.
+            assert error.value.unreadable == (name != "missing")
 
 
 def damaged_tail(path: Path) -> Path:
@@ -256,3 +261,62 @@ def test_ffmpeg_says_nothing(
     with pytest.raises(ClipError):
         read_clip(path, num_frames=16)
     assert capfd.readouterr().err == ""
+
+
+def test_codecs_that_nobody_knows_are_refused(write_video: WriteVideo, tmp_path: Path):
+    path = write_video(tmp_path / "a.mp4", 8)
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+    for read in (read_clip, probe):
+        with pytest.raises(ClipError, match=r"a\.mp4: its codec is unknown") as error:
+            read(path)
+        assert error.value.unreadable
+
+
+def test_frames_of_absurd_size_are_refused(
+    write_video: WriteVideo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = write_video(tmp_path / "a.mp4", 8)
+    assert read_clip(path, num_frames=4).shape[0] == 4
+    # The frames have 32 x 128 pixels; a limit below stands for a huge frame.
+    monkeypatch.setattr(video_file, "_MAX_PIXELS", 32 * 128 - 1)
+    with pytest.raises(ClipError, match=r"a\.mp4"):
+        read_clip(path, num_frames=4)
+
+
+def feed_slowly(path: Path, data: bytes, stop: threading.Event) -> None:
+    """Write into a pipe, a little at a time, until the reader has enough."""
+    with suppress(BrokenPipeError), path.open("wb", buffering=0) as pipe:
+        for start in range(0, len(data), 64):
+            if stop.wait(0.02):
+                return
+            pipe.write(data[start : start + 64])
+
+
+@pytest.mark.parametrize("read", [read_clip, probe])
+def test_a_source_that_crawls_is_given_up(
+    read: Callable[..., object], write_video: WriteVideo, tmp_path: Path
+):
+    data = write_video(tmp_path / "a.ts", 60).read_bytes()
+    pipe = tmp_path / "pipe.ts"
+    os.mkfifo(pipe)
+    stop = threading.Event()
+    thread = threading.Thread(target=feed_slowly, args=(pipe, data, stop))
+    thread.start()
+    started = time.monotonic()
+    try:
+        with pytest.raises(ClipError, match=r"pipe\.ts") as error:
+            read(pipe, time_limit=0.3)
+    finally:
+        stop.set()
+        thread.join()
+    assert time.monotonic() - started < 0.02 * len(data) / 64 / 2
+    assert error.value.unreadable
+
+
+def test_a_time_limit_counts_what_is_decoded(write_video: WriteVideo, tmp_path: Path):
+    path = write_video(tmp_path / "a.mp4", 60)
+    assert read_clip(path, time_limit=60.0).shape[0] == 16
+    with pytest.raises(ClipError, match=r"a\.mp4: it takes longer to read than the time limit"):
+        read_clip(path, time_limit=1e-6)
+    with pytest.raises(ValueError, match="above 0 seconds, got 0"):
+        read_clip(path, time_limit=0)

@@ -1,4 +1,6 @@
 import json
+import multiprocessing
+import os
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,6 +62,7 @@ def test_bad_clips_are_replaced_and_listed_once(
         "video_id": "empty",
         "reason": entries[0]["reason"],
         "epoch": 0,
+        "unreadable": True,
     }
     assert "empty.mp4" in entries[0]["reason"]
 
@@ -125,3 +128,43 @@ def test_datasets_need_records(make_dataset: Callable[..., ClipDataset]):
         make_dataset([])
     with pytest.raises(ValueError, match="max_bad_share must lie"):
         Quarantine(None, max_bad_share=2.0)
+
+
+def test_a_clip_that_hangs_ends_the_worker_and_is_passed_over_then(
+    records: list[ClipRecord],
+    make_dataset: Callable[..., ClipDataset],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+):
+    # Opening a pipe that nobody writes to never returns to Python.
+    os.mkfifo(tmp_path / "pipe.mp4")
+    mixed = list(records)
+    mixed[3] = ClipRecord("pipe", tmp_path / "pipe.mp4", ("x",))
+    settings = {"quarantine": tmp_path / "quarantine.jsonl", "time_limit": 0.2}
+    worker = multiprocessing.get_context("fork").Process(
+        target=make_dataset(mixed, **settings).__getitem__, args=((0, 3),)
+    )
+    worker.start()
+    worker.join(timeout=60)
+    assert worker.exitcode == 1
+    assert f"reading {tmp_path / 'pipe.mp4'} hangs" in capfd.readouterr().err
+    again = make_dataset(mixed, **settings)
+    gone = [*records[:3], ClipRecord("pipe", tmp_path / "gone.mp4", ("x",)), *records[4:]]
+    # What stands in for it is what stands in for any other clip that cannot be read.
+    assert again[0, 3].index == make_dataset(gone)[0, 3].index
+    assert len((tmp_path / "quarantine.jsonl").read_text().splitlines()) == 1
+
+
+def test_only_what_is_unreadable_as_a_whole_is_passed_over_in_the_next_start(
+    records: list[ClipRecord], make_dataset: Callable[..., ClipDataset], tmp_path: Path
+):
+    path = tmp_path / "quarantine.jsonl"
+    quarantine = Quarantine(path, max_bad_share=0.1)
+    quarantine.add(records[1], reason="a part is damaged", epoch=0, unreadable=False)
+    quarantine.add(records[2], reason="no video", epoch=0, unreadable=True)
+    with path.open("a") as file:
+        file.write('{"path": "cut off by a full disk')
+    dataset = make_dataset(records, quarantine=path)
+    assert dataset[0, 1].index == 1
+    assert dataset[0, 2].index != 2
+    assert dataset.quarantine.reason(records[2]) == "no video"

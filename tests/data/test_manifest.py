@@ -1,12 +1,22 @@
 import json
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from simvtp.data import ClipRecord, ManifestError, load_manifest
+from simvtp.data import ClipRecord, ManifestError, load_manifest, manifest
 
 Write = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SIMVTP_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -44,14 +54,14 @@ def test_csv_merges_rows_of_the_same_clip(write: Write, tmp_path: Path):
         "two,sub/../b.mp4,Zwölf Boxkämpfer,x\r\n"
         'one,./a.mp4,"Two\nlines",x\r\n',
     )
-    manifest = load_manifest(path)
-    assert list(manifest) == [
+    clips = load_manifest(path)
+    assert list(clips) == [
         ClipRecord("one", tmp_path / "a.mp4", ("A dog, running.", "Two\nlines")),
         ClipRecord("two", tmp_path / "b.mp4", ("Zwölf Boxkämpfer",)),
     ]
-    assert list(manifest.captions()) == ["A dog, running.", "Two\nlines", "Zwölf Boxkämpfer"]
-    assert manifest[:1] == (manifest[0],)
-    assert len(manifest) == 2
+    assert list(clips.captions()) == ["A dog, running.", "Two\nlines", "Zwölf Boxkämpfer"]
+    assert clips[:1] == (clips[0],)
+    assert len(clips) == 2
 
 
 def test_webvid_columns_with_and_without_page_folder(write: Write, tmp_path: Path):
@@ -123,7 +133,7 @@ def csv_of(*rows: str) -> str:
         ("m.jsonl", json_lines({"path": "a.mp4", "captions": []}), "list of captions is empty"),
         ("m.jsonl", json_lines({"path": ["a.mp4"], "caption": "x"}), "videoid must be"),
         ("m.jsonl", json_lines({"path": "a.mp4", "caption": "\ud800"}), "half a surrogate pair"),
-        ("m.jsonl", json_lines({"path": "a\0.mp4", "caption": "x"}), "path must be a non-empty"),
+        ("m.jsonl", json_lines({"path": "a\0.mp4", "caption": "x"}), "holds NUL or half"),
         ("m.json", '{"a.mp4": "x",\n "gone.mp4": "y"}', "line 2: no file 'gone.mp4'"),
         ("m.json", '[{"path": "a.mp4"}]', "line 1: it must be an object"),
         ("m.json", '{"a.mp4": "x"}\n{"b.mp4": "y"}', "line 2: it is no JSON"),
@@ -168,3 +178,102 @@ def test_relative_manifest_gives_absolute_paths(
     write("m.csv", csv_of("1,a.mp4,x"))
     monkeypatch.chdir(tmp_path)
     assert load_manifest("m.csv")[0].path == tmp_path / "a.mp4"
+
+
+def test_the_checked_table_is_used_until_the_manifest_changes(write: Write, tmp_path: Path):
+    path = write("m.csv", csv_of("1,a.mp4,x"))
+    first = load_manifest(path)
+    (tmp_path / "a.mp4").unlink()
+    # Not checked again: a file that is lost later is found when it is read.
+    assert load_manifest(path).file == first.file
+    (tmp_path / "a.mp4").touch()
+    write("m.csv", csv_of("1,a.mp4,another"))
+    second = load_manifest(path)
+    assert second[0].captions == ("another",)
+    assert first[0].captions == ("x",)
+    assert [*second.file.parent.iterdir()] == [second.file]
+    assert load_manifest(path, check_files=False).file != second.file
+
+
+def test_faulty_manifests_leave_nothing_behind(write: Write, tmp_path: Path):
+    message_of(write("m.csv", csv_of("1,gone.mp4,x")))
+    assert not [*(tmp_path / "cache" / "manifests").iterdir()]
+
+
+def test_folders_that_are_links_are_followed(write: Write, tmp_path: Path):
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "in").mkdir()
+    (root / "in" / "c.mp4").touch()
+    (root / "same").symlink_to(root / "in")
+    (root / "out").symlink_to(tmp_path / "sub")
+    good = write("good.csv", csv_of("1,same/c.mp4,x"))
+    assert load_manifest(good, root=root)[0].path == root / "same" / "c.mp4"
+    assert "link out of the root" in message_of(write("m.csv", csv_of("1,out/c.mp4,x")), root=root)
+
+
+@pytest.mark.parametrize("block", [1, 3, 1 << 24])
+def test_bytes_that_are_no_text_are_found_in_any_block(
+    block: int, write: Write, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(manifest, "_BLOCK_BYTES", block)
+    assert len(load_manifest(write("m.csv", csv_of("1,a.mp4,Zwölf ☃")))) == 1
+    broken = csv_of("1,a.mp4,☃").encode() + b"2,b.mp4,\xe2\x98"
+    assert r"line 3: byte b'\xe2'" in message_of(write("m.csv", broken))
+    assert "line 2: it holds a NUL" in message_of(write("m.csv", csv_of("1,a.mp4,☃\0")))
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 5), st.text("ab", min_size=1)), min_size=1),
+    same_hash=st.booleans(),
+)
+def test_rows_of_a_clip_are_merged_in_order(rows: list[tuple[int, str]], same_hash: bool):
+    expected: dict[str, list[str]] = {}
+    for number, caption in rows:
+        expected.setdefault(str(number), []).append(caption)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIMVTP_CACHE", folder)
+        if same_hash:
+            patch.setattr(manifest, "hash", lambda video_id: 7, raising=False)
+        path = Path(folder, "m.csv")
+        path.write_text(csv_of(*(f"{number},{number}.mp4,{said}" for number, said in rows)))
+        table = load_manifest(path, check_files=False)
+        assert {clip.video_id: list(clip.captions) for clip in table} == expected
+        assert [clip.video_id for clip in table] == list(expected)
+
+
+def test_a_huge_caption_is_one_faulty_row(write: Write):
+    rows = csv_of("1,a.mp4,x").encode() + b"2,b.mp4," + b"y" * 10_000_000 + b"\n3,a.mp4,z\n"
+    assert "line 3: field larger than field limit" in message_of(write("m.csv", rows))
+    lines = json_lines({"path": "a.mp4", "caption": "y" * 10_000_000})
+    assert "has 10000000 characters, at most 10000" in message_of(write("m.jsonl", lines))
+
+
+_MEMORY_CODE = """
+import sys
+from simvtp.data import load_manifest
+
+def anonymous():
+    lines = open("/proc/self/smaps_rollup").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss_Anon"))
+
+load_manifest(sys.argv[1], check_files=False)
+before = anonymous()
+table = load_manifest(sys.argv[2], check_files=False)
+total = sum(len(clip.captions[0]) for clip in table)
+print(len(table), total, anonymous() - before)
+"""
+
+
+@pytest.mark.slow
+def test_rows_cost_no_memory_of_the_process(write: Write, tmp_path: Path):
+    count, caption = 50_000, "a person walks along the beach while waves roll in behind"
+    rows = write("m.csv", csv_of(*(f"{n},{n}.mp4,{caption}" for n in range(count))))
+    small = write("small.csv", csv_of("1,a.mp4,x"))
+    load_manifest(rows, check_files=False)
+    command = [sys.executable, "-c", _MEMORY_CODE, str(small), str(rows)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    length, total, kilobytes = map(int, done.stdout.split())
+    assert (length, total) == (count, count * len(caption))
+    # As objects of Python they would take at least 400 bytes each: 20 MB.
+    assert kilobytes < 2_000

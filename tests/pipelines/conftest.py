@@ -1,9 +1,19 @@
+import os
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from simvtp.data import load_manifest, train_tokenizer
 from simvtp.data.synthetic import render_corpus
+
+
+def by_hand(*values: object) -> ParameterSet:
+    """A case like another one, which runs only where SIMVTP_ALL_FAULTS is set."""
+    left_out = "SIMVTP_ALL_FAULTS" not in os.environ
+    reason = "SIMVTP_ALL_FAULTS=1 runs all cases"
+    return pytest.param(*values, marks=pytest.mark.skipif(left_out, reason=reason))
+
 
 SIZES = {
     "model.image_size": 32,

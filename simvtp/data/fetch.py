@@ -1,0 +1,134 @@
+"""Shards from elsewhere, copied once into a folder of this machine that stays below a size."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import fsspec
+from filelock import FileLock
+
+from simvtp.data.cache import cache_folder
+
+_NUM_TRIES = 5
+# Longer than a worker takes to open a shard that it has been told the place of.
+_GRACE_SECONDS = 300.0
+_TOUCH_SECONDS = 30.0
+_BLOCK_BYTES = 1 << 20
+
+
+class FetchError(RuntimeError):
+    """A shard cannot be copied; the message names it, the reason and the fix."""
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether a path is a URL that fsspec opens, or a `pipe:` command that prints the file."""
+    return str(path).startswith("pipe:") or "://" in str(path)
+
+
+class ShardCache:
+    """Finds shards on this machine; remote ones are copied when they are first asked for.
+
+    All processes of a machine share the copies. When they outgrow `max_bytes`, those that were
+    not used for the longest time are deleted, but none used within the last five minutes.
+
+    Args:
+        folder: folder of the copies; without one `shards` in the cache folder.
+        max_bytes: bytes that the copies may take up.
+    """
+
+    def __init__(self, folder: str | Path | None = None, *, max_bytes: int = 50 * 10**9) -> None:
+        if max_bytes < 1:
+            raise ValueError(f"max_bytes must be at least 1, got {max_bytes}")
+        self.folder = cache_folder() / "shards" if folder is None else Path(folder)
+        self.max_bytes = max_bytes
+
+    def local(self, path: str | Path, *, version: str = "") -> Path:
+        """Where the file lies on this machine.
+
+        Args:
+            path: a path, a URL or a `pipe:` command.
+            version: changes when the remote file does.
+
+        Raises:
+            FetchError: a remote file cannot be copied.
+        """
+        if not is_remote(path):
+            return Path(path)
+        source = str(path)
+        target = self.folder / hashlib.sha256(f"{source}{version}".encode()).hexdigest()[:32]
+        if _touched(target):
+            return target
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not _touched(target):
+                partial = target.with_suffix(".partial")
+                _copy(source, partial)
+                partial.replace(target)
+                self._make_room()
+        return target
+
+    def _make_room(self) -> None:
+        copies = []
+        for path in self.folder.iterdir():
+            if not path.suffix and (status := _status(path)) is not None:
+                copies.append((status.st_mtime, status.st_size, path))
+        total = sum(size for _, size, _ in copies)
+        for used, size, path in sorted(copies):
+            if total <= self.max_bytes or time.time() - used < _GRACE_SECONDS:
+                return
+            path.unlink(missing_ok=True)
+            total -= size
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+def _touched(path: Path) -> bool:
+    """Note that a copy is in use; False where there is none."""
+    status = _status(path)
+    if status is None:
+        return False
+    if time.time() - status.st_mtime > _TOUCH_SECONDS:
+        os.utime(path)
+    return True
+
+
+def _copy(source: str, target: Path) -> None:
+    """Copy a file whole; a network that fails is tried again after 1, 2, 4 and 8 seconds."""
+    for attempt in range(_NUM_TRIES):
+        try:
+            with target.open("wb") as file:
+                if source.startswith("pipe:"):
+                    _run(source.removeprefix("pipe:"), file.fileno())
+                    return
+                with fsspec.open(source, "rb") as remote:
+                    shutil.copyfileobj(cast(BinaryIO, remote), file, _BLOCK_BYTES)
+                    expected = getattr(remote, "size", None)
+            if expected is not None and target.stat().st_size != expected:
+                raise OSError(f"{target.stat().st_size} of {expected} bytes came")
+            return
+        except (ImportError, FileNotFoundError, ValueError) as error:
+            # No second try will change these: a package that lacks, a file that is not there.
+            raise FetchError(f"cannot fetch {source}: {error or type(error).__name__}") from error
+        except Exception as error:  # Every file system of fsspec raises its own kinds.
+            if attempt == _NUM_TRIES - 1:
+                raise FetchError(
+                    f"cannot fetch {source}: {error or type(error).__name__} (tried {_NUM_TRIES} "
+                    "times); check the address, the rights and the network"
+                ) from error
+            time.sleep(2.0**attempt)
+
+
+def _run(command: str, output: int) -> None:
+    done = subprocess.run(command, shell=True, stdout=output, stderr=subprocess.PIPE, check=False)
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip()[-500:]
+        raise OSError(f"the command ended with {done.returncode}: {said}")

@@ -1,0 +1,106 @@
+"""Checks of one row of a manifest; each fault becomes a problem that names line, value and fix."""
+
+import os
+import re
+import stat
+from functools import lru_cache
+
+from simvtp.data.manifest_rows import ProblemError, Row, shown
+
+MAX_CAPTION_CHARACTERS = 10_000
+_BROKEN_CHARACTERS = re.compile("[\0\ud800-\udfff]")
+
+
+def checked_id(row: Row) -> str:
+    """The row's id, else its path."""
+    video_id = row.paths[0] if row.video_id is None else row.video_id
+    if isinstance(video_id, int) and not isinstance(video_id, bool):
+        return str(video_id)
+    if not isinstance(video_id, str) or not video_id.strip():
+        raise ProblemError(row.line, f"videoid must be a non-empty text, got {shown(video_id)}")
+    _require_whole_characters(row, "videoid", video_id)
+    return video_id.strip()
+
+
+def checked_captions(row: Row) -> tuple[str, ...]:
+    """The row's captions, without the space around them."""
+    captions = row.captions if isinstance(row.captions, list) else [row.captions]
+    if not captions:
+        raise ProblemError(row.line, "the list of captions is empty; give at least one")
+    for caption in captions:
+        if not isinstance(caption, str):
+            raise ProblemError(row.line, f"caption must be a text, got {shown(caption)}")
+        if not caption.strip():
+            raise ProblemError(row.line, f"caption {caption!r} is empty; describe the clip")
+        if len(caption) > MAX_CAPTION_CHARACTERS:
+            message = (
+                f"caption {shown(caption)} has {len(caption)} characters, at most "
+                f"{MAX_CAPTION_CHARACTERS} are allowed; shorten it (or close an open quote)"
+            )
+            raise ProblemError(row.line, message)
+        _require_whole_characters(row, "caption", caption)
+    return tuple(caption.strip() for caption in captions)
+
+
+def checked_path(row: Row, base: str, *, check_files: bool) -> str:
+    """The first of the row's paths that is a file inside the root (the first, if unchecked).
+
+    Args:
+        row: the row.
+        base: the root, absolute and without dots.
+        check_files: look for the file and follow its links.
+
+    Returns:
+        the path, relative to the root.
+    """
+    missing: list[str] = []
+    for written in row.paths:
+        if not isinstance(written, str) or not written.strip() or "\0" in written:
+            raise ProblemError(row.line, f"path must be a non-empty text, got {shown(written)}")
+        _require_whole_characters(row, "path", written)
+        path = os.path.normpath(os.path.join(base, written))  # noqa: PTH118 (three times as fast)
+        if not _is_below(path, base):
+            message = f"path {shown(written)} leaves the root; give a path inside it or change root"
+            raise ProblemError(row.line, message)
+        if check_files:
+            try:
+                target = _followed(path)
+            except (OSError, RuntimeError):
+                missing.append(shown(written))
+                continue
+            if not _is_below(target, _real_folder(base)):
+                message = (
+                    f"path {shown(written)} is a link out of the root; set root to hold its target"
+                )
+                raise ProblemError(row.line, message)
+        return path.removeprefix(base.rstrip("/") + "/")
+    message = f"no file {' or '.join(missing)} under the root; fix the path or set root"
+    raise ProblemError(row.line, message)
+
+
+def _followed(path: str) -> str:
+    """The file that `path` leads to in the end; one call of the system unless it is a link."""
+    folder, name = os.path.split(path)
+    target = os.path.join(_real_folder(folder), name)  # noqa: PTH118
+    status = os.lstat(target)
+    if stat.S_ISLNK(status.st_mode):
+        target = os.path.realpath(target, strict=True)
+        status = os.stat(target)  # noqa: PTH116
+    if not stat.S_ISREG(status.st_mode):
+        raise FileNotFoundError(path)
+    return target
+
+
+@lru_cache(maxsize=1024)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder, strict=True)
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path.startswith(folder.rstrip("/") + "/")
+
+
+def _require_whole_characters(row: Row, name: str, text: str) -> None:
+    if _BROKEN_CHARACTERS.search(text):
+        message = f"{name} {shown(text)} holds NUL or half a surrogate pair; remove it"
+        raise ProblemError(row.line, message)

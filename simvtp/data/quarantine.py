@@ -1,0 +1,115 @@
+"""The clips of a run that cannot be read: listed once each, and counted."""
+
+import errno
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from simvtp.data.clip_table import ClipRecord
+
+_MIN_TRIED = 20
+
+
+class TooManyBadClips(RuntimeError):
+    """So many clips cannot be read that the data, not single files, must be at fault."""
+
+
+class Quarantine:
+    """Keeps the list of bad clips, and stops the run when there are too many.
+
+    Each process counts on its own, so a share is over the limit only when chance no longer
+    explains it: by three standard deviations of a draw of that many clips. Clips that an earlier
+    start of the run listed as unreadable are not tried again.
+
+    Args:
+        path: JSONL file to add each bad clip to once; None keeps no list.
+        max_bad_share: largest share of bad clips among those tried.
+    """
+
+    def __init__(self, path: Path | None, *, max_bad_share: float) -> None:
+        if not 0 <= max_bad_share <= 1:
+            raise ValueError(f"max_bad_share must lie in [0, 1], got {max_bad_share}")
+        self.path = path
+        self.max_bad_share = max_bad_share
+        self.num_tried = 0
+        self.num_bad = 0
+        self._listed: set[str] = set()
+        self._unreadable = {
+            entry["path"]: str(entry.get("reason"))
+            for entry in _entries(self._text())
+            if entry.get("unreadable")
+        }
+
+    def reason(self, record: ClipRecord) -> str | None:
+        """Why no clip of this file can be read; None where it may be tried."""
+        return self._unreadable.get(record.name) if self._unreadable else None
+
+    def count(self, *, bad: bool, reason: str = "") -> None:
+        """Count one more clip that was tried.
+
+        Raises:
+            TooManyBadClips: the share of bad clips is beyond `max_bad_share`.
+        """
+        self.num_tried += 1
+        self.num_bad += bad
+        expected = self.max_bad_share * self.num_tried
+        chance = 3 * (expected * (1 - self.max_bad_share)) ** 0.5
+        if self.num_tried >= _MIN_TRIED and self.num_bad > expected + chance:
+            raise TooManyBadClips(
+                f"{self.num_bad} of the {self.num_tried} clips tried cannot be read, the limit "
+                f"max_bad_share is {self.max_bad_share:.0%}; repair the data or raise the limit. "
+                f"The bad clips are listed in {self.path}; the latest: {reason}"
+            )
+
+    def add(self, record: ClipRecord, *, reason: str, epoch: int, unreadable: bool) -> None:
+        """List a bad clip, unless this or another worker has done so before.
+
+        Args:
+            record: the clip.
+            reason: what is wrong with it.
+            epoch: when it was tried.
+            unreadable: no clip of the file can be read, so it need not be tried again.
+        """
+        written = record.name
+        if unreadable:
+            self._unreadable[written] = reason
+        if self.path is None or written in self._listed:
+            return
+        self._listed.add(written)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        entry = {
+            "path": written,
+            "video_id": record.video_id,
+            "reason": reason,
+            "epoch": epoch,
+            "unreadable": unreadable,
+        }
+        listed = self._text()
+        if any(other["path"] == written for other in _entries(listed)):
+            return
+        # A full disk may have cut the last line short.
+        start = "" if not listed or listed.endswith("\n") else "\n"
+        line = (start + json.dumps(entry) + "\n").encode()
+        # One write to a file opened for appending is not torn by other workers' writes.
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            if os.write(descriptor, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        finally:
+            os.close(descriptor)
+
+    def _text(self) -> str:
+        if self.path is None or not self.path.exists():
+            return ""
+        return self.path.read_text(encoding="utf-8")
+
+
+def _entries(text: str) -> list[dict[str, Any]]:
+    """Lines of the list, without one that a full disk has cut short."""
+    entries = []
+    for line in text.splitlines():
+        with suppress(ValueError):
+            entries.append(json.loads(line))
+    return entries
