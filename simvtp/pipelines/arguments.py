@@ -3,9 +3,12 @@
 import difflib
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 
@@ -50,6 +53,18 @@ def _nearest(word: str, known: Sequence[str]) -> str | None:
     return names[near[0]] if near else None
 
 
+def at_least(smallest: int) -> Callable[[str], int]:
+    """Type of an argparse option that takes whole numbers from `smallest` on."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if value < smallest:
+            raise ArgumentTypeError(f"must be at least {smallest}, got {value}")
+        return value
+
+    return number
+
+
 def settings_parser(
     program: str,
     *,
@@ -84,3 +99,17 @@ def parse_settings(parser: SettingsParser, arguments: Sequence[str] | None) -> N
         return parser.instantiate(parsed)
     except ValueError as error:
         parser.error(str(error))
+
+
+def save_settings(settings: Mapping[str, Any], *, file: Path) -> None:
+    """Write settings as YAML, in one step: half a file would be a run with other settings."""
+    partial = file.with_suffix(".partial")
+    partial.write_text(yaml.safe_dump(_plain(settings), sort_keys=False))
+    partial.replace(file)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, which YAML files write without type tags."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, tuple | list) else value

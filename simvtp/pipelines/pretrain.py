@@ -4,14 +4,20 @@ Without arguments a tiny model is trained on an embedded corpus of captioned cli
 minutes on two cores. With `--data.train clips.csv --data.root DIR` it trains on your own clips.
 """
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    # The imports below take seconds. A run that is told to stop in them has nothing to save.
+    for stop_signal in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(stop_signal, lambda *_: os._exit(0))
+
 import torch
-import yaml
 from rich.console import Console
 
 from simvtp.config import (
@@ -24,11 +30,17 @@ from simvtp.config import (
     PretrainConfig,
     RunConfig,
 )
-from simvtp.data import TooManyBadClips
 from simvtp.layers import Block, compile_blocks, recompute_blocks
 from simvtp.model import SimVTP
 from simvtp.objective import Objective
-from simvtp.pipelines.arguments import SettingsParser, parse_settings, settings_parser
+from simvtp.pipelines.arguments import (
+    SettingsParser,
+    parse_settings,
+    save_settings,
+    settings_parser,
+)
+from simvtp.pipelines.faults import is_expected, reason_of
+from simvtp.pipelines.saved_state import on_these_ranks, require_run_state
 from simvtp.pipelines.setup import (
     TrainingData,
     build_model,
@@ -37,11 +49,17 @@ from simvtp.pipelines.setup import (
     build_training_loader,
     load_data,
 )
-from simvtp.pipelines.stopping import StopRequest
-from simvtp.pipelines.summary import evaluate_held_out, figures, finish, print_start
-from simvtp.pipelines.trainer import NonFiniteLossError, Trainer
+from simvtp.pipelines.stopping import StopNow, StopRequest
+from simvtp.pipelines.summary import (
+    evaluate_held_out,
+    figures,
+    finish,
+    print_how_to_go_on,
+    print_start,
+)
+from simvtp.pipelines.trainer import Trainer
+from simvtp.pipelines.whole_model import whole_model
 from simvtp.training import (
-    CheckpointError,
     CheckpointStore,
     ProcessGroupInfo,
     RunLog,
@@ -101,17 +119,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if parsed.resume:
         saved = Path(parsed.run.out) / "config.yaml"
         if not saved.is_file():
-            parser.error(f"there is no run to resume: {saved} is missing; name it with --run.out")
+            parser.error(
+                f"there is no run to resume: {saved} is missing; name it with --run.out, or leave "
+                "--resume out if the run was stopped before it had begun"
+            )
         parsed = parse_settings(parser, ["--config", str(saved), *arguments])
-    console = Console(soft_wrap=True)
+    console, out = Console(soft_wrap=True), Path(parsed.run.out)
     keep_freed_memory()
-    try:
-        config = PretrainConfig(**{name: getattr(parsed, name) for name in SECTIONS})
-        with initialize(choose_device(config.run)) as group:
-            return _run(config, resume=parsed.resume, group=group, console=console)
-    except (ValueError, TooManyBadClips, NonFiniteLossError, CheckpointError) as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
-        return 2 if isinstance(error, ValueError) else 1
+    with StopRequest() as stop:
+        try:
+            config = PretrainConfig(**{name: getattr(parsed, name) for name in SECTIONS})
+            with initialize(choose_device(config.run)) as group:
+                return _run(config, resume=parsed.resume, group=group, stop=stop, console=console)
+        except StopNow:
+            stop.end_children()
+            console.print(f"stopped by {stop.name}; nothing of the run is lost.")
+            print_how_to_go_on(console, out)
+            return stop.exit_code
+        except KeyboardInterrupt:
+            console.print("interrupted at once; the latest checkpoint is as it was.")
+            return 130
+        except Exception as error:
+            if not is_expected(error):
+                raise
+            stop.end_children()
+            reason = reason_of(error, folder=out)
+            console.print(f"error: {reason}", style="red", markup=False, highlight=False)
+            return 2 if isinstance(error, ValueError) else 1
 
 
 def choose_device(run: RunConfig) -> str:
@@ -127,7 +161,46 @@ def choose_device(run: RunConfig) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _run(config: PretrainConfig, *, resume: bool, group: ProcessGroupInfo, console: Console) -> int:
+def _run(
+    config: PretrainConfig,
+    *,
+    resume: bool,
+    group: ProcessGroupInfo,
+    stop: StopRequest,
+    console: Console,
+) -> int:
+    out = Path(config.run.out)
+    with stop.interruptible():
+        config, data, trainer = _prepare(config, resume=resume, group=group)
+        if is_main():
+            model, steps = trainer.objective.model, (trainer.step, trainer.num_steps)
+            print_start(console, config, model=model, data=data, steps=steps)
+    with RunLog(
+        out,
+        total_steps=trainer.num_steps,
+        is_main=is_main(),
+        resume_step=trainer.step,
+        console=console,
+    ) as log:
+        stopped = trainer.train(log, stop=stop, evaluate=_evaluation(config, data, trainer, log))
+    # Those that loaded the training clips; idle now, they would still be missed if one died.
+    stop.end_children()
+    if stopped:
+        if is_main():
+            console.print(f"stopped by {stop.name} after step {trainer.step}; state saved.")
+            print_how_to_go_on(console, out)
+        return stop.exit_code
+    model = whole_model(trainer.objective)
+    if model is not None:
+        with stop.interruptible():
+            finish(config, model=model, data=data, step=trainer.step, console=console)
+    return 0
+
+
+def _prepare(
+    config: PretrainConfig, *, resume: bool, group: ProcessGroupInfo
+) -> tuple[PretrainConfig, TrainingData, Trainer]:
+    """Everything that training needs, at the place where the run was left."""
     out = Path(config.run.out)
     store = CheckpointStore(out / "checkpoints")
     if not resume and store.folder.exists():
@@ -136,8 +209,9 @@ def _run(config: PretrainConfig, *, resume: bool, group: ProcessGroupInfo, conso
             "--run.out, or delete it"
         )
     checkpoint = store.load_latest() if resume else None
-    if checkpoint is not None:
-        config = _on_these_ranks(config, checkpoint.state, group.world_size)
+    state = None if checkpoint is None else require_run_state(checkpoint)
+    if state is not None:
+        config = on_these_ranks(config, state, world_size=group.world_size)
     with main_first():
         data = load_data(config.data)
         out.mkdir(parents=True, exist_ok=True)
@@ -145,58 +219,11 @@ def _run(config: PretrainConfig, *, resume: bool, group: ProcessGroupInfo, conso
     model = build_model(config, tokenizer=tokenizer).to(group.device)
     config = replace(config, model=model.config)
     if is_main():
-        settings = yaml.safe_dump(_plain(asdict(config)), sort_keys=False)
-        (out / "config.yaml").write_text(settings)
+        save_settings(asdict(config), file=out / "config.yaml")
     trainer = _build_trainer(config, model=model, data=data, group=group, store=store)
-    if checkpoint is not None:
-        trainer.load_state_dict(checkpoint.state)
-    if is_main():
-        print_start(
-            console,
-            config,
-            model=model,
-            data=data,
-            first_step=trainer.step,
-            last_step=trainer.num_steps,
-        )
-    with (
-        StopRequest() as stop,
-        RunLog(
-            out,
-            total_steps=trainer.num_steps,
-            is_main=is_main(),
-            resume_step=trainer.step,
-            console=console,
-        ) as log,
-    ):
-        stopped = trainer.train(log, stop=stop, evaluate=_evaluation(config, data, trainer, log))
-    whole_model = None if stopped else trainer.whole_model()
-    if stopped and is_main():
-        reason = "another rank" if stop.received is None else stop.received.name
-        console.print(f"stopped by {reason} after step {trainer.step}; state saved.")
-        console.print(f"continue: python -m simvtp.pipelines.pretrain --run.out {out} --resume")
-    if whole_model is not None:
-        finish(config, model=whole_model, data=data, step=trainer.step, console=console)
-    return stop.exit_code if stopped else 0
-
-
-def _on_these_ranks(
-    config: PretrainConfig, state: dict[str, Any], world_size: int
-) -> PretrainConfig:
-    """Settings with the batch of a rank that keeps the global batch, on another number of ranks.
-
-    Raises:
-        ValueError: the global batch cannot be split evenly.
-    """
-    global_batch = state["sampler"]["global_batch"]
-    if world_size == state["world_size"]:
-        return config
-    if global_batch % world_size:
-        raise ValueError(
-            f"the run's batch of {global_batch} clips cannot be split over {world_size} processes; "
-            f"resume on a number that divides it, such as {state['world_size']}"
-        )
-    return replace(config, run=replace(config.run, batch_size=global_batch // world_size))
+    if state is not None:
+        trainer.load_state_dict(state)
+    return config, data, trainer
 
 
 def _build_trainer(
@@ -237,7 +264,7 @@ def _build_trainer(
         optimizer=optimizer,
         data=loader,
         store=store,
-        describe=lambda numbers: [str(data.train[number].path) for number in numbers],
+        describe=lambda numbers: [data.train[number].name for number in numbers],
     )
 
 
@@ -257,12 +284,9 @@ def _evaluation(
     return evaluate
 
 
-def _plain(value: Any) -> Any:
-    """Tuples as lists, which YAML files write without type tags."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, tuple | list) else value
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    exit_code = main()
+    # Everything is saved; the interpreter, which takes a moment to end, must keep the exit code.
+    for stop_signal in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(stop_signal, signal.SIG_IGN)
+    raise SystemExit(exit_code)

@@ -1,60 +1,40 @@
 """The training loop: steps, finite check, log, checkpoints, clean stops."""
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from simvtp.batch import Batch
 from simvtp.config import PretrainConfig
 from simvtp.model import SimVTP
 from simvtp.objective import Objective
+from simvtp.pipelines.faults import failure_of_run, is_fault, too_many_bad_steps
+from simvtp.pipelines.interval import Interval
 from simvtp.pipelines.setup import STEP_STREAM, TrainingLoader
 from simvtp.pipelines.step import TrainStep
-from simvtp.pipelines.stopping import StopRequest
+from simvtp.pipelines.stopping import StopNow, StopRequest
+from simvtp.pipelines.whole_model import whole_model
 from simvtp.seeding import derive_seed
 from simvtp.training import (
     Agreement,
     CheckpointStore,
     RunLog,
     cosine_lr,
-    gather_parameters,
     gather_state,
     is_main,
-    is_sharded,
-    mean_over_ranks,
     peak_lr,
     scatter_state,
     world_size,
 )
 
 
-class NonFiniteLossError(RuntimeError):
-    """Too many steps in a row had a loss or a gradient that is not finite."""
-
-
-@dataclass
-class _Interval:
-    """Figures since the last line of the log, kept on the device until they are read."""
-
-    terms: list[Tensor] = field(default_factory=list)
-    finite: list[Tensor] = field(default_factory=list)
-    samples: list[list[int]] = field(default_factory=list)
-    names: tuple[str, ...] = ()
-    clips: int = 0
-    data_seconds: float = 0.0
-    started: float = field(default_factory=time.monotonic)
-
-
 class Trainer:
     """Trains an objective, one optimiser step at a time.
 
-    Everything random in a step is drawn from the seed and the step's number, so a run that
-    resumes repeats what it would have done.
+    Everything random in a step is drawn from the seed and the step's number, and the state is
+    taken between two steps only, so a run that resumes repeats what it would have done.
 
     Args:
         config: settings of the run.
@@ -93,13 +73,17 @@ class Trainer:
             contrast_over=config.objective.contrast_over,
         )
         self.agreement = Agreement()
+        self._interval = Interval()
         self._bad_streak = 0
+        self._evaluated = 0
+        # The place after the last step; the sampler itself is ahead while a step's data come in.
+        self._place = data.sampler.state_dict()
+        self._saved: tuple[int, int] | None = None
 
     @property
     def num_steps(self) -> int:
         """Optimiser steps of the whole run."""
-        run = self.config.run
-        return max(1, run.epochs * self.steps_per_epoch)
+        return max(1, self.config.run.epochs * self.steps_per_epoch)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -117,43 +101,47 @@ class Trainer:
 
         Args:
             log: receives the figures.
-            stop: checked after each step; a request to one rank stops all of them.
+            stop: a request to one rank stops all of them between two steps.
             evaluate: called with the model every `evaluate_every_epochs`, on rank 0; its result
-                decides the best state.
+                decides the best state. A stop cuts it off; it is made up for on the resume.
 
         Returns:
             Whether a stop was requested.
 
         Raises:
             NonFiniteLossError: too many bad steps in a row; the last good state is saved first.
+            RunFailure: a rank's data, log or evaluation failed; the state is saved first.
+            CheckpointError: the state cannot be written.
         """
         run = self.config.run
         batches = self._batches()
-        interval = _Interval()
         saved_at = time.monotonic()
         self.objective.train()
-        (stopped,) = self.agreement.any(stop.received is not None)
-        while self.step < self.num_steps and not stopped:
-            waited = time.monotonic()
-            micro_batches = [next(batches) for _ in range(run.accumulate)]
-            interval.data_seconds += time.monotonic() - waited
-            self._train_step(micro_batches, interval)
-            self.step += 1
-            if self.step % run.log_every == 0 or self.step == self.num_steps:
-                self._log(log, interval)
-                interval = _Interval()
+        failure = self._evaluate(evaluate, stop)
+        while True:
+            finished = self.step == self.num_steps
+            micro_batches: list[Batch] = []
+            if not finished and failure is None:
+                micro_batches, failure = self._load(batches, stop)
             due = time.monotonic() - saved_at > 60 * run.checkpoint_minutes
-            stopped, due = self.agreement.any(stop.received is not None, due)
-            keep = self._every(run.keep_every_epochs)
-            if keep or due:
-                self._save(keep=keep)
+            flags = (stop.received is not None, failure is not None, due)
+            stopped, failed, due = self.agreement.any(*flags)
+            if finished or stopped or failed:
+                break
+            if due:
+                self._save()
                 saved_at = time.monotonic()
-            if evaluate is not None and self._every(run.evaluate_every_epochs):
-                self._save_best(evaluate)
-                self.objective.train()
-                interval.started = time.monotonic()
-        self._log(log, interval)
-        self._save(keep=False)
+            self._train_step(micro_batches)
+            self.step += 1
+            self._place = self.data.sampler.state_dict()
+            if self.step % run.log_every == 0 or self.step == self.num_steps:
+                failure = self._log(log)
+            failure = self._evaluate(evaluate, stop) or failure
+            if self._every(run.keep_every_epochs):
+                self._save()
+        self._save()
+        if failed:
+            raise failure_of_run(failure, step=self.step, out=run.out) from failure
         return stopped
 
     def state_dict(self) -> dict[str, Any]:
@@ -161,24 +149,13 @@ class Trainer:
         return {
             "step": self.step,
             **gather_state(self.objective, self.optimizer),
-            "sampler": self.data.sampler.state_dict(),
+            "sampler": self._place,
+            "interval": self._interval.state_dict(self.agreement),
+            "bad_streak": self._bad_streak,
+            "evaluated": self._evaluated,
             "num_steps": self.num_steps,
             "world_size": world_size(),
         }
-
-    def whole_model(self) -> SimVTP | None:
-        """The model, gathered if it is sharded; all ranks must ask, and rank 0 gets it."""
-        model = self.objective.model
-        if not is_sharded(self.objective):
-            return model if is_main() else None
-        parameters = gather_parameters(self.objective)
-        if not is_main():
-            return None
-        copy = SimVTP(model.config, tokenizer=model.tokenizer, frame_stride=model.frame_stride)
-        prefix = "model."
-        own = {name: value for name, value in parameters.items() if name.startswith(prefix)}
-        copy.load_state_dict({name.removeprefix(prefix): value for name, value in own.items()})
-        return copy.to(model.device)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state.
@@ -193,65 +170,77 @@ class Trainer:
             )
         self.data.sampler.load_state_dict(state["sampler"])
         scatter_state(self.objective, self.optimizer, state)
-        self.step = state["step"]
+        self._interval.load_state_dict(state["interval"], device=self.objective.model.device)
+        self.step, self._place = state["step"], self.data.sampler.state_dict()
+        self._bad_streak, self._evaluated = state["bad_streak"], state["evaluated"]
+        self._saved = (self.step, self._evaluated)
 
     def _batches(self) -> Iterator[Batch]:
         while True:
             for batch in self.data.loader:
-                # State is saved between steps only, when all drawn batches have been used.
                 self.data.sampler.advance()
                 yield batch
 
-    def _train_step(self, micro_batches: Sequence[Batch], interval: _Interval) -> None:
+    def _load(
+        self, batches: Iterator[Batch], stop: StopRequest
+    ) -> tuple[list[Batch], Exception | None]:
+        """The data of a step, or what is at fault; neither where a stop came first."""
+        waited = time.monotonic()
+        try:
+            with stop.interruptible():
+                return [next(batches) for _ in range(self.config.run.accumulate)], None
+        except StopNow:
+            return [], None
+        except Exception as error:
+            if not is_fault(error):
+                raise
+            return [], error
+        finally:
+            self._interval.data_seconds += time.monotonic() - waited
+
+    def _train_step(self, batches: Sequence[Batch]) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
         seed = derive_seed(self.config.run.seed, STEP_STREAM, self.step)
-        result = self.run_step(micro_batches, seed=seed)
-        interval.names = ("loss", *result.terms, "gradient_norm")
-        figures = [result.total, *result.terms.values(), result.gradient_norm]
-        interval.terms.append(torch.stack(figures))
-        interval.finite.append(result.finite)
-        interval.samples.append([n for batch in micro_batches for n in batch.index.tolist()])
-        interval.clips += len(interval.samples[-1]) * world_size()
+        result = self.run_step(batches, seed=seed)
+        self._interval.add(result, samples=[n for each in batches for n in each.index.tolist()])
 
-    def _log(self, log: RunLog, interval: _Interval) -> None:
+    def _log(self, log: RunLog) -> OSError | None:
         """Read the interval's figures from the device, once, and act on steps that went bad."""
-        if not interval.terms:
-            return
-        finite = torch.stack(interval.finite)
-        figures = mean_over_ranks(torch.stack(interval.terms)).cpu()
-        good = finite.tolist()
-        seconds = time.monotonic() - interval.started
-        mean = figures[finite.cpu()].mean(dim=0) if any(good) else figures.mean(dim=0)
+        interval, self._interval = self._interval, Interval()
+        figures, finite = interval.read()
+        mean = figures[finite].mean(dim=0) if any(finite) else figures.mean(dim=0)
         metrics = dict(zip(interval.names, mean.tolist(), strict=True))
         metrics["lr"] = self.optimizer.param_groups[0]["lr"]
-        log.step(
-            self.step,
-            metrics,
-            clips=interval.clips,
-            data_seconds=interval.data_seconds,
-            step_seconds=max(seconds - interval.data_seconds, 0.0),
-        )
-        first = self.step - len(good) + 1
-        for number, is_good in enumerate(good):
-            self._bad_streak = 0 if is_good else self._bad_streak + 1
-            if not is_good:
-                values = dict(zip(interval.names, figures[number].tolist(), strict=True))
-                self._report_bad_step(log, first + number, values, interval.samples[number])
-
-    def _report_bad_step(
-        self, log: RunLog, step: int, values: dict[str, float], samples: Sequence[int]
-    ) -> None:
-        names = self.describe([n for part in self.agreement.gather(samples) for n in part])
-        log.bad_step(step, values, samples=names)
-        if self._bad_streak >= self.config.run.max_bad_steps:
-            self._save(keep=False)
-            raise NonFiniteLossError(
-                f"{self._bad_streak} steps in a row, up to step {step}, had a loss or gradient "
-                f"that is not finite and were skipped; the last good state is saved. Clips of "
-                f"step {step}: {', '.join(names[:8])}. Lower optim.lr_per_256 or look at them; "
-                "bad_steps.jsonl lists all"
+        samples = [] if all(finite) else interval.samples(self.agreement)
+        failure = None
+        try:
+            log.step(
+                self.step,
+                metrics,
+                clips=interval.clips,
+                data_seconds=interval.data_seconds,
+                step_seconds=interval.step_seconds,
             )
+            for number, is_good in enumerate(finite):
+                if not is_good:
+                    values = dict(zip(interval.names, figures[number].tolist(), strict=True))
+                    step = self.step - len(finite) + 1 + number
+                    log.bad_step(step, values, samples=self.describe(samples[number]))
+        except OSError as error:
+            failure = error
+        self._check_streak(finite, samples)
+        return failure
+
+    def _check_streak(self, finite: Sequence[bool], samples: Sequence[Sequence[int]]) -> None:
+        for number, is_good in enumerate(finite):
+            self._bad_streak = 0 if is_good else self._bad_streak + 1
+            if self._bad_streak >= self.config.run.max_bad_steps:
+                # A resume, after some setting was changed, gets as many tries again.
+                count, self._bad_streak = self._bad_streak, 0
+                self._save()
+                step = self.step - len(finite) + 1 + number
+                raise too_many_bad_steps(count, step=step, samples=self.describe(samples[number]))
 
     @property
     def learning_rate(self) -> float:
@@ -267,17 +256,44 @@ class Trainer:
         )
 
     def _every(self, epochs: int) -> bool:
-        return epochs > 0 and self.step % (epochs * self.steps_per_epoch) == 0
+        return epochs > 0 and self.step > 0 and self.step % (epochs * self.steps_per_epoch) == 0
 
-    def _save(self, *, keep: bool) -> None:
+    def _save(self) -> None:
+        if self._saved == (self.step, self._evaluated):
+            return
         state = self.state_dict()
         if is_main():
+            keep = self._every(self.config.run.keep_every_epochs)
             self.store.save(state, step=self.step, keep=keep)
+        self._saved = (self.step, self._evaluated)
 
-    def _save_best(self, evaluate: Callable[[SimVTP], float]) -> None:
-        model, state = self.whole_model(), self.state_dict()
-        value = evaluate(model) if model is not None else math.nan
+    def _evaluate(
+        self, evaluate: Callable[[SimVTP], float] | None, stop: StopRequest
+    ) -> Exception | None:
+        """Evaluate after those steps that ask for it, if that was not done before a stop."""
+        due = self._every(self.config.run.evaluate_every_epochs) and self._evaluated < self.step
+        if evaluate is None or not due:
+            return None
+        started = time.monotonic()
+        model, value, failure = whole_model(self.objective), None, None
+        if model is not None:
+            try:
+                with stop.interruptible():
+                    value = evaluate(model)
+            except StopNow:
+                pass
+            except Exception as error:
+                # A ValueError says that no held-out clip can be read.
+                if not (is_fault(error) or isinstance(error, ValueError)):
+                    raise
+                failure = error
         # The others wait here until rank 0 has evaluated.
         value = self.agreement.gather(value)[0]
-        if is_main():
-            self.store.save_best(state, step=self.step, value=value)
+        if value is not None:
+            self._evaluated = self.step
+            state = self.state_dict()
+            if is_main():
+                self.store.save_best(state, step=self.step, value=value)
+        self.objective.train()
+        self._interval.leave_out(time.monotonic() - started)
+        return failure

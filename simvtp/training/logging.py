@@ -3,8 +3,8 @@
 import json
 import math
 import time
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +13,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
+
+from simvtp.training.event_file import EventFile
 
 
 class RunLog:
@@ -30,6 +32,9 @@ class RunLog:
             so that no step appears twice. 0 starts the log anew.
         print_every_seconds: shortest time between two plain lines.
         console: where progress goes; stdout by default.
+
+    Raises:
+        OSError: the disk is full or fails; so do the methods that record something.
     """
 
     def __init__(
@@ -52,8 +57,14 @@ class RunLog:
         self._printed = -math.inf
         if is_main:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _drop_later_steps(self.path, resume_step=resume_step)
-            self._board = _open_board(self.path.parent / "tensorboard", resume_step=resume_step)
+            self._bad_steps_path = self.path.with_name("bad_steps.jsonl")
+            last = resume_step if resume_step > 0 else -1
+            lines = _keep_lines(self.path, lambda line: line["step"] <= last)
+            self._events = {(line["step"], line["event"]) for line in lines if "event" in line}
+            lines = _keep_lines(self._bad_steps_path, lambda line: line["step"] <= last)
+            self._bad_steps = {line["step"] for line in lines}
+            board = self.path.parent / "tensorboard"
+            self._board = EventFile(board, purge_step=resume_step + 1)
             self._progress = Progress(
                 BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}")
             )
@@ -76,7 +87,6 @@ class RunLog:
     ) -> None:
         if self._is_main:
             self._live.stop()
-            self._board.close()
 
     def step(
         self,
@@ -104,25 +114,28 @@ class RunLog:
             "data_share": data_seconds / seconds if seconds > 0 else math.nan,
         }
         self._write({"step": step, **metrics, **speed})
-        for name, value in {**metrics, **speed}.items():
-            self._board.add_scalar(name, value, step)
+        self._board.add({**metrics, **speed}, step=step)
         self._show(step, metrics, speed)
 
     def event(self, step: int, name: str, values: Mapping[str, float]) -> None:
-        """Record the outcome of an evaluation called `name` after `step` steps."""
+        """Record the outcome of an evaluation called `name` after `step` steps; once each."""
         if not self._is_main:
             return
+        event = (step, name)
+        if event in self._events:
+            _keep_lines(self.path, lambda line: (line["step"], line.get("event")) != event)
+        self._events.add(event)
         self._write({"step": step, "event": name, **values})
-        for key, value in values.items():
-            self._board.add_scalar(f"{name}/{key}", value, step)
+        self._board.add({f"{name}/{key}": value for key, value in values.items()}, step=step)
         self._print(f"step {step}  {name}: {_describe(values)}")
 
     def bad_step(self, step: int, values: Mapping[str, float], *, samples: Sequence[str]) -> None:
-        """Record a step that was skipped, and the samples in it, in `bad_steps.jsonl`."""
-        if not self._is_main:
+        """Record a step that was skipped, and the samples in it, in `bad_steps.jsonl`; once."""
+        if not self._is_main or step in self._bad_steps:
             return
+        self._bad_steps.add(step)
         record = {"step": step, **{key: _plain(value) for key, value in values.items()}}
-        with self.path.with_name("bad_steps.jsonl").open("a", encoding="utf-8") as file:
+        with self._bad_steps_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({**record, "samples": list(samples)}) + "\n")
         shown = ", ".join(samples[:4]) + (" ..." if len(samples) > 4 else "")
         self._print(f"step {step} was skipped, not finite: {_describe(values)}; clips {shown}")
@@ -155,29 +168,21 @@ class RunLog:
         return f"{hours}:{minutes:02d}:{round(seconds) % 60:02d}"
 
 
-def _open_board(folder: Path, *, resume_step: int) -> Any:
-    with warnings.catch_warnings():
-        # Some releases of tensorboard's protobuf warn on import; a run under -W error must live.
-        warnings.simplefilter("ignore")
-        from torch.utils.tensorboard import SummaryWriter
-    return SummaryWriter(str(folder), purge_step=resume_step + 1)
-
-
-def _drop_later_steps(path: Path, *, resume_step: int) -> None:
-    """Cut the log back to `resume_step`; a line cut short by a kill goes too."""
+def _keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """Cut a log back to the lines that are wanted; one cut short by a kill goes too."""
     if not path.exists():
-        return
-    kept = []
+        return []
+    kept, records = [], []
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            step = json.loads(line)["step"]
-        except (ValueError, KeyError, TypeError):
-            continue
-        if resume_step > 0 and step <= resume_step and line.endswith("\n"):
-            kept.append(line)
+        with suppress(ValueError, KeyError, TypeError):
+            record = json.loads(line)
+            if wanted(record) and line.endswith("\n"):
+                kept.append(line)
+                records.append(record)
     partial = path.with_suffix(".partial")
     partial.write_text("".join(kept), encoding="utf-8")
     partial.replace(path)
+    return records
 
 
 def _plain(value: Any) -> Any:

@@ -94,5 +94,5 @@ def scatter_state(
         set_model_state_dict(module, state["parameters"], options=options)
         if state["optimizer"] is not None:
             set_optimizer_state_dict(module, optimizer, state["optimizer"], options=options)
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the checkpoint is of another model: {error}") from error

@@ -152,11 +152,23 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        return Manifest(**json.loads(path.read_bytes()))
+        manifest = Manifest(**json.loads(path.read_bytes()))
+        _check_manifest(manifest)
+        return manifest
     except FileNotFoundError as error:
         raise DamagedError(f"{path}: missing, a save was cut off or the file lost") from error
     except (OSError, ValueError, TypeError) as error:
         raise DamagedError(f"{path}: {error}") from error
+
+
+def _check_manifest(manifest: Manifest) -> None:
+    """Refuse other types, and a file outside the folder: a manifest may come from anywhere."""
+    for name, kinds in Manifest.__annotations__.items():
+        value = getattr(manifest, name)
+        if not isinstance(value, kinds) and not (kinds == float | None and type(value) is int):
+            raise ValueError(f"{name} is {value!r}")
+    if Path(manifest.file).name != manifest.file:
+        raise ValueError(f"file is {manifest.file!r}, which is not a file beside it")
 
 
 def _tidy(folder: Path) -> None:

@@ -68,6 +68,20 @@ def test_empty_folder_has_no_latest(tmp_path):
     assert store.best_value is None
 
 
+@pytest.mark.parametrize(
+    "entry", [{"file": 3}, {"file": "../state.pt"}, {"step": "2"}, {"sha256": None}, {"value": "1"}]
+)
+def test_a_manifest_of_something_else_is_passed_over(tmp_path, entry):
+    store = CheckpointStore(tmp_path)
+    for step in (1, 2):
+        store.save(state_of(step), step=step)
+    manifest = tmp_path / "step-00000002/manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | entry))
+    (name,) = entry
+    with pytest.warns(CheckpointWarning, match=f"manifest.json: {name} is"):
+        assert store.load_latest().step == 1
+
+
 def test_keeps_two_and_the_kept(tmp_path):
     store = CheckpointStore(tmp_path)
     for step in range(1, 7):

@@ -63,6 +63,27 @@ def test_fresh_run_starts_the_log_anew(tmp_path):
     assert [record["step"] for record in records(tmp_path)] == [0, 1, 2]
 
 
+def test_what_a_resume_repeats_is_logged_once(tmp_path):
+    for recall in (0.1, 0.2):
+        with RunLog(tmp_path, total_steps=8, resume_step=4) as log:
+            log.bad_step(3, {"loss": math.nan}, samples=["a.mp4"])
+            log.bad_step(5, {"loss": math.nan}, samples=["b.mp4"])
+            steps(log, [6])
+            log.event(4, "held-out", {"recall@1": recall})
+    found = [(record["step"], record.get("recall@1")) for record in records(tmp_path)]
+    assert found == [(6, None), (4, 0.2)]
+    bad = [json.loads(line) for line in (tmp_path / "bad_steps.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["samples"]) for line in bad] == [(3, ["a.mp4"]), (5, ["b.mp4"])]
+
+
+def test_figures_are_on_disk_at_once(tmp_path):
+    with RunLog(tmp_path, total_steps=8) as log:
+        steps(log, [1])
+        board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+        assert [scalar.step for scalar in board.Scalars("loss")] == [1]
+        assert [record["step"] for record in records(tmp_path)] == [1]
+
+
 def test_other_processes_write_nothing(tmp_path, capsys):
     with RunLog(tmp_path / "run", total_steps=1, is_main=False) as log:
         steps(log, [1])

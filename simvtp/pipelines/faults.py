@@ -1,0 +1,86 @@
+"""Faults of machine and data that end a run between two steps, told in one line."""
+
+import errno
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from simvtp.data import FetchError, TooManyBadClips
+from simvtp.training import CheckpointError
+
+# What loading, logging and evaluating fail with when no line of the program is at fault.
+FAULTS = (OSError, EOFError, FetchError, TooManyBadClips)
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+
+class NonFiniteLossError(RuntimeError):
+    """Too many steps in a row had a loss or a gradient that is not finite."""
+
+
+class RunFailure(RuntimeError):
+    """Data, a loader's process, the log or an evaluation failed; the state was saved."""
+
+
+def too_many_bad_steps(count: int, *, step: int, samples: Sequence[str]) -> NonFiniteLossError:
+    """The failure that ends a run after `count` bad steps; `samples` names those of the last."""
+    return NonFiniteLossError(
+        f"{count} steps in a row, up to step {step}, had a loss or gradient that is not finite and "
+        f"were skipped; the last good state is saved. Clips of step {step}: "
+        f"{', '.join(samples[:8])}. Lower optim.lr_per_256 or look at them; bad_steps.jsonl lists "
+        "all"
+    )
+
+
+def failure_of_run(error: Exception | None, *, step: int, out: str) -> RunFailure:
+    """The failure that ends a run after `step`; None stands for an error of another process."""
+    if error is None:
+        return RunFailure("another process failed; see its message")
+    return RunFailure(
+        f"{reason_of(error, folder=Path(out))}. The state after step {step} is saved: go on with "
+        f"--run.out {out} --resume"
+    )
+
+
+def is_fault(error: BaseException) -> bool:
+    """Whether an error is a fault of machine or data; all others deserve their traceback."""
+    return isinstance(error, FAULTS) or is_dead_worker(error)
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether the message says all: bad settings, a fault, or a run that has been ended."""
+    ended = isinstance(error, ValueError | NonFiniteLossError | RunFailure | CheckpointError)
+    return ended or is_fault(error)
+
+
+def is_dead_worker(error: BaseException) -> bool:
+    """Whether torch says so that a process of a loader died."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
+
+
+def reason_of(error: BaseException, *, folder: Path) -> str:
+    """What happened and what to do, on one line.
+
+    Args:
+        error: the fault, perhaps passed on by a worker with its traceback.
+        folder: folder of the run.
+    """
+    if isinstance(error, OSError) and error.errno in _DISK:
+        where = f" ({error.filename})" if error.filename else ""
+        parent = next(path for path in [folder, *folder.absolute().parents] if path.exists())
+        free = shutil.disk_usage(parent).free
+        return (
+            f"cannot write: {error.strerror}{where}; the disk of {folder} has "
+            f"{free / 1e6:,.1f} MB free: free some space, or mend the disk"
+        )
+    text = str(error).strip() or type(error).__name__
+    if "Original Traceback" in text:
+        text = text.splitlines()[-1].partition(": ")[2] or text.splitlines()[-1]
+    if is_dead_worker(error) or isinstance(error, ConnectionError | EOFError):
+        # Which of these it is depends on what the worker was about.
+        died = text.splitlines()[0].rstrip(". ")
+        return (
+            f"a process that decodes clips died: {died}; either memory has run out (lower "
+            "data.num_workers or run.batch_size), or a decoder hung (the clip is then listed in "
+            "quarantine.jsonl and left out on a resume)"
+        )
+    return " ".join(text.split())

@@ -1,0 +1,82 @@
+"""The steps since the last line of the log; a part of the state, so that no resume changes it."""
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simvtp.pipelines.step import StepResult
+from simvtp.training import Agreement, is_main, mean_over_ranks, world_size
+
+
+class Interval:
+    """Figures of steps, kept on the device until they are read.
+
+    Attributes:
+        names: names of the figures.
+        clips: clips seen by all ranks.
+        data_seconds: time spent waiting for data.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.clips = 0
+        self.data_seconds = 0.0
+        self._figures: list[Tensor] = []
+        self._finite: list[Tensor] = []
+        self._samples: list[list[int]] = []
+        self._started = time.monotonic()
+
+    def __len__(self) -> int:
+        return len(self._figures)
+
+    def add(self, result: StepResult, *, samples: list[int]) -> None:
+        """Note what a step came to, and the numbers of this rank's samples in it."""
+        self.names = ["loss", *result.terms, "gradient_norm"]
+        figures = [result.total, *result.terms.values(), result.gradient_norm]
+        self._figures.append(torch.stack(figures))
+        self._finite.append(result.finite)
+        self._samples.append(samples)
+        self.clips += len(samples) * world_size()
+
+    def read(self) -> tuple[Tensor, list[bool]]:
+        """Means over the ranks `(steps, names)` on the CPU, and which steps were finite.
+
+        This waits for the device; all ranks must call it.
+        """
+        figures = mean_over_ranks(torch.stack(self._figures)).cpu()
+        return figures, torch.stack(self._finite).tolist()
+
+    def samples(self, agreement: Agreement) -> list[list[int]]:
+        """Numbers of all ranks' samples in each step; all ranks must call it."""
+        ranks = agreement.gather(self._samples)
+        return [[n for part in parts for n in part] for parts in zip(*ranks, strict=True)]
+
+    @property
+    def step_seconds(self) -> float:
+        """Time since the interval began that was not spent waiting for data."""
+        return max(time.monotonic() - self._started - self.data_seconds, 0.0)
+
+    def leave_out(self, seconds: float) -> None:
+        """Do not count time that was spent on something else, e.g. an evaluation."""
+        self._started += seconds
+
+    def state_dict(self, agreement: Agreement) -> dict[str, Any] | None:
+        """The figures and samples of all ranks; all ranks must ask. None for no step."""
+        if not self._figures:
+            return None
+        figures, finite = self.read()
+        samples = torch.tensor(self.samples(agreement))
+        return {"names": self.names, "figures": figures, "finite": finite, "samples": samples}
+
+    def load_state_dict(self, state: dict[str, Any] | None, *, device: torch.device) -> None:
+        """Go on from a state, on however many ranks."""
+        if state is None:
+            return
+        self.names = list(state["names"])
+        self._figures = list(state["figures"].to(device))
+        self._finite = list(torch.tensor(state["finite"], device=device))
+        # The samples of all ranks are in the state; they are gathered again.
+        rows = state["samples"].tolist()
+        self._samples = rows if is_main() else [[] for _ in rows]

@@ -1,0 +1,55 @@
+"""The state of a run as it is read back: checked, and fitted to the number of processes."""
+
+from dataclasses import replace
+from typing import Any
+
+from simvtp.config import PretrainConfig
+from simvtp.training import Checkpoint, CheckpointError
+
+_PARTS: dict[str, type | tuple[type, ...]] = {
+    "step": int,
+    "parameters": dict,
+    "optimizer": (dict, type(None)),
+    "sampler": dict,
+    "interval": (dict, type(None)),
+    "bad_streak": int,
+    "evaluated": int,
+    "num_steps": int,
+    "world_size": int,
+}
+
+
+def require_run_state(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The state, if it is one of a pre-training run.
+
+    Raises:
+        CheckpointError: a part of it is missing or something else.
+    """
+    state = checkpoint.state
+    parts = state if isinstance(state, dict) else {}
+    wrong = [name for name, kind in _PARTS.items() if not isinstance(parts.get(name, ...), kind)]
+    if wrong:
+        raise CheckpointError(
+            f"{checkpoint.path} is no state of a pre-training run of this version: "
+            f"{', '.join(wrong)} missing or wrong; restore another one, or start a new run"
+        )
+    return state
+
+
+def on_these_ranks(
+    config: PretrainConfig, state: dict[str, Any], *, world_size: int
+) -> PretrainConfig:
+    """Settings with the batch of a rank that keeps the global batch, on another number of ranks.
+
+    Raises:
+        ValueError: the global batch cannot be split evenly.
+    """
+    global_batch = state["sampler"].get("global_batch")
+    if world_size == state["world_size"] or not isinstance(global_batch, int):
+        return config
+    if global_batch % world_size:
+        raise ValueError(
+            f"the run's batch of {global_batch} clips cannot be split over {world_size} processes; "
+            f"resume on a number that divides it, such as {state['world_size']}"
+        )
+    return replace(config, run=replace(config.run, batch_size=global_batch // world_size))
