@@ -1,0 +1,143 @@
+"""Every clip decoded in worker processes: a decoder that crashes or hangs costs one clip."""
+
+import errno
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import NamedTuple
+
+from pebble import ProcessExpired, ProcessPool
+
+from simvtp.data.clip_table import ByteSpan, ClipRecord
+from simvtp.data.fetch import ShardCache
+from simvtp.data.inspection import Inspection, inspect_video
+from simvtp.data.processes import end_with_parent
+from simvtp.data.transcode import Encoding, transcode
+from simvtp.data.video_file import ClipError
+
+_AHEAD_PER_PROCESS = 16
+_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+class CheckedClip(NamedTuple):
+    """A clip that was decoded whole, or why it could not be.
+
+    Attributes:
+        record: the clip.
+        number: its place in the order in which the clips were asked for.
+        inspection: what the video at `path` holds; None for a bad clip.
+        reason: why the clip is bad; empty for a good one.
+        path: file with the video: the clip's own, or the one encoded anew.
+        span: where in that file the video lies; None when the file is the video.
+    """
+
+    record: ClipRecord
+    number: int
+    inspection: Inspection | None
+    reason: str
+    path: Path
+    span: ByteSpan | None
+
+
+class _Job(NamedTuple):
+    path: Path
+    span: ByteSpan | None
+    target: Path | None
+    encoding: Encoding
+
+
+def check_clips(
+    records: Sequence[ClipRecord],
+    order: Sequence[int],
+    *,
+    start: int = 0,
+    num_processes: int,
+    time_limit: float,
+    encoding: Encoding | None = None,
+    scratch: Path | None = None,
+    cache: ShardCache | None = None,
+) -> Generator[CheckedClip, None, None]:
+    """Decode clips whole, and encode them anew if asked to, in worker processes.
+
+    Scripts that call this need the usual `if __name__ == "__main__":` guard.
+
+    Args:
+        records: the clips.
+        order: rows of `records` in the order in which to take them.
+        start: place in `order` to start at.
+        num_processes: worker processes.
+        time_limit: seconds after which a clip is given up.
+        encoding: how to encode each clip anew; None leaves the clips as they are.
+        scratch: folder for the clips encoded anew; who takes a result deletes its file.
+        cache: finds shards on this machine.
+
+    Yields:
+        each clip, in order.
+
+    Raises:
+        OSError: the disk is full or cannot be written to.
+        FetchError: a remote shard cannot be copied.
+    """
+    cache = ShardCache() if cache is None else cache
+    # A worker in place of a lost one is forked from a process that has done all imports.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    pool = ProcessPool(num_processes, initializer=end_with_parent, context=context)
+    pending: deque[tuple[int, _Job, Future[Inspection | str]]] = deque()
+    try:
+        for number in range(start, len(order)):
+            record = records[order[number]]
+            target = None
+            if encoding is not None and scratch is not None:
+                target = scratch / f"{number}.mp4"
+            job = _Job(cache.local(record.path), record.span, target, encoding or Encoding())
+            pending.append((number, job, pool.schedule(_check, args=[job], timeout=time_limit)))
+            if len(pending) >= _AHEAD_PER_PROCESS * num_processes:
+                yield _result(*pending.popleft(), records, order, time_limit)
+        while pending:
+            yield _result(*pending.popleft(), records, order, time_limit)
+    finally:
+        pool.stop()
+        pool.join()
+
+
+def _check(job: _Job) -> Inspection | str:
+    """What the clip holds, or why it is bad."""
+    try:
+        inspection = inspect_video(job.path, span=job.span)
+        if job.target is None:
+            return inspection
+        transcode(job.path, job.target, encoding=job.encoding, span=job.span)
+        return inspect_video(job.target)
+    except ClipError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in _DISK_FAULTS:
+            raise OSError(cause.errno, os.strerror(cause.errno), str(job.target)) from None
+        return str(error).removeprefix(f"cannot read a clip of {job.path}: ")
+
+
+def _result(
+    number: int,
+    job: _Job,
+    future: Future[Inspection | str],
+    records: Sequence[ClipRecord],
+    order: Sequence[int],
+    time_limit: float,
+) -> CheckedClip:
+    try:
+        outcome = future.result()
+    except ProcessExpired as error:
+        outcome = f"the process that decoded it crashed (exit code {error.exitcode})"
+    except TimeoutError:
+        outcome = f"it was not decoded within {time_limit:g} seconds"
+    record = records[order[number]]
+    if isinstance(outcome, str):
+        if job.target is not None:
+            job.target.unlink(missing_ok=True)
+        return CheckedClip(record, number, None, outcome, job.path, job.span)
+    if job.target is not None:
+        return CheckedClip(record, number, outcome, "", job.target, None)
+    return CheckedClip(record, number, outcome, "", job.path, job.span)

@@ -1,0 +1,112 @@
+"""Whole videos looked at before they are trained on: every frame decoded, every byte hashed."""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+from simvtp.data.clips import named_errors, quarter_turns
+from simvtp.data.video_file import ClipError, Timeline, header_timeline, open_video
+
+_BLOCK_BYTES = 1 << 20
+# Endings that name each of FFmpeg's containers; those not listed cannot lie in a shard.
+_ENDINGS = {
+    "mov,mp4,m4a,3gp,3g2,mj2": ("mp4", "m4v", "mov"),
+    "matroska,webm": ("mkv", "webm"),
+    "avi": ("avi",),
+    "gif": ("gif",),
+}
+
+
+class Inspection(NamedTuple):
+    """What a sound video holds, as it is shown.
+
+    Attributes:
+        num_frames: frames that were decoded.
+        frames_per_second: the average.
+        duration: seconds.
+        height: pixels, after rotation.
+        width: pixels, after rotation.
+        codec: FFmpeg's name of it.
+        ending: ending of the video's name in a shard; None where its container cannot lie in one.
+        num_bytes: size of the video.
+        sha256: digest of its bytes.
+    """
+
+    num_frames: int
+    frames_per_second: float
+    duration: float
+    height: int
+    width: int
+    codec: str
+    ending: str | None
+    num_bytes: int
+    sha256: str
+
+
+def inspect_video(path: str | Path, *, span: tuple[int, int] | None = None) -> Inspection:
+    """Decode a video from its first frame to its last.
+
+    Args:
+        path: the file.
+        span: offset and size, in bytes, of the video in the file; None when the file is the video.
+
+    Raises:
+        ClipError: any part of it cannot be decoded, or it ends before the length it states.
+    """
+    with named_errors(path):
+        num_bytes, sha256 = _hashed(path, span)
+        with open_video(path, span=span) as (container, stream):
+            timeline = header_timeline(container, stream)
+            times: list[int] = []
+            num_frames, height, width, length = 0, 0, 0, 0
+            for frame in container.decode(stream):
+                if frame.is_corrupt:
+                    raise ClipError(f"frame {num_frames} is damaged")
+                if num_frames == 0:
+                    height, width = frame.height, frame.width
+                    if quarter_turns(frame) % 2:
+                        height, width = width, height
+                num_frames += 1
+                if frame.pts is not None:
+                    times = [*times[:1], frame.pts]
+                    length = frame.duration or 0
+            if num_frames == 0:
+                raise ClipError("no frame could be decoded", unreadable=True)
+            _require_whole(timeline, times, length)
+            ticks = float(stream.time_base or 1)
+            rate = float(stream.average_rate or 1 / ticks)
+            if num_frames > 1 and len(times) == 2 and times[1] > times[0]:
+                rate = (num_frames - 1) / ((times[1] - times[0]) * ticks)
+            codec = stream.codec_context.name
+            endings = _ENDINGS.get(container.format.name, (None,))
+    own = Path(path).suffix[1:].lower()
+    ending = own if own in endings else endings[0]
+    duration = num_frames / rate
+    return Inspection(num_frames, rate, duration, height, width, codec, ending, num_bytes, sha256)
+
+
+def _require_whole(timeline: Timeline | None, times: list[int], length: int) -> None:
+    """Refuse a file that `read_clip` would find too short for the length it states."""
+    if timeline is None or not timeline.promised or not times:
+        return
+    last = timeline.start + (timeline.num_frames - 1) * timeline.interval
+    if last > times[-1] + max(length, timeline.interval) + timeline.interval:
+        raise ClipError("its pictures end before the length that the file states")
+
+
+def _hashed(path: str | Path, span: tuple[int, int] | None) -> tuple[int, str]:
+    digest = hashlib.sha256()
+    num_bytes = 0
+    with Path(path).open("rb") as file:
+        remaining = None
+        if span is not None:
+            file.seek(span[0])
+            remaining = span[1]
+        while remaining is None or num_bytes < remaining:
+            most = _BLOCK_BYTES if remaining is None else min(_BLOCK_BYTES, remaining - num_bytes)
+            block = file.read(most)
+            if not block:
+                break
+            num_bytes += len(block)
+            digest.update(block)
+    return num_bytes, digest.hexdigest()

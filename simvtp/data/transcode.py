@@ -1,0 +1,159 @@
+"""Videos encoded anew for fast random access: small, upright, at one rate, keyframes close by."""
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from av.video.frame import PictureType, VideoFrame
+from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+
+from simvtp.data.clips import frames_at, named_errors, quarter_turns, timed_frames
+from simvtp.data.video_file import ClipError, Deadline, Timeline, open_video, packet_timeline
+
+_DEFAULT_GOP = 16
+_MOST_HELD_FRAMES = 10_000
+_MAX_DENOMINATOR = 1001
+
+
+class Encoding(NamedTuple):
+    """How videos are encoded anew.
+
+    Attributes:
+        short_side: larger videos are shrunk to it, in pixels; None keeps the size.
+        frames_per_second: rate of the result; None keeps the average rate of each video.
+        gop: frames from one keyframe to the next; None is 16.
+    """
+
+    short_side: int | None = None
+    frames_per_second: Fraction | None = None
+    gop: int | None = None
+
+    def check(self) -> None:
+        """Refuse impossible numbers.
+
+        Raises:
+            ValueError: one of them.
+        """
+        if self.short_side is not None and (self.short_side < 16 or self.short_side % 2):
+            raise ValueError(f"short_side must be even and at least 16, got {self.short_side}")
+        if self.frames_per_second is not None and not 0 < self.frames_per_second <= 240:
+            raise ValueError(f"fps must lie in (0, 240], got {float(self.frames_per_second):g}")
+        if self.gop is not None and self.gop < 1:
+            raise ValueError(f"gop must be at least 1, got {self.gop}")
+
+
+def transcode(
+    path: str | Path, target: Path, *, encoding: Encoding, span: tuple[int, int] | None = None
+) -> None:
+    """Write the pictures of a video as H.264 in an MP4 file; sound is left out.
+
+    One thread encodes, so the same video gives the same bytes. Each frame of the result is the
+    latest of the source that is not after its time, as in `read_clip`.
+
+    Args:
+        path: the source.
+        target: file to write.
+        encoding: size, rate and keyframes of the result.
+        span: offset and size, in bytes, of the source in its file; None when the file is it.
+
+    Raises:
+        ClipError: the source cannot be decoded, or the target not be written.
+    """
+    with named_errors(path):
+        timeline = packet_timeline(path, deadline=Deadline(None), span=span)
+        with open_video(path, span=span) as (container, stream):
+            times, rate = _target_times(timeline, stream.time_base, encoding.frames_per_second)
+            timed = timed_frames(container.decode(stream), timeline)
+            _encode(frames_at(timed, times, timeline), target, rate=rate, encoding=encoding)
+
+
+def _target_times(
+    timeline: Timeline, time_base: Fraction | None, wanted: Fraction | None
+) -> tuple[list[float], Fraction]:
+    """Time of each frame of the result, in ticks of the source, and their rate."""
+    ticks_per_second = 1 / (time_base or Fraction(1))
+    own = Fraction(float(ticks_per_second) / timeline.interval).limit_denominator(_MAX_DENOMINATOR)
+    rate = wanted or max(own, Fraction(1, _MAX_DENOMINATOR))
+    interval = float(ticks_per_second / rate)
+    number = max(1, round(timeline.num_frames * timeline.interval / interval))
+    if wanted is not None and number > timeline.num_frames + _MOST_HELD_FRAMES:
+        raise ClipError(f"{timeline.num_frames} frames would become {number}: wrong time stamps")
+    return [timeline.start + index * interval for index in range(number)], rate
+
+
+def _encode(
+    frames: Iterable[VideoFrame], target: Path, *, rate: Fraction, encoding: Encoding
+) -> None:
+    gop = encoding.gop or _DEFAULT_GOP
+    options = {"preset": "veryfast", "crf": "20", "sc_threshold": "0", "keyint_min": str(gop)}
+    muxer = {"movflags": "+faststart"}
+    with av.open(str(target), "w", format="mp4", options=muxer) as container:
+        stream: Any = container.add_stream("libx264", rate=rate, options=options)
+        stream.codec_context.thread_count = 1
+        stream.codec_context.gop_size = gop
+        stream.pix_fmt = "yuv420p"
+        for number, picture in enumerate(_upright_pictures(frames, encoding.short_side)):
+            if number == 0:
+                context = stream.codec_context
+                context.width, context.height = picture.width, picture.height
+                context.colorspace = picture.colorspace
+                context.color_range = ColorRange.MPEG
+            # The source's keyframes would become keyframes again.
+            picture.pict_type = PictureType.NONE
+            picture.pts, picture.time_base = number, 1 / rate
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+
+
+def _upright_pictures(frames: Iterable[VideoFrame], short_side: int | None) -> Iterator[VideoFrame]:
+    """Frames of one even size in YUV 4:2:0; the colours' matrix stays the source's."""
+    reformatter = VideoReformatter()
+    width, height, turns = 0, 0, 0
+    previous: VideoFrame | None = None
+    picture: VideoFrame | None = None
+    for frame in frames:
+        if previous is None:
+            width, height = _even_size(frame, short_side)
+            turns = quarter_turns(frame) % 4
+        if frame is not previous:
+            if frame.is_corrupt:
+                raise ClipError("a frame is damaged")
+            previous = frame
+            picture = _turned(
+                reformatter.reformat(
+                    frame,
+                    *(width, height, "yuv420p"),
+                    interpolation=Interpolation.BICUBIC,
+                    dst_color_range=ColorRange.MPEG,
+                ),
+                turns,
+            )
+        assert picture is not None
+        yield picture
+
+
+def _even_size(frame: VideoFrame, short_side: int | None) -> tuple[int, int]:
+    short = min(frame.width, frame.height)
+    scale = 1.0 if short_side is None else min(1.0, short_side / short)
+    width, height = (max(2, 2 * round(side * scale / 2)) for side in (frame.width, frame.height))
+    return width, height
+
+
+def _turned(picture: VideoFrame, turns: int) -> VideoFrame:
+    """Each plane turned by itself: no colour is converted twice."""
+    if turns == 0:
+        return picture
+    height, width = picture.height, picture.width
+    values = picture.to_ndarray().reshape(-1)
+    ends = [height * width, height * width * 5 // 4]
+    sides = [(height, width), *[(height // 2, width // 2)] * 2]
+    planes = zip(np.split(values, ends), sides, strict=True)
+    turned = [np.rot90(plane.reshape(shape), turns) for plane, shape in planes]
+    rows = np.concatenate([plane.reshape(-1) for plane in turned]).reshape(-1, turned[0].shape[1])
+    result = VideoFrame.from_ndarray(np.ascontiguousarray(rows, np.uint8), format="yuv420p")
+    result.colorspace = picture.colorspace
+    result.color_range = picture.color_range
+    return result

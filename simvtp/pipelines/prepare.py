@@ -1,0 +1,203 @@
+"""Clips checked and packed for training: `python -m simvtp.pipelines.prepare --data X --out DIR`.
+
+Every clip is decoded whole, by processes whose crash or hang costs no more than one clip. Good
+clips go into tar shards with an index; bad ones are listed in report.json. A run that was
+stopped, however hard, goes on when the same command is given again. With --check nothing is
+written: a table tells what the clips are.
+"""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from simvtp.data import ClipTable, load_clips
+from simvtp.data.clip_checks import CheckedClip, check_clips
+from simvtp.data.processes import num_usable_cores
+from simvtp.data.shard_writer import REPORT_NAME, ShardFolder, damaged_shards
+from simvtp.data.shards import INDEX_NAME
+from simvtp.data.transcode import Encoding
+from simvtp.pipelines.arguments import at_least
+from simvtp.pipelines.clip_report import (
+    ClipReport,
+    bad_clip_lines,
+    check_table,
+    prepared_table,
+    summarize,
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Command line of the preparation."""
+    parser = argparse.ArgumentParser(
+        prog="python -m simvtp.pipelines.prepare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    whole = at_least(1)
+    parser.add_argument("--data", required=True, help="manifest, or shards as for training")
+    parser.add_argument("--root", type=Path, help="folder of the clips; default: the manifest's")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="new folder for the shards")
+    parser.add_argument("--clips-per-shard", type=whole, default=500, metavar="N")
+    parser.add_argument(
+        "--shuffle-seed", type=at_least(0), metavar="N", help="shuffle; default: keep the order"
+    )
+    again = parser.add_argument_group("encode every clip anew as H.264, upright and without sound")
+    again.add_argument("--short-side", type=whole, metavar="PIXELS", help="shrink larger clips")
+    again.add_argument("--fps", type=Fraction, help="frames per second, such as 12 or 30000/1001")
+    again.add_argument("--gop", type=whole, metavar="N", help="frames between keyframes; 16")
+    parser.add_argument(
+        "--num-processes", type=whole, default=num_usable_cores(), metavar="N", help="%(default)s"
+    )
+    parser.add_argument(
+        "--time-limit", type=at_least(1), default=120, metavar="SECONDS", help="for one clip; 120"
+    )
+    parser.add_argument("--check", action="store_true", help="write no shards, print a table")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="with --check: all figures")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prepare or check; returns the exit code: 1 for bad clips, 2 for bad settings or disks."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    encoding = Encoding(options.short_side, options.fps, options.gop)
+    _require_fitting(parser, options, encoding)
+    console = Console(soft_wrap=True)
+    try:
+        clips = load_clips(options.data, root=options.root)
+        if options.check:
+            return _check(clips, options, console)
+        return _prepare(clips, options, encoding, console)
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on", highlight=False)
+        return 130
+    except OSError as error:
+        place = error.filename or options.out or options.json
+        message = f"{place}: {error.strerror or error}; mend that and give the same command again"
+    except (ValueError, RuntimeError) as error:
+        message = str(error)
+    console.print(f"error: {message}", style="red", markup=False, highlight=False)
+    return 2
+
+
+def _require_fitting(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, encoding: Encoding
+) -> None:
+    if options.check == (options.out is not None):
+        parser.error("give either --out DIR, for shards, or --check")
+    if options.check and (encoding != Encoding() or options.shuffle_seed is not None):
+        parser.error("--check looks at the clips as they are: leave out the other settings")
+    if options.json is not None and not options.check:
+        parser.error(f"--json goes with --check; shards come with {REPORT_NAME}")
+    try:
+        encoding.check()
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _check(clips: ClipTable, options: argparse.Namespace, console: Console) -> int:
+    report = ClipReport()
+    checked = check_clips(
+        clips, range(len(clips)), num_processes=options.num_processes, time_limit=options.time_limit
+    )
+    with closing(checked), _followed(checked, len(clips), "Checking clips") as results:
+        for clip in results:
+            report.add(clip)
+    if (Path(options.data) / INDEX_NAME).is_file():
+        report.bad += [shard._asdict() for shard in damaged_shards(Path(options.data))]
+    console.print(check_table(report))
+    for line in bad_clip_lines(report.bad):
+        console.print(line, markup=False, highlight=False)
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(report.as_dict(), indent=1) + "\n", "utf-8")
+        console.print(f"figures: {options.json}", highlight=False)
+    return 1 if report.bad else 0
+
+
+def _prepare(
+    clips: ClipTable, options: argparse.Namespace, encoding: Encoding, console: Console
+) -> int:
+    order: Sequence[int] = range(len(clips))
+    if options.shuffle_seed is not None:
+        order = np.random.default_rng(options.shuffle_seed).permutation(len(clips)).tolist()
+    folder = ShardFolder(options.out, _settings(clips, options))
+    with closing(folder):
+        if folder.next_clip:
+            console.print(f"going on at clip {folder.next_clip} of {len(clips)}", highlight=False)
+        checked = check_clips(
+            clips,
+            order,
+            start=folder.next_clip,
+            num_processes=options.num_processes,
+            time_limit=options.time_limit,
+            encoding=None if encoding == Encoding() else encoding,
+            scratch=folder.scratch,
+        )
+        place = folder.next_clip
+        with closing(checked), _followed(checked, len(clips), "Preparing", place) as results:
+            folder.write(results, clips_per_shard=options.clips_per_shard, total=len(clips))
+        summary = summarize(folder.parts)
+        if summary["clips"]:
+            folder.finish({"data": options.data, **summary})
+        else:
+            folder.discard()
+    for line in bad_clip_lines(summary["dropped_clips"]):
+        console.print(line, markup=False, highlight=False)
+    if not summary["clips"]:
+        message = f"error: all {len(clips)} clips are bad, there is nothing to write"
+        console.print(message, style="red", highlight=False)
+        return 1
+    console.print(prepared_table(summary, options.out))
+    return 0
+
+
+def _settings(clips: ClipTable, options: argparse.Namespace) -> dict[str, Any]:
+    """Everything that the shards depend on, as plain values."""
+    with clips.file.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return {
+        "clips": f"{Path(clips.root)} {digest}",
+        "clips-per-shard": options.clips_per_shard,
+        "shuffle-seed": options.shuffle_seed,
+        "short-side": options.short_side,
+        "fps": None if options.fps is None else str(options.fps),
+        "gop": options.gop,
+        "PyAV": av.__version__,
+    }
+
+
+@contextmanager
+def _followed(
+    clips: Iterator[CheckedClip], total: int, description: str, place: int = 0
+) -> Iterator[Iterator[CheckedClip]]:
+    """The same clips, with a bar that counts them and the bad ones among them."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    bad_column = TextColumn("{task.fields[bad]} bad")
+    console = Console(stderr=True)
+    with Progress(*columns, bad_column, TimeRemainingColumn(), console=console) as progress:
+        task = progress.add_task(description, total=total, completed=place, bad=0)
+
+        def counted() -> Iterator[CheckedClip]:
+            bad = 0
+            for clip in clips:
+                bad += bool(clip.reason)
+                progress.update(task, completed=clip.number + 1, bad=bad)
+                yield clip
+
+        yield counted()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
