@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simvtp.pipelines.step import StepResult
+from simvtp.pipelines.optimizer_step import StepResult
 from simvtp.training import Agreement, is_main, mean_over_ranks, world_size
 
 

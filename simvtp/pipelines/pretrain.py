@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ if __name__ == "__main__":
     for stop_signal in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(stop_signal, lambda *_: os._exit(0))
 
-import torch
 from rich.console import Console
 
 from simvtp.config import (
@@ -39,7 +39,8 @@ from simvtp.pipelines.arguments import (
     save_settings,
     settings_parser,
 )
-from simvtp.pipelines.faults import is_expected, reason_of
+from simvtp.pipelines.job import choose_device, choose_precision, run_job, train_to_end
+from simvtp.pipelines.plan import RunPlan
 from simvtp.pipelines.saved_state import on_these_ranks, require_run_state
 from simvtp.pipelines.setup import (
     TrainingData,
@@ -49,12 +50,12 @@ from simvtp.pipelines.setup import (
     build_training_loader,
     load_data,
 )
-from simvtp.pipelines.stopping import StopNow, StopRequest
+from simvtp.pipelines.step import TrainStep
+from simvtp.pipelines.stopping import StopRequest
 from simvtp.pipelines.summary import (
     evaluate_held_out,
     figures,
     finish,
-    print_how_to_go_on,
     print_start,
 )
 from simvtp.pipelines.trainer import Trainer
@@ -66,11 +67,11 @@ from simvtp.training import (
     build_optimizer,
     initialize,
     is_main,
-    keep_freed_memory,
     main_first,
     shard,
 )
 
+PROGRAM = "python -m simvtp.pipelines.pretrain"
 SECTIONS: dict[str, type] = {
     "model": ModelConfig,
     "masking": MaskingConfig,
@@ -98,7 +99,7 @@ LAPTOP_RECIPE: dict[str, Any] = {
 def build_parser() -> SettingsParser:
     """Command line of the job."""
     parser = settings_parser(
-        "python -m simvtp.pipelines.pretrain",
+        PROGRAM,
         description=__doc__ or "",
         sections=SECTIONS,
         defaults=LAPTOP_RECIPE,
@@ -124,41 +125,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "--resume out if the run was stopped before it had begun"
             )
         parsed = parse_settings(parser, ["--config", str(saved), *arguments])
-    console, out = Console(soft_wrap=True), Path(parsed.run.out)
-    keep_freed_memory()
-    with StopRequest() as stop:
-        try:
-            config = PretrainConfig(**{name: getattr(parsed, name) for name in SECTIONS})
-            with initialize(choose_device(config.run)) as group:
-                return _run(config, resume=parsed.resume, group=group, stop=stop, console=console)
-        except StopNow:
-            stop.end_children()
-            console.print(f"stopped by {stop.name}; nothing of the run is lost.")
-            print_how_to_go_on(console, out)
-            return stop.exit_code
-        except KeyboardInterrupt:
-            console.print("interrupted at once; the latest checkpoint is as it was.")
-            return 130
-        except Exception as error:
-            if not is_expected(error):
-                raise
-            stop.end_children()
-            reason = reason_of(error, folder=out)
-            console.print(f"error: {reason}", style="red", markup=False, highlight=False)
-            return 2 if isinstance(error, ValueError) else 1
 
+    def job(stop: StopRequest, console: Console) -> int:
+        config = PretrainConfig(**{name: getattr(parsed, name) for name in SECTIONS})
+        with initialize(choose_device(config.run)) as group:
+            return _run(config, resume=parsed.resume, group=group, stop=stop, console=console)
 
-def choose_device(run: RunConfig) -> str:
-    """The device asked for; auto takes CUDA where there is one.
-
-    Raises:
-        ValueError: CUDA is asked for and there is none.
-    """
-    if run.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("run.device is cuda but torch sees no CUDA device; use cpu or auto")
-    if run.device != "auto":
-        return run.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return run_job(job, program=PROGRAM, out=Path(parsed.run.out))
 
 
 def _run(
@@ -169,28 +142,17 @@ def _run(
     stop: StopRequest,
     console: Console,
 ) -> int:
-    out = Path(config.run.out)
     with stop.interruptible():
-        config, data, trainer = _prepare(config, resume=resume, group=group)
+        config, data, trainer, objective = _prepare(config, resume=resume, group=group)
         if is_main():
-            model, steps = trainer.objective.model, (trainer.step, trainer.num_steps)
-            print_start(console, config, model=model, data=data, steps=steps)
-    with RunLog(
-        out,
-        total_steps=trainer.num_steps,
-        is_main=is_main(),
-        resume_step=trainer.step,
-        console=console,
-    ) as log:
-        stopped = trainer.train(log, stop=stop, evaluate=_evaluation(config, data, trainer, log))
-    # Those that loaded the training clips; idle now, they would still be missed if one died.
-    stop.end_children()
-    if stopped:
-        if is_main():
-            console.print(f"stopped by {stop.name} after step {trainer.step}; state saved.")
-            print_how_to_go_on(console, out)
+            steps = (trainer.step, trainer.plan.num_steps)
+            print_start(console, config, model=objective.model, data=data, steps=steps)
+    evaluation = partial(_evaluation, config, data, trainer)
+    if not train_to_end(
+        trainer, program=PROGRAM, stop=stop, console=console, evaluation=evaluation
+    ):
         return stop.exit_code
-    model = whole_model(trainer.objective)
+    model = whole_model(objective)
     if model is not None:
         with stop.interruptible():
             finish(config, model=model, data=data, step=trainer.step, console=console)
@@ -199,7 +161,7 @@ def _run(
 
 def _prepare(
     config: PretrainConfig, *, resume: bool, group: ProcessGroupInfo
-) -> tuple[PretrainConfig, TrainingData, Trainer]:
+) -> tuple[PretrainConfig, TrainingData, Trainer, Objective]:
     """Everything that training needs, at the place where the run was left."""
     out = Path(config.run.out)
     store = CheckpointStore(out / "checkpoints")
@@ -220,10 +182,10 @@ def _prepare(
     config = replace(config, model=model.config)
     if is_main():
         save_settings(asdict(config), file=out / "config.yaml")
-    trainer = _build_trainer(config, model=model, data=data, group=group, store=store)
+    trainer, objective = _build_trainer(config, model=model, data=data, group=group, store=store)
     if state is not None:
         trainer.load_state_dict(state)
-    return config, data, trainer
+    return config, data, trainer, objective
 
 
 def _build_trainer(
@@ -233,7 +195,7 @@ def _build_trainer(
     data: TrainingData,
     group: ProcessGroupInfo,
     store: CheckpointStore,
-) -> Trainer:
+) -> tuple[Trainer, Objective]:
     assert model.tokenizer is not None
     objective: Objective = build_objective(config, model=model).to(group.device)
     if config.run.compile:
@@ -258,14 +220,22 @@ def _build_trainer(
         rank=group.rank,
         world_size=group.world_size,
     )
-    return Trainer(
-        config,
-        objective=objective,
+    run_step = TrainStep(
+        objective,
         optimizer=optimizer,
+        precision=choose_precision(config.run, device=group.device),
+        clip_norm=optim.clip_norm,
+        contrast_over=config.objective.contrast_over,
+    )
+    trainer = Trainer(
+        RunPlan(config.run, config.optim, loader.sampler),
+        run_step=run_step,
         data=loader,
         store=store,
+        assemble=partial(whole_model, objective),
         describe=lambda numbers: [data.train[number].name for number in numbers],
     )
+    return trainer, objective
 
 
 def _evaluation(

@@ -14,13 +14,15 @@ _PARTS: dict[str, type | tuple[type, ...]] = {
     "interval": (dict, type(None)),
     "bad_streak": int,
     "evaluated": int,
+    "best": (list, type(None)),
+    "average": (dict, type(None)),
     "num_steps": int,
     "world_size": int,
 }
 
 
 def require_run_state(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The state, if it is one of a pre-training run.
+    """The state, if it is one of a run.
 
     Raises:
         CheckpointError: a part of it is missing or something else.
@@ -30,7 +32,7 @@ def require_run_state(checkpoint: Checkpoint) -> dict[str, Any]:
     wrong = [name for name, kind in _PARTS.items() if not isinstance(parts.get(name, ...), kind)]
     if wrong:
         raise CheckpointError(
-            f"{checkpoint.path} is no state of a pre-training run of this version: "
+            f"{checkpoint.path} is no state of a run of this version: "
             f"{', '.join(wrong)} missing or wrong; restore another one, or start a new run"
         )
     return state

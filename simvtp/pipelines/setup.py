@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from tokenizers import Tokenizer
 
-from simvtp.batch import Batch, Collator
+from simvtp.batch import Collator
 from simvtp.config import DataConfig, ModelConfig, PretrainConfig
 from simvtp.data import (
     ClipDataset,
@@ -26,10 +26,8 @@ from simvtp.data.synthetic import render_corpus
 from simvtp.masking import RunningCellMasker, TextMasker, TubeMasker
 from simvtp.model import SimVTP
 from simvtp.objective import Objective
+from simvtp.pipelines.plan import MODEL_STREAM, TrainingLoader
 from simvtp.seeding import derive_seed
-
-# Streams drawn from the run's seed, beside those of the samples.
-MODEL_STREAM, STEP_STREAM = 1, 2
 
 
 class TrainingData(NamedTuple):
@@ -37,13 +35,6 @@ class TrainingData(NamedTuple):
 
     train: ClipTable
     validation: ClipTable | None
-
-
-class TrainingLoader(NamedTuple):
-    """Batches for training and the place in them."""
-
-    loader: torch.utils.data.DataLoader[Batch]
-    sampler: EpochSampler
 
 
 def load_data(config: DataConfig) -> TrainingData:

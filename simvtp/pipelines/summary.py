@@ -85,16 +85,6 @@ def finish(
     _print_next_steps(console, config, data=data)
 
 
-def print_how_to_go_on(console: Console, out: Path) -> None:
-    """Say how a run that was stopped goes on; before it had begun, it is started again."""
-    resume = " --resume" if (out / "config.yaml").is_file() else ""
-    console.print(
-        f"continue: python -m simvtp.pipelines.pretrain --run.out {out}{resume}",
-        markup=False,
-        highlight=False,
-    )
-
-
 def _save_model(model: SimVTP, folder: Path) -> None:
     """Put the model folder in place once it is whole."""
     partial = folder.with_suffix(".partial")

@@ -4,27 +4,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import torch
-
-from simvtp.batch import Batch
-from simvtp.config import PretrainConfig
-from simvtp.model import SimVTP
-from simvtp.objective import Objective
 from simvtp.pipelines.faults import failure_of_run, is_fault, too_many_bad_steps
 from simvtp.pipelines.interval import Interval
-from simvtp.pipelines.setup import STEP_STREAM, TrainingLoader
-from simvtp.pipelines.step import TrainStep
+from simvtp.pipelines.optimizer_step import OptimizerStep, TrainingBatch
+from simvtp.pipelines.plan import STEP_STREAM, RunPlan, TrainingLoader
 from simvtp.pipelines.stopping import StopNow, StopRequest
-from simvtp.pipelines.whole_model import whole_model
 from simvtp.seeding import derive_seed
 from simvtp.training import (
     Agreement,
     CheckpointStore,
     RunLog,
-    cosine_lr,
     gather_state,
     is_main,
-    peak_lr,
     scatter_state,
     world_size,
 )
@@ -37,65 +28,63 @@ class Trainer:
     taken between two steps only, so a run that resumes repeats what it would have done.
 
     Args:
-        config: settings of the run.
-        objective: losses over the model, on its device.
-        optimizer: optimiser of its parameters, e.g. fused AdamW.
+        plan: steps and learning rates.
+        run_step: one step of an objective, on its device; a parameter group of its optimiser may
+            have an `lr_scale` that multiplies its learning rate.
         data: training batches.
         store: checkpoints.
         describe: names samples by their numbers, for the report of a bad step.
+        assemble: the model to evaluate; all ranks ask for it, and rank 0 gets it.
+        average: moving average of the weights, if there is one; part of the state.
+        patience: evaluations without a better one after which the run ends; None never ends it.
     """
 
     def __init__(
         self,
-        config: PretrainConfig,
+        plan: RunPlan,
         *,
-        objective: Objective,
-        optimizer: torch.optim.AdamW,
+        run_step: OptimizerStep,
         data: TrainingLoader,
         store: CheckpointStore,
         describe: Callable[[Sequence[int]], list[str]],
+        assemble: Callable[[], Any],
+        average: Any | None = None,
+        patience: int | None = None,
     ) -> None:
-        self.config = config
-        self.objective = objective
-        self.optimizer = optimizer
+        self.plan = plan
+        self.run_step = run_step
+        self.objective = run_step.objective
+        self.optimizer = run_step.optimizer
         self.data = data
         self.store = store
         self.describe = describe
+        self.assemble = assemble
+        self.average = average
+        self.patience = patience
         self.step = 0
-        run = config.run
-        device = objective.model.device
-        use_bf16 = run.precision == "bf16" or (run.precision == "auto" and device.type == "cuda")
-        self.run_step = TrainStep(
-            objective,
-            optimizer=optimizer,
-            precision="bf16" if use_bf16 else "fp32",
-            clip_norm=config.optim.clip_norm,
-            contrast_over=config.objective.contrast_over,
-        )
         self.agreement = Agreement()
         self._interval = Interval()
         self._bad_streak = 0
         self._evaluated = 0
+        self._best: tuple[int, float] | None = None
         # The place after the last step; the sampler itself is ahead while a step's data come in.
         self._place = data.sampler.state_dict()
         self._saved: tuple[int, int] | None = None
 
     @property
-    def num_steps(self) -> int:
-        """Optimiser steps of the whole run."""
-        return max(1, self.config.run.epochs * self.steps_per_epoch)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimiser steps of an epoch; micro-batches that do not fill a step are carried over."""
-        return max(1, len(self.data.sampler) // self.config.run.accumulate)
+    def has_stopped_early(self) -> bool:
+        """Whether as many evaluations as `patience` have brought nothing better."""
+        every = self.plan.run.evaluate_every_epochs * self.plan.steps_per_epoch
+        if self.patience is None or self._best is None:
+            return False
+        return self._evaluated - self._best[0] >= self.patience * every
 
     def train(
         self,
         log: RunLog,
         *,
         stop: StopRequest,
-        evaluate: Callable[[SimVTP], float] | None = None,
+        evaluate: Callable[[Any], float] | None = None,
     ) -> bool:
         """Run to the last step, or until a stop is requested; the state is saved either way.
 
@@ -113,14 +102,14 @@ class Trainer:
             RunFailure: a rank's data, log or evaluation failed; the state is saved first.
             CheckpointError: the state cannot be written.
         """
-        run = self.config.run
+        run = self.plan.run
         batches = self._batches()
         saved_at = time.monotonic()
         self.objective.train()
         failure = self._evaluate(evaluate, stop)
         while True:
-            finished = self.step == self.num_steps
-            micro_batches: list[Batch] = []
+            finished = self.step == self.plan.num_steps or self.has_stopped_early
+            micro_batches: list[TrainingBatch] = []
             if not finished and failure is None:
                 micro_batches, failure = self._load(batches, stop)
             due = time.monotonic() - saved_at > 60 * run.checkpoint_minutes
@@ -134,10 +123,10 @@ class Trainer:
             self._train_step(micro_batches)
             self.step += 1
             self._place = self.data.sampler.state_dict()
-            if self.step % run.log_every == 0 or self.step == self.num_steps:
+            if self.step % run.log_every == 0 or self.step == self.plan.num_steps:
                 failure = self._log(log)
             failure = self._evaluate(evaluate, stop) or failure
-            if self._every(run.keep_every_epochs):
+            if self.plan.is_due(self.step, every_epochs=run.keep_every_epochs):
                 self._save()
         self._save()
         if failed:
@@ -153,7 +142,9 @@ class Trainer:
             "interval": self._interval.state_dict(self.agreement),
             "bad_streak": self._bad_streak,
             "evaluated": self._evaluated,
-            "num_steps": self.num_steps,
+            "best": None if self._best is None else list(self._best),
+            "average": None if self.average is None else self.average.state_dict(),
+            "num_steps": self.plan.num_steps,
             "world_size": world_size(),
         }
 
@@ -163,32 +154,44 @@ class Trainer:
         Raises:
             ValueError: the state is of another model, or of a run of another length or batch.
         """
-        if state["num_steps"] != self.num_steps:
+        if state["num_steps"] != self.plan.num_steps:
             raise ValueError(
-                f"the run was planned for {state['num_steps']} steps and is now {self.num_steps}; "
-                "its learning rate would jump: resume with the epochs, batch and data it had"
+                f"the run was planned for {state['num_steps']} steps and is now "
+                f"{self.plan.num_steps}; its learning rate would jump: resume with the epochs, "
+                "batch and data it had"
             )
         self.data.sampler.load_state_dict(state["sampler"])
-        scatter_state(self.objective, self.optimizer, state)
-        self._interval.load_state_dict(state["interval"], device=self.objective.model.device)
+        self.load_weights(state)
+        self._interval.load_state_dict(state["interval"], device=self.run_step.device)
         self.step, self._place = state["step"], self.data.sampler.state_dict()
         self._bad_streak, self._evaluated = state["bad_streak"], state["evaluated"]
+        self._best = None if state["best"] is None else tuple(state["best"])
         self._saved = (self.step, self._evaluated)
 
-    def _batches(self) -> Iterator[Batch]:
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """Take the weights, and the optimiser's state, from a saved state.
+
+        Raises:
+            ValueError: the state is of another model.
+        """
+        scatter_state(self.objective, self.optimizer, state)
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+
+    def _batches(self) -> Iterator[TrainingBatch]:
         while True:
             for batch in self.data.loader:
                 self.data.sampler.advance()
                 yield batch
 
     def _load(
-        self, batches: Iterator[Batch], stop: StopRequest
-    ) -> tuple[list[Batch], Exception | None]:
+        self, batches: Iterator[TrainingBatch], stop: StopRequest
+    ) -> tuple[list[TrainingBatch], Exception | None]:
         """The data of a step, or what is at fault; neither where a stop came first."""
         waited = time.monotonic()
         try:
             with stop.interruptible():
-                return [next(batches) for _ in range(self.config.run.accumulate)], None
+                return [next(batches) for _ in range(self.plan.run.accumulate)], None
         except StopNow:
             return [], None
         except Exception as error:
@@ -198,11 +201,13 @@ class Trainer:
         finally:
             self._interval.data_seconds += time.monotonic() - waited
 
-    def _train_step(self, batches: Sequence[Batch]) -> None:
+    def _train_step(self, batches: Sequence[TrainingBatch]) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate
-        seed = derive_seed(self.config.run.seed, STEP_STREAM, self.step)
+            group["lr"] = self.plan.learning_rate(self.step) * group.get("lr_scale", 1.0)
+        seed = derive_seed(self.plan.run.seed, STEP_STREAM, self.step)
         result = self.run_step(batches, seed=seed)
+        if self.average is not None:
+            self.average.update(self.objective)
         self._interval.add(result, samples=[n for each in batches for n in each.index.tolist()])
 
     def _log(self, log: RunLog) -> OSError | None:
@@ -235,47 +240,33 @@ class Trainer:
     def _check_streak(self, finite: Sequence[bool], samples: Sequence[Sequence[int]]) -> None:
         for number, is_good in enumerate(finite):
             self._bad_streak = 0 if is_good else self._bad_streak + 1
-            if self._bad_streak >= self.config.run.max_bad_steps:
+            if self._bad_streak >= self.plan.run.max_bad_steps:
                 # A resume, after some setting was changed, gets as many tries again.
                 count, self._bad_streak = self._bad_streak, 0
                 self._save()
                 step = self.step - len(finite) + 1 + number
                 raise too_many_bad_steps(count, step=step, samples=self.describe(samples[number]))
 
-    @property
-    def learning_rate(self) -> float:
-        """Learning rate of the step about to run."""
-        run, optim = self.config.run, self.config.optim
-        batch = self.data.sampler.global_batch * run.accumulate
-        return cosine_lr(
-            self.step,
-            num_steps=self.num_steps,
-            warmup_steps=round(optim.warmup_epochs * self.steps_per_epoch),
-            peak=peak_lr(optim.lr_per_256, global_batch_size=batch),
-            final=peak_lr(optim.min_lr_per_256, global_batch_size=batch),
-        )
-
-    def _every(self, epochs: int) -> bool:
-        return epochs > 0 and self.step > 0 and self.step % (epochs * self.steps_per_epoch) == 0
-
     def _save(self) -> None:
         if self._saved == (self.step, self._evaluated):
             return
         state = self.state_dict()
         if is_main():
-            keep = self._every(self.config.run.keep_every_epochs)
+            every = self.plan.run.keep_every_epochs
+            keep = self.plan.is_due(self.step, every_epochs=every)
             self.store.save(state, step=self.step, keep=keep)
         self._saved = (self.step, self._evaluated)
 
     def _evaluate(
-        self, evaluate: Callable[[SimVTP], float] | None, stop: StopRequest
+        self, evaluate: Callable[[Any], float] | None, stop: StopRequest
     ) -> Exception | None:
         """Evaluate after those steps that ask for it, if that was not done before a stop."""
-        due = self._every(self.config.run.evaluate_every_epochs) and self._evaluated < self.step
+        every = self.plan.run.evaluate_every_epochs
+        due = self.plan.is_due(self.step, every_epochs=every) and self._evaluated < self.step
         if evaluate is None or not due:
             return None
         started = time.monotonic()
-        model, value, failure = whole_model(self.objective), None, None
+        model, value, failure = self.assemble(), None, None
         if model is not None:
             try:
                 with stop.interruptible():
@@ -290,10 +281,16 @@ class Trainer:
         # The others wait here until rank 0 has evaluated.
         value = self.agreement.gather(value)[0]
         if value is not None:
-            self._evaluated = self.step
-            state = self.state_dict()
-            if is_main():
-                self.store.save_best(state, step=self.step, value=value)
+            self._note(value)
         self.objective.train()
         self._interval.leave_out(time.monotonic() - started)
         return failure
+
+    def _note(self, value: float) -> None:
+        """Remember an evaluation, and the state if there was none better."""
+        self._evaluated = self.step
+        if self._best is None or value > self._best[1]:
+            self._best = self.step, value
+        state = self.state_dict()
+        if is_main():
+            self.store.save_best(state, step=self.step, value=value)

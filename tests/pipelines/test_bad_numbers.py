@@ -46,7 +46,7 @@ def step(trainer, batches):
     now.append(trainer.step)
     original_step(trainer, batches)
     digests.append(digest_of(trainer))
-    (Path(trainer.config.run.out) / f"rank{rank()}.json").write_text(json.dumps(digests))
+    (Path(trainer.plan.run.out) / f"rank{rank()}.json").write_text(json.dumps(digests))
 
 pretrain.Trainer._train_step, Objective.forward = step, forward
 raise SystemExit(pretrain.main(sys.argv[3:]))

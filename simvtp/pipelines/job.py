@@ -1,0 +1,107 @@
+"""The outside of a training job: stops, faults told on one line, the log, the exit code."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+
+from simvtp.config import RunConfig
+from simvtp.pipelines.faults import is_expected, reason_of
+from simvtp.pipelines.stopping import StopNow, StopRequest
+from simvtp.pipelines.trainer import Trainer
+from simvtp.training import RunLog, is_main, keep_freed_memory
+
+Job = Callable[[StopRequest, Console], int]
+
+
+def run_job(job: Job, *, program: str, out: Path) -> int:
+    """Run a job and tell its end; the exit code: 0 done or asked to stop, 1 failed, 2 refused.
+
+    Args:
+        job: the work; it gets the requests to stop and a place to print to.
+        program: what the user typed, for the way to go on.
+        out: folder of the run.
+    """
+    console = Console(soft_wrap=True)
+    keep_freed_memory()
+    with StopRequest() as stop:
+        try:
+            return job(stop, console)
+        except StopNow:
+            stop.end_children()
+            console.print(f"stopped by {stop.name}; nothing of the run is lost.")
+            print_how_to_go_on(console, program, out)
+            return stop.exit_code
+        except KeyboardInterrupt:
+            console.print("interrupted at once; the latest checkpoint is as it was.")
+            return 130
+        except Exception as error:
+            if not is_expected(error):
+                raise
+            stop.end_children()
+            reason = reason_of(error, folder=out)
+            console.print(f"error: {reason}", style="red", markup=False, highlight=False)
+            return 2 if isinstance(error, ValueError) else 1
+
+
+def train_to_end(
+    trainer: Trainer,
+    *,
+    program: str,
+    stop: StopRequest,
+    console: Console,
+    evaluation: Callable[[RunLog], Callable[[Any], float] | None],
+) -> bool:
+    """Train; False, with the way to go on told, when a stop came first.
+
+    Args:
+        trainer: at the place where the run was left.
+        program: what the user typed.
+        stop: requests to stop.
+        console: where progress goes.
+        evaluation: makes the evaluation, which may write to the log.
+    """
+    out = Path(trainer.plan.run.out)
+    with RunLog(
+        out,
+        total_steps=trainer.plan.num_steps,
+        is_main=is_main(),
+        resume_step=trainer.step,
+        console=console,
+    ) as log:
+        stopped = trainer.train(log, stop=stop, evaluate=evaluation(log))
+    # Those that loaded the training clips; idle now, they would still be missed if one died.
+    stop.end_children()
+    if stopped and is_main():
+        console.print(f"stopped by {stop.name} after step {trainer.step}; state saved.")
+        print_how_to_go_on(console, program, out)
+    return not stopped
+
+
+def print_how_to_go_on(console: Console, program: str, out: Path) -> None:
+    """Say how a run that was stopped goes on; before it had begun, it is started again."""
+    resume = " --resume" if (out / "config.yaml").is_file() else ""
+    message = f"continue: {program} --run.out {out}{resume}"
+    console.print(message, markup=False, highlight=False)
+
+
+def choose_device(run: RunConfig) -> str:
+    """The device asked for; auto takes CUDA where there is one.
+
+    Raises:
+        ValueError: CUDA is asked for and there is none.
+    """
+    if run.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("run.device is cuda but torch sees no CUDA device; use cpu or auto")
+    if run.device != "auto":
+        return run.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def choose_precision(run: RunConfig, *, device: torch.device) -> Literal["fp32", "bf16"]:
+    """The precision asked for; auto takes bf16 on CUDA."""
+    if run.precision != "auto":
+        return run.precision
+    return "bf16" if device.type == "cuda" else "fp32"

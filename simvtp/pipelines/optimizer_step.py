@@ -1,0 +1,133 @@
+"""One optimiser step of any objective: micro-batches summed, clipped, and skipped when bad."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+
+from simvtp.objective import Losses
+from simvtp.seeding import derive_seed
+from simvtp.training import all_true, is_sharded, rank, whole, world_size
+
+
+class TrainingBatch(Protocol):
+    """What a step and the trainer ask of a batch; its other fields are its objective's business."""
+
+    @property
+    def index(self) -> Tensor:
+        """Numbers of the samples, `(batch,)` int64."""
+        ...
+
+    def to(self, device: torch.device) -> "TrainingBatch":
+        """The batch on a device; the host need not wait."""
+        ...
+
+
+class StepResult(NamedTuple):
+    """What a step came to; everything stays on the device.
+
+    Attributes:
+        total: `()` weighted loss, the mean over the micro-batches.
+        terms: `()` each loss, likewise.
+        gradient_norm: `()` norm of the whole gradient before clipping.
+        finite: `()` bool, whether loss and gradient are finite on all ranks; if not, nothing
+            was learnt from this step.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    gradient_norm: Tensor
+    finite: Tensor
+
+
+class OptimizerStep:
+    """Learns from some micro-batches as from one batch, without making the host wait.
+
+    Args:
+        objective: called with a batch and a generator, gives `Losses`; on its device.
+        optimizer: fused AdamW over its parameters.
+        precision: number format of the matrix products.
+        clip_norm: largest gradient norm; None does not clip.
+    """
+
+    def __init__(
+        self,
+        objective: nn.Module,
+        *,
+        optimizer: torch.optim.AdamW,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        clip_norm: float | None = 1.0,
+    ) -> None:
+        self.objective = objective
+        self.optimizer = optimizer
+        self.precision = precision
+        self.clip_norm = clip_norm
+        self.device = next(objective.parameters()).device
+        self.parameters = [p for p in objective.parameters() if p.requires_grad]
+        self._losses: Callable[..., Losses] = objective
+        if world_size() > 1 and not is_sharded(objective):
+            self._losses = nn.parallel.DistributedDataParallel(objective)
+        self._negatives = torch.Generator(self.device)
+
+    def __call__(self, micro_batches: Sequence[Any], *, seed: int) -> StepResult:
+        """Run the step.
+
+        Args:
+            micro_batches: batches on the host or the device.
+            seed: seed of the step's dropout and negatives.
+        """
+        share = 1 / len(micro_batches)
+        results: list[Losses] = []
+        for number, further in enumerate(self.further_arguments(micro_batches, seed=seed)):
+            last = number == len(micro_batches) - 1
+            generator = self.seed_draws(seed, number)
+            with self._sync(last), self.autocast():
+                batch = micro_batches[number].to(self.device)
+                losses = self._losses(batch, generator=generator, **further)
+            with self._sync(last):
+                (losses.total * share).backward()
+            terms = {name: term.detach() for name, term in losses.terms.items()}
+            results.append(Losses(losses.total.detach(), terms))
+        return self._update(results)
+
+    def further_arguments(
+        self, micro_batches: Sequence[Any], *, seed: int
+    ) -> Sequence[dict[str, Any]]:
+        """What the objective is told of a micro-batch because of the others; here nothing."""
+        return [{} for _ in micro_batches]
+
+    def _update(self, results: Sequence[Losses]) -> StepResult:
+        limit = math.inf if self.clip_norm is None else self.clip_norm
+        norm = whole(nn.utils.clip_grad_norm_(self.parameters, limit))
+        total = torch.stack([losses.total for losses in results]).mean()
+        finite = all_true(torch.isfinite(total) & torch.isfinite(norm))
+        # The fused optimiser leaves everything as it is where this is 1, without asking the host.
+        self.optimizer.found_inf = (~finite).float()  # pyright: ignore[reportAttributeAccessIssue]
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        names = results[0].terms
+        terms = {name: torch.stack([each.terms[name] for each in results]).mean() for name in names}
+        return StepResult(total, terms, norm, finite)
+
+    def seed_draws(self, seed: int, number: int) -> torch.Generator:
+        """Seed everything that a micro-batch draws; the generator is that of its negatives."""
+        torch.manual_seed(derive_seed(seed, number, rank()))
+        return self._negatives.manual_seed(derive_seed(seed, number, rank(), 1))
+
+    def autocast(self) -> torch.autocast:
+        """Number format of the matrix products within."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    @contextmanager
+    def _sync(self, last: bool) -> Iterator[None]:
+        """Gradients are summed over the ranks with the last micro-batch only."""
+        if isinstance(self.objective, FSDPModule):
+            self.objective.set_requires_gradient_sync(last)
+        parallel = self._losses
+        waits = not last and isinstance(parallel, nn.parallel.DistributedDataParallel)
+        with parallel.no_sync() if waits else nullcontext():  # pyright: ignore[reportFunctionMemberAccess]
+            yield

@@ -1,0 +1,60 @@
+"""What a run does when: its steps, its learning rate, and what comes every few epochs."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch.utils.data import DataLoader
+
+from simvtp.config import OptimConfig, RunConfig
+from simvtp.data import EpochSampler
+from simvtp.training import cosine_lr, peak_lr
+
+# Streams drawn from the run's seed, beside those of the samples.
+MODEL_STREAM, STEP_STREAM = 1, 2
+
+
+class TrainingLoader(NamedTuple):
+    """Batches for training and the place in them."""
+
+    loader: DataLoader[Any]
+    sampler: EpochSampler
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Steps of a run and their learning rates.
+
+    Args:
+        run: length and batch.
+        optim: learning rate.
+        sampler: batches of an epoch.
+    """
+
+    run: RunConfig
+    optim: OptimConfig
+    sampler: EpochSampler
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return max(1, self.run.epochs * self.steps_per_epoch)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch; micro-batches that do not fill a step are carried over."""
+        return max(1, len(self.sampler) // self.run.accumulate)
+
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of a step that is about to run."""
+        batch = self.sampler.global_batch * self.run.accumulate
+        return cosine_lr(
+            step,
+            num_steps=self.num_steps,
+            warmup_steps=round(self.optim.warmup_epochs * self.steps_per_epoch),
+            peak=peak_lr(self.optim.lr_per_256, global_batch_size=batch),
+            final=peak_lr(self.optim.min_lr_per_256, global_batch_size=batch),
+        )
+
+    def is_due(self, step: int, *, every_epochs: int) -> bool:
+        """Whether something that comes every so many epochs, 0 for never, comes after `step`."""
+        return every_epochs > 0 and step > 0 and step % (every_epochs * self.steps_per_epoch) == 0
