@@ -76,6 +76,8 @@ class ModelConfig:
         pixel_target: what the pixel decoder predicts: pixels normalised per tubelet (the
             paper's), or raw values in [0, 1].
         padding_id: word that fills captions up.
+        text_encoder: captions by themselves go through the one encoder, or through a second one
+            of their own, as the paper fine-tunes for retrieval.
     """
 
     num_frames: int = 16
@@ -95,6 +97,7 @@ class ModelConfig:
     word_decoder_depth: int = 0
     pixel_target: Literal["normalized", "raw"] = "normalized"
     padding_id: int = 0
+    text_encoder: Literal["shared", "own"] = "shared"
 
     def __post_init__(self) -> None:
         _require_positive(

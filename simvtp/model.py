@@ -71,12 +71,8 @@ class SimVTP(
             dropout=config.text_dropout,
             padding_id=config.padding_id,
         )
-        self.encoder = JointEncoder(
-            config.width,
-            depth=config.depth,
-            num_heads=config.num_heads,
-            mlp_ratio=config.mlp_ratio,
-        )
+        self.encoder = self._build_encoder()
+        self.text_encoder = self._build_encoder() if config.text_encoder == "own" else None
         self.pixel_decoder = PixelDecoder(
             config.width,
             grid=config.grid,
@@ -126,7 +122,8 @@ class SimVTP(
             ValueError: there is no caption or no tokenizer for it.
         """
         ids = self.pack_text(text, attend=attend)
-        pooled = segment_mean(self.encoder(self._embed_text(ids)))
+        encoder = self.encoder if self.text_encoder is None else self.text_encoder
+        pooled = segment_mean(encoder(self._embed_text(ids)))
         return functional.normalize(pooled, dim=-1)
 
     def match(
@@ -250,6 +247,15 @@ class SimVTP(
     def device(self) -> torch.device:
         """Device of the weights."""
         return self.match_head.weight.device
+
+    def _build_encoder(self) -> JointEncoder:
+        config = self.config
+        return JointEncoder(
+            config.width,
+            depth=config.depth,
+            num_heads=config.num_heads,
+            mlp_ratio=config.mlp_ratio,
+        )
 
     def _check_pairs(self, video: Tensor, ids: PackedTokens) -> None:
         if ids.layout.num_sequences != len(video):

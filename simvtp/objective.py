@@ -19,6 +19,7 @@ from simvtp.layers import (
 )
 from simvtp.losses import (
     CachedContrast,
+    FeatureMemory,
     Negatives,
     contrastive_loss,
     match_loss,
@@ -62,6 +63,7 @@ class Objective(nn.Module):
         contrast_text: caption seen by the contrastive pass.
         negatives: draw non-matching videos by similarity or uniformly; without the contrastive
             loss there are no similarities and the draw is uniform.
+        memory: features of earlier steps, further negatives of the contrastive loss.
     """
 
     log_temperature: Tensor
@@ -78,9 +80,11 @@ class Objective(nn.Module):
         learn_temperature: bool = False,
         contrast_text: Literal["clean", "masked"] = "clean",
         negatives: Literal["hard", "random"] = "hard",
+        memory: FeatureMemory | None = None,
     ) -> None:
         super().__init__()
         self.model = model
+        self.memory = memory
         self.weights = {
             "pixels": pixel_weight,
             "words": word_weight,
@@ -192,7 +196,16 @@ class Objective(nn.Module):
     def _encode(
         self, tokens: StepTokens, groups: dict[str, SequenceGroup]
     ) -> tuple[PackedTokens, dict[str, Tensor]]:
-        """One packed call; the mean of each sequence, `(batch, width)` for each group."""
+        """One packed call; the mean of each sequence, `(batch, width)` for each group.
+
+        Captions by themselves make a second call where the model has an encoder of their own.
+        """
+        if self.model.text_encoder is not None and "text" in groups:
+            text = groups.pop("text")
+            encoded, pooled = self._encode(tokens, groups)
+            layout = PackedLayout(text.lengths, tokens.values.device)
+            words = PackedTokens(tokens.values.index_select(0, text.rows), layout)
+            return encoded, pooled | {"text": segment_mean(self.model.text_encoder(words))}
         lengths = tuple(length for group in groups.values() for length in group.lengths)
         rows = torch.cat([group.rows for group in groups.values()])
         layout = PackedLayout(lengths, tokens.values.device)
@@ -241,7 +254,9 @@ class Objective(nn.Module):
         if cached is not None:
             loss = cached.contrastive_loss(video, text, temperature=temperature)
             return loss, cached.similarity
-        return contrastive_loss(video, text, temperature=temperature, keys=batch.keys)
+        return contrastive_loss(
+            video, text, temperature=temperature, keys=batch.keys, memory=self.memory
+        )
 
     def _draw(
         self, batch: Batch, similarity: Tensor | None, generator: torch.Generator | None

@@ -3,6 +3,7 @@
 from simvtp.losses.contrast import Contrast, contrastive_loss, false_negatives
 from simvtp.losses.grad_cache import CachedContrast, cache_contrast
 from simvtp.losses.match import Negatives, match_loss, sample_negatives
+from simvtp.losses.memory import FeatureMemory
 from simvtp.losses.pixels import (
     TubeletStatistics,
     pixel_loss,
@@ -15,6 +16,7 @@ from simvtp.losses.words import word_loss
 __all__ = [
     "CachedContrast",
     "Contrast",
+    "FeatureMemory",
     "Negatives",
     "TubeletStatistics",
     "cache_contrast",

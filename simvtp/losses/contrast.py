@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from simvtp.layers import full_precision, gather_rows, rank
+from simvtp.losses.memory import FeatureMemory
 
 
 class Contrast(NamedTuple):
@@ -27,6 +28,7 @@ def contrastive_loss(
     *,
     temperature: float | Tensor = 0.05,
     keys: Tensor | None = None,
+    memory: FeatureMemory | None = None,
 ) -> Contrast:
     """Symmetric InfoNCE over the global batch (paper section 3, FACTS 3.3).
 
@@ -40,6 +42,8 @@ def contrastive_loss(
         temperature: divides the cosines.
         keys: `(batch,)` int64, equal for pairs that are no negatives of each other, such as equal
             captions; None when all are.
+        memory: features of earlier steps, which are negatives too; this step's are added to it
+            while gradients are recorded. It needs `keys`.
 
     Returns:
         The loss and the cosines.
@@ -50,8 +54,16 @@ def contrastive_loss(
     similarity = text @ all_video.T
     pairs = torch.arange(len(text), device=text.device) + rank() * len(text)
     excluded = None if keys is None else false_negatives(keys)
-    loss = _cross_entropy(similarity / temperature, pairs, excluded)
-    loss = loss + _cross_entropy(video @ all_text.T / temperature, pairs, excluded)
+    to_videos, to_texts = similarity, video @ all_text.T
+    if memory is not None and keys is not None and excluded is not None:
+        # Copies: the backward pass needs what the memory held before this step was added.
+        to_videos = torch.cat([to_videos, text @ memory.video.clone().T], dim=1)
+        to_texts = torch.cat([to_texts, video @ memory.text.clone().T], dim=1)
+        excluded = torch.cat([excluded, memory.excluded(keys)], dim=1)
+        if torch.is_grad_enabled():
+            memory.add(all_video.detach(), all_text.detach(), keys=gather_rows(keys))
+    loss = _cross_entropy(to_videos / temperature, pairs, excluded)
+    loss = loss + _cross_entropy(to_texts / temperature, pairs, excluded)
     return Contrast(loss, similarity)
 
 
