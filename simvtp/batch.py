@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -14,7 +14,28 @@ from simvtp.masking import RunningCellMasker, TextMasker, TubeMasker
 
 
 @dataclass(frozen=True)
-class Batch:
+class TensorBatch:
+    """A batch whose tensors go to a device together."""
+
+    def to(self, device: torch.device) -> Self:
+        """Move the tensors without making the host wait (when they are pinned)."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Self:
+        """Pin the tensors; called by the loader."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function: Any) -> Self:
+        tensors = {
+            field.name: function(value)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **tensors)
+
+
+@dataclass(frozen=True)
+class Batch(TensorBatch):
     """What one training step sees; captions are packed, without padding.
 
     Attributes:
@@ -38,22 +59,6 @@ class Batch:
     text_lengths: tuple[int, ...]
     keys: Tensor
     index: Tensor
-
-    def to(self, device: torch.device) -> "Batch":
-        """Move the tensors without making the host wait (when they are pinned)."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> "Batch":
-        """Pin the tensors; called by the loader."""
-        return self._map(Tensor.pin_memory)
-
-    def _map(self, function: Any) -> "Batch":
-        tensors = {
-            field.name: function(value)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        return replace(self, **tensors)
 
 
 class Collator:

@@ -76,6 +76,8 @@ class ModelConfig:
         pixel_target: what the pixel decoder predicts: pixels normalised per tubelet (the
             paper's), or raw values in [0, 1].
         padding_id: word that fills captions up.
+        video_positions: positions of the tubelets by a formula (the paper's), or as a table that
+            begins with the formula's values and is learned.
         text_encoder: captions by themselves go through the one encoder, or through a second one
             of their own, as the paper fine-tunes for retrieval.
     """
@@ -97,6 +99,7 @@ class ModelConfig:
     word_decoder_depth: int = 0
     pixel_target: Literal["normalized", "raw"] = "normalized"
     padding_id: int = 0
+    video_positions: Literal["formula", "learned"] = "formula"
     text_encoder: Literal["shared", "own"] = "shared"
 
     def __post_init__(self) -> None:
@@ -361,7 +364,19 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """Everything `python -m simvtp.pipelines.pretrain` can be told."""
+    """Everything `python -m simvtp.pipelines.pretrain` can be told.
+
+    Args:
+        model: sizes of the model.
+        masking: what the model does not see.
+        objective: losses.
+        data: clips.
+        optim: optimiser and schedule.
+        run: length, batch and bookkeeping.
+        init_video: weights of another model that tubelet embedding, encoder and, where it fits,
+            pixel decoder begin with.
+        init_text: weights of another model that the text embedding begins with.
+    """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
@@ -369,8 +384,15 @@ class PretrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    init_video: str | None = None
+    init_text: str | None = None
 
     def __post_init__(self) -> None:
+        _require(
+            self.init_text is None or self.data.tokenizer is not None,
+            f"--init-text {self.init_text} brings an embedding of one vocabulary; name its "
+            "tokenizer.json or vocab.txt, or their folder, with --data.tokenizer",
+        )
         _require(
             self.run.parallel == "ddp" or not self.objective.learn_temperature,
             "objective.learn_temperature is a single number, which run.parallel fsdp cannot share "

@@ -16,21 +16,26 @@ from torch.nn.utils.rnn import pad_sequence
 from simvtp.config import ModelConfig
 from simvtp.data.tokenizer import encode_caption, load_tokenizer, special_token_ids
 from simvtp.decoders import PixelDecoder, WordDecoder
-from simvtp.encoders import JointEncoder, TextEmbedding, VideoEmbedding
+from simvtp.encoders import build_encoder, build_text_embedding, build_video_embedding
 from simvtp.layers import (
     PackedLayout,
     PackedTokens,
     full_precision,
     initialize,
-    join_rows,
     pack,
     segment_mean,
     to_device,
     unpack,
 )
-from simvtp.layers.tubelets import IMAGENET_MEAN, IMAGENET_STD
 from simvtp.masking import TextMasker, TubeMasker
-from simvtp.model_folder import find_model_folder, load_weights, read_json, save_weights, write_json
+from simvtp.model_folder import (
+    describe_preprocessing,
+    find_model_folder,
+    load_weights,
+    read_config,
+    read_json,
+    write_model_folder,
+)
 from simvtp.reconstruction import Reconstruction, reconstruct
 
 
@@ -61,18 +66,10 @@ class SimVTP(
         self.config = config
         self.tokenizer = tokenizer
         self.frame_stride = frame_stride
-        self.video_embedding = VideoEmbedding(
-            config.width, grid=config.grid, tubelet=config.tubelet
-        )
-        self.text_embedding = TextEmbedding(
-            config.vocab_size,
-            width=config.width,
-            max_length=config.max_text_length,
-            dropout=config.text_dropout,
-            padding_id=config.padding_id,
-        )
-        self.encoder = self._build_encoder()
-        self.text_encoder = self._build_encoder() if config.text_encoder == "own" else None
+        self.video_embedding = build_video_embedding(config)
+        self.text_embedding = build_text_embedding(config)
+        self.encoder = build_encoder(config)
+        self.text_encoder = build_encoder(config) if config.text_encoder == "own" else None
         self.pixel_decoder = PixelDecoder(
             config.width,
             grid=config.grid,
@@ -197,26 +194,7 @@ class SimVTP(
             video: `(batch, tokens, width)` embedded tubelets.
             text: embedded captions, as many.
         """
-        return segment_mean(self.encode_joint(video, text)[0])
-
-    def encode_joint(self, video: Tensor, text: PackedTokens) -> tuple[PackedTokens, Tensor]:
-        """Encode [clip i ; caption i], one sequence per pair.
-
-        Args:
-            video: `(batch, tokens, width)` embedded tubelets.
-            text: embedded captions, as many.
-
-        Returns:
-            The encoded pack, and `(video_tokens + text_tokens,)` int64 rows in it of all tubelets
-            and then of all words.
-        """
-        clips = PackedLayout((video.shape[1],) * len(video), video.device)
-        rows = join_rows(clips, text.layout)
-        pairs = zip(clips.lengths, text.layout.lengths, strict=True)
-        layout = PackedLayout(tuple(first + second for first, second in pairs), video.device)
-        sources = torch.cat([video.flatten(0, 1), text.values])
-        encoded = self.encoder(PackedTokens(sources[to_device(rows, video.device)], layout))
-        return encoded, to_device(rows.argsort(), video.device)
+        return segment_mean(self.encoder.encode_pairs(video, text)[0])
 
     def pack_text(
         self, text: str | Sequence[str] | Tensor, *, attend: Tensor | None = None
@@ -248,15 +226,6 @@ class SimVTP(
         """Device of the weights."""
         return self.match_head.weight.device
 
-    def _build_encoder(self) -> JointEncoder:
-        config = self.config
-        return JointEncoder(
-            config.width,
-            depth=config.depth,
-            num_heads=config.num_heads,
-            mlp_ratio=config.mlp_ratio,
-        )
-
     def _check_pairs(self, video: Tensor, ids: PackedTokens) -> None:
         if ids.layout.num_sequences != len(video):
             raise ValueError(
@@ -269,25 +238,17 @@ class SimVTP(
         return PackedTokens(tokens, ids.layout)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        save_weights(self, save_directory / "model.safetensors")
-        write_json(save_directory / "config.json", asdict(self.config))
-        write_json(save_directory / "preprocessor.json", self.preprocessor())
-        if self.tokenizer is not None:
-            # Tokenizer.save raises a bare Exception where the disk is full.
-            text = self.tokenizer.to_str(pretty=True)
-            (save_directory / "tokenizer.json").write_text(text, "utf-8")
+        write_model_folder(
+            self,
+            save_directory,
+            config=asdict(self.config),
+            preprocessor=self.preprocessor(),
+            tokenizer=self.tokenizer,
+        )
 
     def preprocessor(self) -> dict[str, Any]:
         """How a clip is cut and what the model does to its pixels, as in preprocessor.json."""
-        return {
-            "num_frames": self.config.num_frames,
-            "frame_stride": self.frame_stride,
-            "image_size": self.config.image_size,
-            "resize": "short side to image_size, bilinear, antialiased; then centre crop",
-            "layout": "frames, channels, height, width; uint8 RGB; normalised inside the model",
-            "mean": list(IMAGENET_MEAN),
-            "std": list(IMAGENET_STD),
-        }
+        return describe_preprocessing(self.config, frame_stride=self.frame_stride)
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -304,13 +265,14 @@ class SimVTP(
             The model, in evaluation mode, on the CPU.
 
         Raises:
-            ValueError: a file is missing or damaged, or the weights do not fit the config.
+            ValueError: a file is missing or damaged, the weights do not fit the config, or the
+                folder holds a model fine-tuned for some task.
         """
         folder = find_model_folder(pretrained_model_name_or_path, download_options=options)
         preprocessor = read_json(folder / "preprocessor.json")
         has_tokenizer = (folder / "tokenizer.json").is_file()
         model = cls(
-            ModelConfig.from_dict(read_json(folder / "config.json")),
+            ModelConfig.from_dict(read_config(folder, task=None)),
             tokenizer=load_tokenizer(folder / "tokenizer.json") if has_tokenizer else None,
             frame_stride=int(preprocessor["frame_stride"]),
         )

@@ -8,10 +8,15 @@ from typing import Any
 
 import safetensors.torch
 from huggingface_hub import snapshot_download
+from tokenizers import Tokenizer
 from torch import Tensor, nn
+
+from simvtp.config import ModelConfig
+from simvtp.layers.tubelets import IMAGENET_MEAN, IMAGENET_STD
 
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "preprocessor.json")
 _OPTIONAL_FILES = ("tokenizer.json",)
+_CLASS_OF_TASK = {"classification": "VideoClassifier", "answering": "VideoAnswerer"}
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -73,6 +78,64 @@ def load_weights(module: nn.Module, path: Path) -> None:
         shown = "; ".join(problems[:5])
         raise ValueError(f"{path} does not fit the model in {len(problems)} weights: {shown}")
     module.load_state_dict(weights)
+
+
+def write_model_folder(
+    module: nn.Module,
+    folder: Path,
+    *,
+    config: Mapping[str, Any],
+    preprocessor: Mapping[str, Any],
+    tokenizer: Tokenizer | None,
+) -> None:
+    """Write the files of a model folder.
+
+    Raises:
+        OSError: the disk is full or fails.
+    """
+    save_weights(module, folder / "model.safetensors")
+    write_json(folder / "config.json", config)
+    write_json(folder / "preprocessor.json", preprocessor)
+    if tokenizer is not None:
+        # Tokenizer.save raises a bare Exception where the disk is full.
+        (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), "utf-8")
+
+
+def describe_preprocessing(config: ModelConfig, *, frame_stride: int) -> dict[str, Any]:
+    """How a clip is cut and what the model does to its pixels, as in preprocessor.json."""
+    return {
+        "num_frames": config.num_frames,
+        "frame_stride": frame_stride,
+        "image_size": config.image_size,
+        "resize": "short side to image_size, bilinear, antialiased; then centre crop",
+        "layout": "frames, channels, height, width; uint8 RGB; normalised inside the model",
+        "mean": list(IMAGENET_MEAN),
+        "std": list(IMAGENET_STD),
+    }
+
+
+def read_config(folder: Path, *, task: str | None) -> dict[str, Any]:
+    """Config of a model for a task, or with None of a pre-trained SimVTP.
+
+    Raises:
+        ValueError: the file is damaged, or it is of a model for something else.
+    """
+    values = read_json(folder / "config.json")
+    found = values.get("task")
+    if found == task:
+        return values
+    if found is None:
+        raise ValueError(
+            f"{folder} holds a pre-trained SimVTP, which has no head for {task}; load it with "
+            f"SimVTP.from_pretrained and give it one with {_CLASS_OF_TASK[str(task)]}.from_model"
+        )
+    if not isinstance(found, str) or found not in _CLASS_OF_TASK:
+        known = ", ".join(_CLASS_OF_TASK)
+        raise ValueError(f"{folder} holds a model for the task {found!r}; known are {known}")
+    raise ValueError(
+        f"{folder} holds a model for {found}, not {task or 'a pre-trained SimVTP'}; load it with "
+        f"simvtp.tasks.{_CLASS_OF_TASK[found]}.from_pretrained"
+    )
 
 
 def save_weights(module: nn.Module, path: Path) -> None:

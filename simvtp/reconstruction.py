@@ -61,7 +61,7 @@ def reconstruct(
     layout = PackedLayout(masked_text.layout.lengths, device)
     ids = masked_text.values.to(device)
     words = PackedTokens(model.text_embedding(ids, layout.positions), layout)
-    encoded, rows = model.encode_joint(model.video_embedding(video, keep), words)
+    encoded, rows = model.encoder.encode_pairs(model.video_embedding(video, keep), words)
     video_rows, text_rows = rows.tensor_split([keep.numel()])
     visible = encoded.values[video_rows].unflatten(0, keep.shape)
     predictions = model.pixel_decoder(visible, keep=keep, decode=drop)

@@ -38,7 +38,7 @@ def encode_joint(batch):
     layout = PackedLayout(batch.text_lengths, torch.device("cpu"))
     video = model().video_embedding(batch.video, batch.keep)
     text = model().text_embedding(batch.masked_ids, layout.positions)
-    return model().encode_joint(video, PackedTokens(text, layout))[0]
+    return model().encoder.encode_pairs(video, PackedTokens(text, layout))[0]
 
 
 class Watch:

@@ -4,8 +4,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from simvtp.data.annotations import (
+        MissingVideosWarning,
+        load_labelled,
+        load_questions,
+        load_retrieval,
+        with_known_answers,
+    )
     from simvtp.data.clip_table import ByteSpan, ClipRecord, ClipTable, write_clip_table
-    from simvtp.data.clips import ClipInfo, frame_indices, probe, read_clip
+    from simvtp.data.clips import ClipInfo, frame_indices, probe, read_clip, read_clips
     from simvtp.data.dataset import (
         ClipDataset,
         ClipTransform,
@@ -20,6 +27,16 @@ if TYPE_CHECKING:
     from simvtp.data.shard_order import ShardOrder
     from simvtp.data.shards import ShardError, ShardWarning, load_shards
     from simvtp.data.sources import load_clips
+    from simvtp.data.task_datasets import (
+        LabelledClips,
+        LabelledDataset,
+        LabelledSample,
+        Question,
+        QuestionDataset,
+        QuestionSample,
+        QuestionSet,
+        encode_question,
+    )
     from simvtp.data.tokenizer import (
         EncodedCaption,
         SpecialTokens,
@@ -30,6 +47,7 @@ if TYPE_CHECKING:
     )
     from simvtp.data.transforms import CentreCrop, CropBox, MultiScaleCrop
     from simvtp.data.video_file import ClipError
+    from simvtp.data.views import ViewDataset, ViewedClip
 
 __all__ = [
     "ByteSpan",
@@ -46,9 +64,17 @@ __all__ = [
     "EvaluationClip",
     "EvaluationDataset",
     "FetchError",
+    "LabelledClips",
+    "LabelledDataset",
+    "LabelledSample",
     "ManifestError",
+    "MissingVideosWarning",
     "MultiScaleCrop",
     "Quarantine",
+    "Question",
+    "QuestionDataset",
+    "QuestionSample",
+    "QuestionSet",
     "Sample",
     "ShardCache",
     "ShardError",
@@ -56,24 +82,36 @@ __all__ = [
     "ShardWarning",
     "SpecialTokens",
     "TooManyBadClips",
+    "ViewDataset",
+    "ViewedClip",
     "build_loader",
     "encode_caption",
+    "encode_question",
     "frame_indices",
     "load_clips",
+    "load_labelled",
     "load_manifest",
+    "load_questions",
+    "load_retrieval",
     "load_shards",
     "load_tokenizer",
     "probe",
     "read_clip",
+    "read_clips",
     "special_token_ids",
     "train_tokenizer",
+    "with_known_answers",
     "write_clip_table",
 ]
 
 _NAMES = {
+    "annotations": (
+        *("MissingVideosWarning", "load_labelled", "load_questions", "load_retrieval"),
+        *("with_known_answers",),
+    ),
     "clip_table": ("ByteSpan", "ClipRecord", "ClipTable", "write_clip_table"),
     "fetch": ("FetchError", "ShardCache"),
-    "clips": ("ClipInfo", "frame_indices", "probe", "read_clip"),
+    "clips": ("ClipInfo", "frame_indices", "probe", "read_clip", "read_clips"),
     "dataset": (
         *("ClipDataset", "ClipTransform", "EvaluationClip", "EvaluationDataset", "Sample"),
     ),
@@ -83,12 +121,17 @@ _NAMES = {
     "shard_order": ("ShardOrder",),
     "shards": ("ShardError", "ShardWarning", "load_shards"),
     "sources": ("load_clips",),
+    "task_datasets": (
+        *("LabelledClips", "LabelledDataset", "LabelledSample", "encode_question"),
+        *("Question", "QuestionDataset", "QuestionSample", "QuestionSet"),
+    ),
     "tokenizer": (
         *("EncodedCaption", "SpecialTokens", "encode_caption", "load_tokenizer"),
         *("special_token_ids", "train_tokenizer"),
     ),
     "transforms": ("CentreCrop", "CropBox", "MultiScaleCrop"),
     "video_file": ("ClipError",),
+    "views": ("ViewDataset", "ViewedClip"),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -1,24 +1,19 @@
 """Every clip decoded in worker processes: a decoder that crashes or hangs costs one clip."""
 
 import errno
-import multiprocessing
 import os
-from collections import deque
-from collections.abc import Generator, Sequence
-from concurrent.futures import Future
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
-
-from pebble import ProcessExpired, ProcessPool
 
 from simvtp.data.clip_table import ByteSpan, ClipRecord
 from simvtp.data.fetch import ShardCache
 from simvtp.data.inspection import Inspection, inspect_video
-from simvtp.data.processes import end_with_parent
+from simvtp.data.processes import Lost, isolated
 from simvtp.data.transcode import Encoding, transcode
 from simvtp.data.video_file import ClipError
 
-_AHEAD_PER_PROCESS = 16
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -43,6 +38,7 @@ class CheckedClip(NamedTuple):
 
 
 class _Job(NamedTuple):
+    number: int
     path: Path
     span: ByteSpan | None
     target: Path | None
@@ -82,26 +78,20 @@ def check_clips(
         FetchError: a remote shard cannot be copied.
     """
     cache = ShardCache() if cache is None else cache
-    # A worker in place of a lost one is forked from a process that has done all imports.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    pool = ProcessPool(num_processes, initializer=end_with_parent, context=context)
-    pending: deque[tuple[int, _Job, Future[Inspection | str]]] = deque()
-    try:
+
+    def jobs() -> Iterator[_Job]:
         for number in range(start, len(order)):
             record = records[order[number]]
             target = None
             if encoding is not None and scratch is not None:
                 target = scratch / f"{number}.mp4"
-            job = _Job(cache.local(record.path), record.span, target, encoding or Encoding())
-            pending.append((number, job, pool.schedule(_check, args=[job], timeout=time_limit)))
-            if len(pending) >= _AHEAD_PER_PROCESS * num_processes:
-                yield _result(*pending.popleft(), records, order, time_limit)
-        while pending:
-            yield _result(*pending.popleft(), records, order, time_limit)
-    finally:
-        pool.stop()
-        pool.join()
+            path = cache.local(record.path)
+            yield _Job(number, path, record.span, target, encoding or Encoding())
+
+    results = isolated(_check, jobs(), num_processes=num_processes, time_limit=time_limit)
+    with closing(results):
+        for job, outcome in results:
+            yield _checked(job, outcome, records[order[job.number]])
 
 
 def _check(job: _Job) -> Inspection | str:
@@ -119,25 +109,12 @@ def _check(job: _Job) -> Inspection | str:
         return str(error).removeprefix(f"cannot read a clip of {job.path}: ")
 
 
-def _result(
-    number: int,
-    job: _Job,
-    future: Future[Inspection | str],
-    records: Sequence[ClipRecord],
-    order: Sequence[int],
-    time_limit: float,
-) -> CheckedClip:
-    try:
-        outcome = future.result()
-    except ProcessExpired as error:
-        outcome = f"the process that decoded it crashed (exit code {error.exitcode})"
-    except TimeoutError:
-        outcome = f"it was not decoded within {time_limit:g} seconds"
-    record = records[order[number]]
-    if isinstance(outcome, str):
+def _checked(job: _Job, outcome: Inspection | str | Lost, record: ClipRecord) -> CheckedClip:
+    if not isinstance(outcome, Inspection):
+        reason = outcome if isinstance(outcome, str) else outcome.reason
         if job.target is not None:
             job.target.unlink(missing_ok=True)
-        return CheckedClip(record, number, None, outcome, job.path, job.span)
+        return CheckedClip(record, job.number, None, reason, job.path, job.span)
     if job.target is not None:
-        return CheckedClip(record, number, outcome, "", job.target, None)
-    return CheckedClip(record, number, outcome, "", job.path, job.span)
+        return CheckedClip(record, job.number, outcome, "", job.target, None)
+    return CheckedClip(record, job.number, outcome, "", job.path, job.span)

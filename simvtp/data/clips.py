@@ -1,18 +1,24 @@
 """Clips decoded from video files: whatever a file holds becomes frames or one clear error."""
 
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from av.container import InputContainer
 from av.error import ExitError, FFmpegError
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
+from simvtp.data.decoded_frames import (
+    LostPlaceError,
+    frames_at,
+    quarter_turns,
+    timed_frames,
+    to_tensor,
+)
 from simvtp.data.video_file import (
     ClipError,
     Deadline,
@@ -22,9 +28,6 @@ from simvtp.data.video_file import (
     open_video,
     packet_timeline,
 )
-
-# A time stamp is the frame's true time rounded to a tick.
-_TICK_ROUNDING = 0.5
 
 
 class ClipInfo(NamedTuple):
@@ -38,14 +41,24 @@ class ClipInfo(NamedTuple):
     codec: str
 
 
-class _LostPlaceError(Exception):
-    """The header or the seek was wrong: the packets have to be looked at one by one."""
+class SharedFrames(NamedTuple):
+    """Clips of one video, whose frames are held once however many clips show them.
+
+    Attributes:
+        frames: `(distinct, 3, height, width)` uint8, in the order of their times.
+        places: `(clips, frames)` int64, places of each clip's frames among them.
+        starts: seconds from the video's first frame to each clip's.
+    """
+
+    frames: torch.Tensor
+    places: torch.Tensor
+    starts: tuple[float, ...]
 
 
 class _Request(NamedTuple):
     num_frames: int
     stride: int
-    position: float | None
+    positions: tuple[float | None, ...]
     short_side: int | None
 
 
@@ -62,11 +75,11 @@ def frame_indices(
         num_available: frames of the video.
         num_frames: frames of the clip.
         stride: frames of the video between two frames of the clip.
-        position: place of the start among all possible ones, in [0, 1); None is the centre.
+        position: place of the start among all possible ones, in [0, 1]; None is the centre.
     """
     step = max(1, min(stride, num_available // num_frames))
     slack = max(0, num_available - step * num_frames)
-    start = slack // 2 if position is None else int(position * (slack + 1))
+    start = slack // 2 if position is None else min(int(position * (slack + 1)), slack)
     return [min(start + step * number, num_available - 1) for number in range(num_frames)]
 
 
@@ -103,31 +116,75 @@ def read_clip(
         ClipError: the file, or a part of it that the clip needs, cannot be decoded in time.
         ValueError: a count is below 1.
     """
+    position = None
+    if generator is not None:
+        position = float(torch.rand((), generator=generator, dtype=torch.float64))
+    request = _checked_request(num_frames, stride, (position,), short_side)
+    frames, places, _ = _read_shared(path, request, span, time_limit)
+    if len(frames) == num_frames:
+        return frames
+    return frames.permute(0, 2, 3, 1)[places[0]].permute(0, 3, 1, 2)
+
+
+def read_clips(
+    path: str | Path,
+    *,
+    positions: Sequence[float | None],
+    num_frames: int = 16,
+    stride: int = 4,
+    short_side: int | None = None,
+    span: tuple[int, int] | None = None,
+    time_limit: float | None = None,
+) -> SharedFrames:
+    """Decode several clips of a video in one pass, each as `read_clip` would read it.
+
+    Args:
+        path: video file.
+        positions: place of each clip's start among all possible ones, in [0, 1]; None is the
+            centre.
+        num_frames: frames of a clip.
+        stride: frames of the video, at its average rate, between two frames of a clip.
+        short_side: frames of at least twice this short side, in pixels, are shrunk to it.
+        span: offset and size, in bytes, of the video in the file.
+        time_limit: seconds after which the file counts as unreadable.
+
+    Raises:
+        ClipError: the file, or a part of it that a clip needs, cannot be decoded in time.
+        ValueError: a count is below 1, or a position is outside [0, 1].
+    """
+    request = _checked_request(num_frames, stride, tuple(positions), short_side)
+    return _read_shared(path, request, span, time_limit)
+
+
+def _checked_request(
+    num_frames: int, stride: int, positions: tuple[float | None, ...], short_side: int | None
+) -> _Request:
+    for name, value in (("num_frames", num_frames), ("stride", stride), ("short_side", short_side)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if not positions or not all(one is None or 0 <= one <= 1 for one in positions):
+        raise ValueError(f"positions must be one or more in [0, 1], got {positions}")
+    return _Request(num_frames, stride, positions, short_side)
+
+
+def _read_shared(
+    path: str | Path,
+    request: _Request,
+    span: tuple[int, int] | None,
+    time_limit: float | None,
+) -> SharedFrames:
     deadline = Deadline(time_limit)
-    request = _checked_request(num_frames, stride, generator, short_side)
     with named_errors(path):
         with open_video(path, span=span, deadline=deadline) as (container, stream):
             timeline = header_timeline(container, stream)
             if timeline is not None:
                 try:
                     return _read(container, stream, timeline, request, deadline)
-                except _LostPlaceError:
+                except LostPlaceError:
                     pass
         timeline = packet_timeline(path, span=span, deadline=deadline)
         with open_video(path, span=span, deadline=deadline) as (container, stream):
             return _read(container, stream, timeline, request, deadline)
-
-
-def _checked_request(
-    num_frames: int, stride: int, generator: torch.Generator | None, short_side: int | None
-) -> _Request:
-    for name, value in (("num_frames", num_frames), ("stride", stride), ("short_side", short_side)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    position = None
-    if generator is not None:
-        position = float(torch.rand((), generator=generator, dtype=torch.float64))
-    return _Request(num_frames, stride, position, short_side)
 
 
 def probe(
@@ -187,22 +244,29 @@ def _read(
     timeline: Timeline,
     request: _Request,
     deadline: Deadline,
-) -> torch.Tensor:
-    indices = frame_indices(
-        timeline.num_frames,
-        num_frames=request.num_frames,
-        stride=request.stride,
-        position=request.position,
-    )
-    times = [timeline.start + index * timeline.interval for index in indices]
-    if indices[0] > 0 and not timeline.scanned:
+) -> SharedFrames:
+    clips = [
+        frame_indices(
+            timeline.num_frames,
+            num_frames=request.num_frames,
+            stride=request.stride,
+            position=position,
+        )
+        for position in request.positions
+    ]
+    distinct, places = np.unique(clips, return_inverse=True)
+    times = [timeline.start + index * timeline.interval for index in distinct.tolist()]
+    if distinct[0] > 0 and not timeline.scanned:
         try:
             container.seek(int(times[0]), stream=stream)
         except (FFmpegError, OSError) as error:
-            raise _LostPlaceError from error
+            raise LostPlaceError from error
     decoded = _decoded(container, stream, deadline)
-    frames = frames_at(timed_frames(decoded, timeline), times, timeline)
-    return _to_tensor(frames, request)
+    shown = frames_at(timed_frames(decoded, timeline), times, timeline)
+    frames = to_tensor(shown, num_frames=len(times), short_side=request.short_side)
+    seconds = timeline.interval * float(stream.time_base or 1)
+    starts = tuple(clip[0] * seconds for clip in clips)
+    return SharedFrames(frames, torch.from_numpy(places.reshape(len(clips), -1)), starts)
 
 
 def _decoded(
@@ -211,92 +275,3 @@ def _decoded(
     # Packet by packet: damaged ones may give no frame for a long time.
     for packet in deadline.watch(container.demux(stream)):
         yield from deadline.watch(packet.decode())
-
-
-def timed_frames(
-    frames: Iterable[VideoFrame], timeline: Timeline
-) -> Iterator[tuple[float, VideoFrame]]:
-    """Pair frames with their times, which never step back and are counted on where missing."""
-    previous: float | None = None
-    for frame in frames:
-        if frame.pts is not None:
-            time = float(frame.pts) if previous is None else max(float(frame.pts), previous)
-        elif previous is not None:
-            time = previous + timeline.interval
-        elif timeline.scanned:
-            time = timeline.start
-        else:
-            raise _LostPlaceError
-        previous = time
-        yield time, frame
-
-
-def frames_at(
-    timed: Iterable[tuple[float, VideoFrame]], times: Iterable[float], timeline: Timeline
-) -> Iterator[VideoFrame]:
-    """Yield for each of the rising times the latest frame that is not after it."""
-    pending = deque(times)
-    held: VideoFrame | None = None
-    time = timeline.start
-    for time, frame in timed:
-        if held is None and pending[0] < time - _TICK_ROUNDING:
-            if not timeline.scanned:
-                raise _LostPlaceError
-            held = frame
-        while pending and held is not None and pending[0] < time - _TICK_ROUNDING:
-            pending.popleft()
-            yield held
-        held = frame
-        while pending and pending[0] <= time + _TICK_ROUNDING:
-            pending.popleft()
-            yield held
-        if not pending:
-            return
-    if held is None:
-        raise ClipError("no frame could be decoded", unreadable=True)
-    end = time + max(held.duration or 0, timeline.interval) + timeline.interval
-    if pending[-1] > end and not timeline.promised:
-        raise _LostPlaceError
-    if pending[-1] > end:
-        raise ClipError("its pictures end before the length that the file states")
-    for _ in range(len(pending)):
-        yield held
-
-
-def quarter_turns(frame: VideoFrame) -> int:
-    """Counter-clockwise quarter turns that show the frame upright."""
-    return round(frame.rotation / 90)
-
-
-def _shrunk(frame: VideoFrame, short_side: int | None) -> tuple[int, int]:
-    """Width and height to convert a frame to."""
-    short = min(frame.width, frame.height)
-    # Below a factor of two, a resize after the crop is faster than one before it.
-    if short_side is None or short < 2 * short_side:
-        return frame.width, frame.height
-    scale = short_side / short
-    return round(frame.width * scale), round(frame.height * scale)
-
-
-def _to_tensor(frames: Iterator[VideoFrame], request: _Request) -> torch.Tensor:
-    """Convert the wanted frames, and only those, to RGB of the first one's size."""
-    reformatter = VideoReformatter()
-    clip = torch.empty(0, dtype=torch.uint8)
-    turns = 0
-    previous: VideoFrame | None = None
-    for number, frame in enumerate(frames):
-        if previous is None:
-            width, height = _shrunk(frame, request.short_side)
-            clip = torch.empty(request.num_frames, height, width, 3, dtype=torch.uint8)
-            turns = quarter_turns(frame)
-        if frame is previous:
-            clip[number] = clip[number - 1]
-            continue
-        if frame.is_corrupt:
-            raise ClipError("a frame of the clip is damaged")
-        size = clip.shape[2], clip.shape[1]
-        picture = reformatter.reformat(frame, *size, "rgb24", interpolation=Interpolation.BILINEAR)
-        clip[number] = torch.from_numpy(picture.to_ndarray())
-        previous = frame
-    upright = clip if turns % 4 == 0 else torch.rot90(clip, turns, (1, 2))
-    return upright.permute(0, 3, 1, 2)

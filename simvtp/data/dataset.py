@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from tokenizers import Tokenizer
@@ -20,6 +20,7 @@ from simvtp.data.tokenizer import encode_caption
 from simvtp.seeding import derive_generator
 
 _MAX_REPLACEMENTS = 100
+T = TypeVar("T")
 
 
 class Sample(NamedTuple):
@@ -63,21 +64,17 @@ class ClipTransform(Protocol):
         ...
 
 
-class ClipDataset(Dataset[Sample]):
+class RandomClips(Dataset[T], Generic[T]):
     """Random clips for training; item `(epoch, index)` depends on that pair and the seed alone.
 
     A clip that cannot be read is listed in the quarantine file and replaced by another record,
     drawn from the same seed, epoch and index: neither the number of workers nor a resume changes
-    any sample.
+    any sample. Datasets of a kind of sample say what belongs to an index and make it.
 
     Args:
-        records: the clips.
-        tokenizer: turns captions into ids.
         num_frames: frames of a clip.
         stride: frames of the video between two frames of a clip.
         transform: crop, the same for all frames.
-        max_text_length: longest caption in tokens.
-        num_noise: uniform random numbers that come with each sample.
         seed: seed of everything random.
         quarantine: file that lists the bad clips; None keeps no list.
         max_bad_share: largest share of bad clips before TooManyBadClips is raised.
@@ -88,50 +85,53 @@ class ClipDataset(Dataset[Sample]):
 
     def __init__(
         self,
-        records: Sequence[ClipRecord],
         *,
-        tokenizer: Tokenizer,
         num_frames: int,
         stride: int,
         transform: ClipTransform,
-        max_text_length: int,
-        num_noise: int,
         seed: int,
         quarantine: Path | None = None,
         max_bad_share: float = 0.1,
         cache: ShardCache | None = None,
         time_limit: float | None = None,
     ) -> None:
-        _require_records(records)
-        self.records = records
-        self.tokenizer = tokenizer
         self.num_frames = num_frames
         self.stride = stride
         self.transform = transform
-        self.max_text_length = max_text_length
-        self.num_noise = num_noise
         self.seed = seed
         self.cache = ShardCache() if cache is None else cache
         self.quarantine = Quarantine(quarantine, max_bad_share=max_bad_share)
         self.time_limit = time_limit
 
     def __len__(self) -> int:
-        return len(self.records)
+        raise NotImplementedError
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
+    def record(self, index: int) -> ClipRecord:
+        """The clip of an index."""
+        raise NotImplementedError
+
+    def sample(self, index: int, generator: torch.Generator) -> T:
+        """What an index stands for, all that is random in it drawn from `generator`.
+
+        Raises:
+            ClipError: its clip cannot be read.
+        """
+        raise NotImplementedError
+
+    def __getitem__(self, key: tuple[int, int]) -> T:
         epoch, index = key
         generator = derive_generator(self.seed, epoch, index)
         used = index
-        reason = self.quarantine.reason(self.records[used])
+        reason = self.quarantine.reason(self.record(used))
         for attempt in range(1, _MAX_REPLACEMENTS + 1):
             if reason is None:
                 try:
                     with self._watched(used, epoch):
-                        sample = self._sample(used, generator)
+                        sample = self.sample(used, generator)
                 except ClipError as error:
                     reason = str(error)
                     self.quarantine.add(
-                        self.records[used],
+                        self.record(used),
                         reason=reason,
                         epoch=epoch,
                         unreadable=error.unreadable,
@@ -142,11 +142,25 @@ class ClipDataset(Dataset[Sample]):
             self.quarantine.count(bad=True, reason=reason)
             # A generator of its own, so that it does not matter how far the last attempt got.
             generator = derive_generator(self.seed, epoch, index, attempt)
-            used = int(torch.randint(len(self.records), (), generator=generator))
-            reason = self.quarantine.reason(self.records[used])
+            used = int(torch.randint(len(self), (), generator=generator))
+            reason = self.quarantine.reason(self.record(used))
         raise TooManyBadClips(
             f"none of {_MAX_REPLACEMENTS} clips tried in a row can be read; the latest: {reason}"
         )
+
+    def read(self, index: int, generator: torch.Generator) -> torch.Tensor:
+        """A random clip of an index's video, cropped: `(frames, channels, size, size)` uint8."""
+        record = self.record(index)
+        video = read_clip(
+            self.cache.local(record.path),
+            num_frames=self.num_frames,
+            stride=self.stride,
+            generator=generator,
+            short_side=self.transform.short_side,
+            span=record.span,
+            time_limit=self.time_limit,
+        )
+        return self.transform(video, generator=generator).contiguous()
 
     @contextmanager
     def _watched(self, index: int, epoch: int) -> Iterator[None]:
@@ -154,7 +168,7 @@ class ClipDataset(Dataset[Sample]):
         if self.time_limit is None:
             yield
             return
-        record, seconds = self.records[index], 2 * self.time_limit
+        record, seconds = self.record(index), 2 * self.time_limit
 
         def end() -> None:
             reason = f"reading {record.name} hangs: not done after {seconds:g} s"
@@ -171,21 +185,47 @@ class ClipDataset(Dataset[Sample]):
         finally:
             timer.cancel()
 
-    def _sample(self, index: int, generator: torch.Generator) -> Sample:
-        record = self.records[index]
+
+class ClipDataset(RandomClips[Sample]):
+    """Random clips with one of their captions, for pre-training and retrieval.
+
+    Args:
+        records: the clips.
+        tokenizer: turns captions into ids.
+        max_text_length: longest caption in tokens.
+        num_noise: uniform random numbers that come with each sample.
+        **reading: how clips are read, as for RandomClips.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[ClipRecord],
+        *,
+        tokenizer: Tokenizer,
+        max_text_length: int,
+        num_noise: int,
+        **reading: Any,
+    ) -> None:
+        super().__init__(**reading)
+        require_records(records)
+        self.records = records
+        self.tokenizer = tokenizer
+        self.max_text_length = max_text_length
+        self.num_noise = num_noise
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def record(self, index: int) -> ClipRecord:
+        """The clip of an index."""
+        return self.records[index]
+
+    def sample(self, index: int, generator: torch.Generator) -> Sample:
+        """A clip with one of its captions."""
+        captions = self.records[index].captions
         noise = torch.rand(self.num_noise, generator=generator)
-        choice = int(torch.randint(len(record.captions), (), generator=generator))
-        caption = record.captions[choice]
-        video = read_clip(
-            self.cache.local(record.path),
-            num_frames=self.num_frames,
-            stride=self.stride,
-            generator=generator,
-            short_side=self.transform.short_side,
-            span=record.span,
-            time_limit=self.time_limit,
-        )
-        video = self.transform(video, generator=generator).contiguous()
+        caption = captions[int(torch.randint(len(captions), (), generator=generator))]
+        video = self.read(index, generator)
         encoded = encode_caption(self.tokenizer, caption, max_length=self.max_text_length)
         return Sample(video, encoded.token_ids, encoded.word_ids, noise, caption, index)
 
@@ -212,7 +252,7 @@ class EvaluationDataset(Dataset[EvaluationClip]):
         cache: ShardCache | None = None,
         time_limit: float | None = 60.0,
     ) -> None:
-        _require_records(records)
+        require_records(records)
         self.records = records
         self.num_frames = num_frames
         self.stride = stride
@@ -240,6 +280,11 @@ class EvaluationDataset(Dataset[EvaluationClip]):
         return EvaluationClip(self.transform(video, generator=generator), index, None)
 
 
-def _require_records(records: Sequence[ClipRecord]) -> None:
+def require_records(records: Sequence[Any]) -> None:
+    """Refuse to be without data.
+
+    Raises:
+        ValueError: there is nothing.
+    """
     if not records:
         raise ValueError("a dataset needs at least one clip, got no records; check the manifest")

@@ -31,14 +31,15 @@ class ManifestError(ValueError):
     """A manifest that cannot be used; the message names rows, values and fixes."""
 
 
-class _Problems:
+class Problems:
     """How many rows are faulty, and the first of them."""
 
     def __init__(self) -> None:
         self.count = 0
         self.first: list[str] = []
 
-    def add(self, problem: ProblemError) -> None:
+    def add(self, problem: ProblemError | str) -> None:
+        """Count one more, and keep it if it is among the first."""
         self.count += 1
         if len(self.first) < _MAX_REPORTED:
             self.first.append(str(problem))
@@ -89,7 +90,7 @@ def load_manifest(
     if check_files and not base.is_dir():
         raise ManifestError(f"{source}: root {root} is not a folder; set root to the clips' folder")
     if not file.is_file():
-        _require_plain_text(source)
+        require_plain_text(source)
         _build(file, source, base, check_files=check_files)
     return ClipTable(file, root=base, source=source)
 
@@ -128,7 +129,7 @@ class _Places:
 
 def _build(file: Path, source: Path, base: Path, *, check_files: bool) -> None:
     """Check the manifest's rows, merge those of one clip, and put the table in its place."""
-    problems, places = _Problems(), _Places()
+    problems, places = Problems(), _Places()
     file.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=file.parent, prefix=".") as scratch:
         table_file, merged_file = Path(scratch, "rows.arrow"), Path(scratch, "merged.arrow")
@@ -148,7 +149,7 @@ def _build(file: Path, source: Path, base: Path, *, check_files: bool) -> None:
 
 
 def _checked_rows(
-    source: Path, base: Path, problems: _Problems, places: _Places, *, check_files: bool
+    source: Path, base: Path, problems: Problems, places: _Places, *, check_files: bool
 ) -> Iterator[ClipRecord]:
     """A record for each good row, and its place; every faulty row becomes one problem."""
     progress = source.stat().st_size > _BYTES_WITH_PROGRESS
@@ -167,7 +168,7 @@ def _checked_rows(
 
 
 def _merged(
-    rows: ClipTable, groups: Iterator[list[int]], places: _Places, problems: _Problems
+    rows: ClipTable, groups: Iterator[list[int]], places: _Places, problems: Problems
 ) -> Iterator[ClipRecord]:
     """One record for all rows of an id, whose captions it gathers."""
     for numbers in groups:
@@ -187,7 +188,7 @@ def _merged(
             yield ClipRecord(record.video_id, record.path, tuple(captions))
 
 
-def _require_plain_text(source: Path) -> None:
+def require_plain_text(source: Path) -> None:
     """Refuse bytes that are no text before a reader stumbles over them without a line number."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     line = 1

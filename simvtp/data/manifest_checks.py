@@ -4,11 +4,16 @@ import os
 import re
 import stat
 from functools import lru_cache
+from typing import Any
 
 from simvtp.data.manifest_rows import ProblemError, Row, shown
 
 MAX_CAPTION_CHARACTERS = 10_000
 _BROKEN_CHARACTERS = re.compile("[\0\ud800-\udfff]")
+
+
+class MissingFileError(ProblemError):
+    """The file of a row is not there."""
 
 
 def checked_id(row: Row) -> str:
@@ -28,18 +33,25 @@ def checked_captions(row: Row) -> tuple[str, ...]:
     if not captions:
         raise ProblemError(row.line, "the list of captions is empty; give at least one")
     for caption in captions:
-        if not isinstance(caption, str):
-            raise ProblemError(row.line, f"caption must be a text, got {shown(caption)}")
-        if not caption.strip():
-            raise ProblemError(row.line, f"caption {caption!r} is empty; describe the clip")
-        if len(caption) > MAX_CAPTION_CHARACTERS:
-            message = (
-                f"caption {shown(caption)} has {len(caption)} characters, at most "
-                f"{MAX_CAPTION_CHARACTERS} are allowed; shorten it (or close an open quote)"
-            )
-            raise ProblemError(row.line, message)
-        _require_whole_characters(row, "caption", caption)
+        if fault := text_fault("caption", caption, advice="describe the clip"):
+            raise ProblemError(row.line, fault)
     return tuple(caption.strip() for caption in captions)
+
+
+def text_fault(name: str, text: Any, *, advice: str) -> str | None:
+    """What is wrong with a text that people wrote; None where nothing is."""
+    if not isinstance(text, str):
+        return f"{name} must be a text, got {shown(text)}"
+    if not text.strip():
+        return f"{name} {text!r} is empty; {advice}"
+    if len(text) > MAX_CAPTION_CHARACTERS:
+        return (
+            f"{name} {shown(text)} has {len(text)} characters, at most "
+            f"{MAX_CAPTION_CHARACTERS} are allowed; shorten it (or close an open quote)"
+        )
+    if _BROKEN_CHARACTERS.search(text):
+        return f"{name} {shown(text)} holds NUL or half a surrogate pair; remove it"
+    return None
 
 
 def checked_path(row: Row, base: str, *, check_files: bool) -> str:
@@ -75,7 +87,7 @@ def checked_path(row: Row, base: str, *, check_files: bool) -> str:
                 raise ProblemError(row.line, message)
         return path.removeprefix(base.rstrip("/") + "/")
     message = f"no file {' or '.join(missing)} under the root; fix the path or set root"
-    raise ProblemError(row.line, message)
+    raise MissingFileError(row.line, message)
 
 
 def _followed(path: str) -> str:

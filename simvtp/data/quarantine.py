@@ -57,10 +57,11 @@ class Quarantine:
         expected = self.max_bad_share * self.num_tried
         chance = 3 * (expected * (1 - self.max_bad_share)) ** 0.5
         if self.num_tried >= _MIN_TRIED and self.num_bad > expected + chance:
+            listed = "" if self.path is None else f"The bad clips are listed in {self.path}. "
             raise TooManyBadClips(
                 f"{self.num_bad} of the {self.num_tried} clips tried cannot be read, the limit "
                 f"max_bad_share is {self.max_bad_share:.0%}; repair the data or raise the limit. "
-                f"The bad clips are listed in {self.path}; the latest: {reason}"
+                f"{listed}The latest: {reason}"
             )
 
     def add(self, record: ClipRecord, *, reason: str, epoch: int, unreadable: bool) -> None:

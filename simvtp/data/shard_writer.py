@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from simvtp.data.clip_checks import CheckedClip
 from simvtp.data.clip_table import ClipRecord, write_clip_table
+from simvtp.data.durable import publish
 from simvtp.data.shards import (
     INDEX_NAME,
     TABLE_NAME,
@@ -127,7 +128,7 @@ class ShardFolder:
         shards = [part.shard for part in self.parts if part.shard is not None]
         table = self._progress / TABLE_NAME
         write_clip_table(table, self._table_rows(shards))
-        _publish(table, self.folder / TABLE_NAME)
+        publish(table, self.folder / TABLE_NAME)
         text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
         self._put(text.encode(), self.folder / REPORT_NAME)
         self._put(write_index(shards).encode(), self.folder / INDEX_NAME)
@@ -192,13 +193,13 @@ class ShardFolder:
         with partial.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         shard = IndexedShard(target.name, len(durations), partial.stat().st_size, digest)
-        _publish(partial, target)
+        publish(partial, target)
         return FinishedPart(shard, number, durations, dropped)
 
     def _put(self, data: bytes, target: Path) -> None:
         partial = self._progress / "text.partial"
         partial.write_bytes(data)
-        _publish(partial, target)
+        publish(partial, target)
 
     def _table_rows(self, shards: Iterable[IndexedShard]) -> Iterator[ClipRecord]:
         for shard in shards:
@@ -264,21 +265,6 @@ class _Reader:
         data = self.file.read(number)
         self.digest.update(data)
         return data.ljust(number, b"\0")
-
-
-def _publish(partial: Path, target: Path) -> None:
-    """Give a file its final name once all its bytes are on the disk."""
-    _sync(partial)
-    partial.replace(target)
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def damaged_shards(folder: Path) -> list[DroppedClip]:

@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -93,6 +93,23 @@ def render_corpus(
             _render(jobs, num_processes=num_processes, progress=progress)
             _publish(scratch, root, counts)
     return Corpus(root, root / "train.csv", root / "validation.csv")
+
+
+def render_scenes(
+    folder: Path,
+    scenes: Sequence[Scene],
+    *,
+    size: int = 80,
+    num_frames: int = 64,
+    num_processes: int | None = None,
+    progress: bool = True,
+) -> list[Path]:
+    """Render scenes of one's own choice as `000000.mp4` and so on; arguments as `render_corpus`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{number:06d}.mp4" for number in range(len(scenes))]
+    jobs = [_Job(path, scene, num_frames, size) for path, scene in zip(paths, scenes, strict=True)]
+    _render(jobs, num_processes=num_processes, progress=progress)
+    return paths
 
 
 def _check(

@@ -2,9 +2,17 @@
 
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
-from simvtp.layers import PackedTokens, Transformer, attend_padded
+from simvtp.layers import (
+    PackedLayout,
+    PackedTokens,
+    Transformer,
+    attend_padded,
+    join_rows,
+    to_device,
+)
 
 
 class JointEncoder(nn.Module):
@@ -38,3 +46,36 @@ class JointEncoder(nn.Module):
             `(batch, tokens, width)`; rows of padding hold no meaning.
         """
         return self.transformer(tokens, partial(attend_padded, key_mask=key_mask))
+
+    def encode_pairs(
+        self, video: Tensor, text: PackedTokens, *, texts_per_clip: int = 1
+    ) -> tuple[PackedTokens, Tensor]:
+        """Encode [clip ; text], one sequence per text.
+
+        Args:
+            video: `(batch, tokens, width)` embedded tubelets.
+            text: embedded texts, `texts_per_clip` for each clip in turn.
+            texts_per_clip: sequences that a clip's tubelets stand in.
+
+        Returns:
+            The encoded pack, and `(video_tokens + text_tokens,)` int64 rows in it of the tubelets
+            of all sequences and then of all words.
+
+        Raises:
+            ValueError: there are more or fewer texts.
+        """
+        num_tokens, device = video.shape[1], video.device
+        clips = PackedLayout((num_tokens,) * (len(video) * texts_per_clip), device)
+        rows = join_rows(clips, text.layout)
+        pairs = zip(clips.lengths, text.layout.lengths, strict=True)
+        layout = PackedLayout(tuple(first + second for first, second in pairs), device)
+        # Sequences of one clip pick the same tubelets, which were embedded once.
+        clip = rows // (num_tokens * texts_per_clip)
+        picked = torch.where(
+            rows < clips.total_tokens,
+            clip * num_tokens + rows % num_tokens,
+            rows - clips.total_tokens + len(video) * num_tokens,
+        )
+        sources = torch.cat([video.flatten(0, 1), text.values])
+        encoded = self(PackedTokens(sources[to_device(picked, device)], layout))
+        return encoded, to_device(rows.argsort(), device)

@@ -18,6 +18,7 @@ class VideoEmbedding(nn.Module):
         width: width of the tokens.
         grid: tubelets along time, height and width of a clip.
         tubelet: frames, height and width of a tubelet, in pixels.
+        learn_positions: make the positions a parameter, which begins with the fixed ones.
         num_channels: colour channels.
         mean: mean of each channel, in units of full intensity.
         std: standard deviation of each channel, likewise.
@@ -33,6 +34,7 @@ class VideoEmbedding(nn.Module):
         *,
         grid: tuple[int, int, int] = (8, 14, 14),
         tubelet: tuple[int, int, int] = (2, 16, 16),
+        learn_positions: bool = False,
         num_channels: int = 3,
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
@@ -44,7 +46,10 @@ class VideoEmbedding(nn.Module):
         self.projection = nn.Conv3d(num_channels, width, kernel_size=tubelet, stride=tubelet)
         slices, rows, columns = grid
         table = sincos_positions(slices * rows * columns, width)
-        self.register_buffer("positions", table, persistent=False)
+        if learn_positions:
+            self.positions = nn.Parameter(table)
+        else:
+            self.register_buffer("positions", table, persistent=False)
         for name, values in (("mean", mean), ("std", std)):
             statistics = torch.tensor(values).view(num_channels, 1, 1, 1)
             self.register_buffer(name, statistics, persistent=False)

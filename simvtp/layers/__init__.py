@@ -7,6 +7,7 @@ from simvtp.layers.block import (
     compile_blocks,
     initialize,
     recompute_blocks,
+    set_drop_path,
 )
 from simvtp.layers.gather import gather_rows, mean_count, rank, world_size
 from simvtp.layers.packing import (
@@ -44,6 +45,7 @@ __all__ = [
     "rank",
     "recompute_blocks",
     "segment_mean",
+    "set_drop_path",
     "sincos_positions",
     "to_device",
     "unpack",

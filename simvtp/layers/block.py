@@ -32,34 +32,41 @@ class Block(nn.Module):
         self.is_compiled = False
         self.is_recomputed = False
 
-    def forward(self, tokens: Tensor, attend: Attend) -> Tensor:
-        """Transform tokens `(..., tokens, width)`; `attend` knows their layout."""
+    def forward(self, tokens: Tensor, attend: Attend, scales: Tensor | None = None) -> Tensor:
+        """Transform tokens `(..., tokens, width)`; `attend` knows their layout.
+
+        `scales` multiplies what the block's two halves add, `(2, ..., tokens or 1, 1)`.
+        """
         if self.is_recomputed and torch.is_grad_enabled():
             # A block draws nothing at random, so there is no generator state to keep.
             output = checkpoint(
-                self._transform, tokens, attend, use_reentrant=False, preserve_rng_state=False
+                *(self._transform, tokens, attend, scales),
+                use_reentrant=False,
+                preserve_rng_state=False,
             )
             assert isinstance(output, Tensor)
             return output
-        return self._transform(tokens, attend)
+        return self._transform(tokens, attend, scales)
 
-    def _transform(self, tokens: Tensor, attend: Attend) -> Tensor:
+    def _transform(self, tokens: Tensor, attend: Attend, scales: Tensor | None) -> Tensor:
         if not self.is_compiled:
-            return _after(self, tokens, attend(*_before(self, tokens)).flatten(-2))
+            return _after(self, tokens, attend(*_before(self, tokens)).flatten(-2), scales)
         before, after = _compiled_halves()
         mixed = attend(*before(self, tokens)).flatten(-2)
         # A view of another shape would compile again; attention returns one for some packs only.
-        return after(self, tokens, mixed.clone() if mixed._is_view() else mixed)
+        return after(self, tokens, mixed.clone() if mixed._is_view() else mixed, scales)
 
 
 def _before(block: Block, tokens: Tensor) -> Projected:
     return block.attention.project(block.attention_norm(tokens))
 
 
-def _after(block: Block, tokens: Tensor, mixed: Tensor) -> Tensor:
+def _after(block: Block, tokens: Tensor, mixed: Tensor, scales: Tensor | None) -> Tensor:
     """Block's output from what attention has mixed, `(..., tokens, width)`."""
-    tokens = tokens + block.attention.projection(mixed)
-    return tokens + block.mlp(block.mlp_norm(tokens))
+    mixed = block.attention.projection(mixed)
+    tokens = tokens + (mixed if scales is None else mixed * scales[0])
+    change = block.mlp(block.mlp_norm(tokens))
+    return tokens + (change if scales is None else change * scales[1])
 
 
 @lru_cache(maxsize=1)
@@ -95,6 +102,23 @@ def recompute_blocks(module: nn.Module) -> None:
         block.is_recomputed = True
 
 
+def set_drop_path(module: nn.Module, rate: float) -> None:
+    """Let the blocks of every transformer below `module` skip sequences while training.
+
+    Stochastic depth (arXiv 1603.09382): what a block adds to a sequence is left out by a chance
+    that grows evenly from 0 at the first block to `rate` at the last, and scaled up otherwise.
+    All tokens of a sequence share a draw.
+
+    Raises:
+        ValueError: `rate` is no chance below 1.
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"drop path must lie in [0, 1), got {rate}; 0.1 is usual for base size")
+    for child in module.modules():
+        if isinstance(child, Transformer):
+            child.drop_path = rate
+
+
 def _blocks(module: nn.Module) -> list[Block]:
     return [child for child in module.modules() if isinstance(child, Block)]
 
@@ -115,23 +139,47 @@ class Transformer(nn.Module):
             Block(width, num_heads=num_heads, mlp_ratio=mlp_ratio) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.drop_path = 0.0
 
-    def forward(self, tokens: Tensor, attend: Attend) -> Tensor:
-        """Transform tokens `(..., tokens, width)`; `attend` knows their layout."""
-        for block in self.blocks:
-            tokens = block(tokens, attend)
+    def forward(self, tokens: Tensor, attend: Attend, layout: PackedLayout | None = None) -> Tensor:
+        """Transform tokens; `attend` knows their layout.
+
+        Args:
+            tokens: `(batch, tokens, width)`, or `(total_tokens, width)` with a `layout`.
+            attend: mixes the tokens of each sequence.
+            layout: lengths of packed sequences; None for a padded batch.
+        """
+        scales = None
+        if self.training and self.drop_path > 0:
+            scales = self._draw_scales(tokens, layout)
+        for number, block in enumerate(self.blocks):
+            tokens = block(tokens, attend, None if scales is None else scales[number])
         return self.norm(tokens)
+
+    def _draw_scales(self, tokens: Tensor, layout: PackedLayout | None) -> Tensor:
+        """What the halves of each block are multiplied with, `(depth, 2, ..., 1)`."""
+        depth = len(self.blocks)
+        count = len(tokens) if layout is None else layout.num_sequences
+        rates = torch.linspace(0, self.drop_path, depth, device=tokens.device)[:, None, None]
+        stays = torch.rand(depth, 2, count, device=tokens.device) >= rates
+        scales = (stays / (1 - rates)).to(tokens.dtype)
+        if layout is None:
+            return scales[..., None, None]
+        rows = scales.repeat_interleave(
+            layout.device_lengths, dim=-1, output_size=layout.total_tokens
+        )
+        return rows[..., None]
 
     def forward_packed(self, tokens: PackedTokens) -> PackedTokens:
         """Transform packed tokens; every token sees the tokens of its own sequence."""
         layout, values = tokens.layout, tokens.values
         rows = layout.rows_by_length
         if rows is None or values.is_cuda:
-            return PackedTokens(self(values, partial(attend, layout=layout)), layout)
+            return PackedTokens(self(values, partial(attend, layout=layout), layout), layout)
         # Without a kernel that takes any lengths, sequences of one length go together: brought
         # side by side once here, not in every block.
         grouped = PackedLayout(tuple(sorted(layout.lengths)), layout.device)
-        output = self(values.index_select(0, rows), partial(attend, layout=grouped))
+        output = self(values.index_select(0, rows), partial(attend, layout=grouped), grouped)
         return PackedTokens(torch.empty_like(output).index_copy(0, rows, output), layout)
 
 

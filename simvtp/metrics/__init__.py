@@ -1,5 +1,38 @@
 """Scores of held-out data."""
 
-from simvtp.metrics.retrieval import RetrievalMetrics, chance_metrics, retrieval_metrics
+from simvtp.metrics.bootstrap import Difference, Interval, bootstrap_intervals, compare_ranks
+from simvtp.metrics.classification import (
+    AnsweringMetrics,
+    ClassificationMetrics,
+    answering_metrics,
+    classification_metrics,
+    hit_chance,
+)
+from simvtp.metrics.retrieval import (
+    QueryRanks,
+    RetrievalMetrics,
+    chance_metrics,
+    dual_softmax,
+    query_ranks,
+    retrieval_metrics,
+    summarize,
+)
 
-__all__ = ["RetrievalMetrics", "chance_metrics", "retrieval_metrics"]
+__all__ = [
+    "AnsweringMetrics",
+    "ClassificationMetrics",
+    "Difference",
+    "Interval",
+    "QueryRanks",
+    "RetrievalMetrics",
+    "answering_metrics",
+    "bootstrap_intervals",
+    "chance_metrics",
+    "classification_metrics",
+    "compare_ranks",
+    "dual_softmax",
+    "hit_chance",
+    "query_ranks",
+    "retrieval_metrics",
+    "summarize",
+]

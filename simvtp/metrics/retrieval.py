@@ -16,7 +16,7 @@ class RetrievalMetrics(NamedTuple):
 
     Attributes:
         recall: share of queries, 0 to 1, that rank an own item among the first k, by k.
-        median_rank: median over the queries of the rank of the best own item, 1 is best.
+        median_rank: median over the queries of the expected rank of the best own item, 1 is best.
         mean_rank: mean over the queries of that rank.
         num_queries: queries scored.
         num_gallery: items each query is ranked against.
@@ -34,10 +34,24 @@ class RetrievalMetrics(NamedTuple):
         return {**recalls, "median_rank": self.median_rank, "mean_rank": self.mean_rank}
 
 
-def retrieval_metrics(
+class QueryRanks(NamedTuple):
+    """How each query fares, what the metrics are means of.
+
+    Attributes:
+        rank: `(queries,)` float64 expected rank of the best own item, 1 is best.
+        hits: by k, `(queries,)` float64 chance, 0 to 1, that this rank is at most k.
+        num_gallery: items each query is ranked against.
+    """
+
+    rank: Tensor
+    hits: dict[int, Tensor]
+    num_gallery: int
+
+
+def query_ranks(
     similarity: Tensor, *, positives: Tensor, ks: Sequence[int] = (1, 5, 10)
-) -> RetrievalMetrics:
-    """Recall at k and ranks of each query's best-scoring own item, ties taken in expectation.
+) -> QueryRanks:
+    """Rank of each query's best-scoring own item, expected when ties are broken at random.
 
     One function serves both directions. Text to video: rows are captions and each row of
     `positives` holds its one clip. Video to text with several captions per clip: rows are clips
@@ -48,15 +62,17 @@ def retrieval_metrics(
     and `p` own items of that score (itself included), random order among the equals gives rank
     `1 + h + t / (p + 1)` in the mean, and a rank above k with probability
     `C(t, k - h) / C(t + p, k - h)`. For p = 1 these are `1 + h + t / 2` and
-    `P(rank <= k) = clamp((k - h) / (t + 1), 0, 1)`.
+    `P(rank <= k) = clamp((k - h) / (t + 1), 0, 1)`. Both are exact: the means over all orders
+    that a sort might leave the equals in.
 
     Args:
         similarity: `(queries, gallery)` floating scores, higher is closer.
         positives: `(queries, gallery)` bool, True where the item belongs to the query.
-        ks: ranks to give the recall of.
+        ks: ranks to give the chance of.
 
     Raises:
-        ValueError: wrong shapes or dtypes, a NaN, a query without an own item, a k below 1.
+        ValueError: wrong shapes or dtypes, a score that is NaN or infinite, a query without an
+            own item, a k below 1.
     """
     _check(similarity, positives, ks)
     best = similarity.masked_fill(~positives, -torch.inf).amax(dim=1, keepdim=True)
@@ -64,16 +80,64 @@ def retrieval_metrics(
     higher = ((similarity > best) & ~positives).sum(dim=1).double()
     tied = (equal & ~positives).sum(dim=1).double()
     own = (equal & positives).sum(dim=1).double()
-    rank = 1 + higher + tied / (own + 1)
-    recall = {k: (1 - _miss_chance(k - higher, tied, own)).mean().item() for k in ks}
-    num_queries, num_gallery = similarity.shape
-    return RetrievalMetrics(
-        recall=recall,
-        median_rank=rank.quantile(0.5).item(),
-        mean_rank=rank.mean().item(),
-        num_queries=num_queries,
-        num_gallery=num_gallery,
+    return QueryRanks(
+        rank=1 + higher + tied / (own + 1),
+        hits={k: 1 - _miss_chance(k - higher, tied, own) for k in ks},
+        num_gallery=similarity.shape[1],
     )
+
+
+def summarize(ranks: QueryRanks) -> RetrievalMetrics:
+    """Metrics of all queries together: means, and the median of their expected ranks."""
+    return RetrievalMetrics(
+        recall={k: chance.mean().item() for k, chance in ranks.hits.items()},
+        median_rank=ranks.rank.quantile(0.5).item(),
+        mean_rank=ranks.rank.mean().item(),
+        num_queries=len(ranks.rank),
+        num_gallery=ranks.num_gallery,
+    )
+
+
+def retrieval_metrics(
+    similarity: Tensor, *, positives: Tensor, ks: Sequence[int] = (1, 5, 10)
+) -> RetrievalMetrics:
+    """Recall at k and ranks, ties taken in expectation; `query_ranks` says how.
+
+    Args:
+        similarity: `(queries, gallery)` floating scores, higher is closer.
+        positives: `(queries, gallery)` bool, True where the item belongs to the query.
+        ks: ranks to give the recall of.
+
+    Raises:
+        ValueError: as for `query_ranks`.
+    """
+    return summarize(query_ranks(similarity, positives=positives, ks=ks))
+
+
+def dual_softmax(similarity: Tensor, *, temperature: float = 0.05) -> Tensor:
+    """Scores times the share each query has of an item: `s * softmax(s / temperature, queries)`.
+
+    A clip that fits many captions is worth less to each of them (arXiv:2109.04290). It needs all
+    queries at once, and profits from knowing that each item belongs to one of them; a search
+    engine that answers one query has neither. So it is a score of its own, not the retrieval
+    figure to compare models by. For the other direction pass the transposed matrix.
+
+    Args:
+        similarity: `(queries, gallery)` floating scores, higher is closer.
+        temperature: smaller makes the share of the best query larger.
+
+    Returns:
+        `(queries, gallery)` float64.
+
+    Raises:
+        ValueError: a wrong shape or dtype, a score that is NaN or infinite, or the temperature is
+            not above 0.
+    """
+    _check_scores(similarity)
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    scores = similarity.double()
+    return scores * (scores / temperature).softmax(dim=0)
 
 
 def chance_metrics(positives: Tensor, *, ks: Sequence[int] = (1, 5, 10)) -> RetrievalMetrics:
@@ -106,21 +170,12 @@ def _miss_chance(places: Tensor, tied: Tensor, own: Tensor) -> Tensor:
 
 
 def _check(similarity: Tensor, positives: Tensor, ks: Sequence[int]) -> None:
-    if similarity.ndim != 2 or 0 in similarity.shape or not similarity.is_floating_point():
-        raise ValueError(
-            f"similarity must be a floating (queries, gallery) matrix with at least one of each, "
-            f"got {similarity.dtype} {tuple(similarity.shape)}"
-        )
+    _check_scores(similarity)
     if positives.shape != similarity.shape or positives.dtype != torch.bool:
         raise ValueError(
             f"positives must be bool and shaped as similarity {tuple(similarity.shape)}, got "
             f"{positives.dtype} {tuple(positives.shape)}; "
             "build it with query_clip[:, None] == gallery_clip[None, :]"
-        )
-    if similarity.isnan().any():
-        raise ValueError(
-            f"similarity must hold no NaN, got {int(similarity.isnan().sum())} of "
-            f"{similarity.numel()}; check the embeddings, a diverged model gives NaN"
         )
     orphans = (~positives.any(dim=1)).nonzero().flatten().tolist()
     if orphans:
@@ -130,3 +185,17 @@ def _check(similarity: Tensor, positives: Tensor, ks: Sequence[int]) -> None:
         )
     if not ks or min(ks) < 1:
         raise ValueError(f"ks must be one or more ranks of at least 1, got {tuple(ks)}")
+
+
+def _check_scores(similarity: Tensor) -> None:
+    if similarity.ndim != 2 or 0 in similarity.shape or not similarity.is_floating_point():
+        raise ValueError(
+            f"similarity must be a floating (queries, gallery) matrix with at least one of each, "
+            f"got {similarity.dtype} {tuple(similarity.shape)}"
+        )
+    bad = int((~similarity.isfinite()).sum())
+    if bad:
+        raise ValueError(
+            f"similarity must hold finite numbers, got {bad} NaN or infinite of "
+            f"{similarity.numel()}; check the embeddings, a diverged model gives such"
+        )

@@ -39,6 +39,7 @@ from simvtp.pipelines.arguments import (
     save_settings,
     settings_parser,
 )
+from simvtp.pipelines.initial_weights import load_initial_weights
 from simvtp.pipelines.job import choose_device, choose_precision, run_job, train_to_end
 from simvtp.pipelines.plan import RunPlan
 from simvtp.pipelines.saved_state import on_these_ranks, require_run_state
@@ -80,6 +81,7 @@ SECTIONS: dict[str, type] = {
     "optim": OptimConfig,
     "run": RunConfig,
 }
+SETTINGS = (*SECTIONS, "init_video", "init_text")
 
 # What the command does when it is told nothing: minutes on a laptop, not the paper's recipe.
 LAPTOP_RECIPE: dict[str, Any] = {
@@ -104,6 +106,13 @@ def build_parser() -> SettingsParser:
         sections=SECTIONS,
         defaults=LAPTOP_RECIPE,
     )
+    for modality in ("video", "text"):
+        parser.add_argument(
+            f"--init-{modality}",
+            type=str | None,
+            default=None,
+            help=f"file or folder with the {modality} weights to begin with, as for convert",
+        )
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -127,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed = parse_settings(parser, ["--config", str(saved), *arguments])
 
     def job(stop: StopRequest, console: Console) -> int:
-        config = PretrainConfig(**{name: getattr(parsed, name) for name in SECTIONS})
+        config = PretrainConfig(**{name: getattr(parsed, name) for name in SETTINGS})
         with initialize(choose_device(config.run)) as group:
             return _run(config, resume=parsed.resume, group=group, stop=stop, console=console)
 
@@ -173,12 +182,16 @@ def _prepare(
     checkpoint = store.load_latest() if resume else None
     state = None if checkpoint is None else require_run_state(checkpoint)
     if state is not None:
-        config = on_these_ranks(config, state, world_size=group.world_size)
+        run = on_these_ranks(config.run, state, world_size=group.world_size)
+        config = replace(config, run=run)
     with main_first():
         data = load_data(config.data)
         out.mkdir(parents=True, exist_ok=True)
         tokenizer = build_tokenizer(config, train=data.train, saved=out / "tokenizer.json")
-    model = build_model(config, tokenizer=tokenizer).to(group.device)
+    model = build_model(config, tokenizer=tokenizer)
+    if state is None:
+        load_initial_weights(model, config)
+    model = model.to(group.device)
     config = replace(config, model=model.config)
     if is_main():
         save_settings(asdict(config), file=out / "config.yaml")

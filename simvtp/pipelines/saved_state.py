@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from simvtp.config import PretrainConfig
+from simvtp.config import RunConfig
 from simvtp.training import Checkpoint, CheckpointError
 
 _PARTS: dict[str, type | tuple[type, ...]] = {
@@ -38,9 +38,7 @@ def require_run_state(checkpoint: Checkpoint) -> dict[str, Any]:
     return state
 
 
-def on_these_ranks(
-    config: PretrainConfig, state: dict[str, Any], *, world_size: int
-) -> PretrainConfig:
+def on_these_ranks(run: RunConfig, state: dict[str, Any], *, world_size: int) -> RunConfig:
     """Settings with the batch of a rank that keeps the global batch, on another number of ranks.
 
     Raises:
@@ -48,10 +46,10 @@ def on_these_ranks(
     """
     global_batch = state["sampler"].get("global_batch")
     if world_size == state["world_size"] or not isinstance(global_batch, int):
-        return config
+        return run
     if global_batch % world_size:
         raise ValueError(
             f"the run's batch of {global_batch} clips cannot be split over {world_size} processes; "
             f"resume on a number that divides it, such as {state['world_size']}"
         )
-    return replace(config, run=replace(config.run, batch_size=global_batch // world_size))
+    return replace(run, batch_size=global_batch // world_size)

@@ -3,10 +3,12 @@
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from simvtp.config import PretrainConfig
+from simvtp.conversion import ORIGIN_FILE
 from simvtp.data import ClipTable
 from simvtp.model import SimVTP
 from simvtp.pipelines.pictures import picture_of
@@ -66,7 +68,7 @@ def finish(
     out = Path(config.run.out)
     started = time.monotonic()
     model.eval()
-    _save_model(model, out / "model")
+    save_model(model, out / "model")
     shown = data.train if data.validation is None else data.validation
     picture_of(
         model,
@@ -85,11 +87,14 @@ def finish(
     _print_next_steps(console, config, data=data)
 
 
-def _save_model(model: SimVTP, folder: Path) -> None:
+def save_model(model: Any, folder: Path) -> None:
     """Put the model folder in place once it is whole."""
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
+    origin = folder.parent / ORIGIN_FILE
+    if origin.is_file():
+        shutil.copy(origin, partial)
     if folder.exists():
         shutil.rmtree(folder)
     partial.rename(folder)

@@ -14,6 +14,7 @@ from simvtp.training import (
     Agreement,
     CheckpointStore,
     RunLog,
+    WeightAverage,
     gather_state,
     is_main,
     scatter_state,
@@ -48,7 +49,7 @@ class Trainer:
         store: CheckpointStore,
         describe: Callable[[Sequence[int]], list[str]],
         assemble: Callable[[], Any],
-        average: Any | None = None,
+        average: WeightAverage | None = None,
         patience: int | None = None,
     ) -> None:
         self.plan = plan

@@ -1,6 +1,7 @@
 """What a training loop needs around the model: optimiser, schedule, checkpoints, logs, ranks."""
 
 from simvtp.training.allocator import keep_freed_memory
+from simvtp.training.averaging import WeightAverage
 from simvtp.training.checkpoint import CheckpointStore, CheckpointWarning
 from simvtp.training.curves import plot_curves
 from simvtp.training.distributed import (
@@ -35,6 +36,7 @@ __all__ = [
     "CheckpointWarning",
     "ProcessGroupInfo",
     "RunLog",
+    "WeightAverage",
     "all_true",
     "build_optimizer",
     "cosine_lr",

@@ -17,8 +17,8 @@ def plot_curves(metrics_jsonl: str | Path, *, out_png: str | Path) -> Path:
     """Draw each loss term, the learning rate and held-out retrieval over the steps of a run.
 
     Every metric that was logged gets a panel with its raw and its smoothed curve; every
-    evaluation that holds `recall@` values gets one with all of them, those with `chance` in their
-    name dashed.
+    evaluation that holds recalls or accuracies gets one with all of them, those with `chance` in
+    their name dashed.
 
     Args:
         metrics_jsonl: the file that `RunLog` writes.
@@ -62,12 +62,16 @@ def _collect(records: list[dict[str, Any]]) -> dict[str, Curves]:
     for record in records:
         event = record.get("event")
         for name, value in record.items():
-            if name in _NOT_CURVES or (event is not None and "recall@" not in name):
+            if name in _NOT_CURVES or (event is not None and not _is_share(name)):
                 continue
             curves = panels.setdefault(name if event is None else event, {})
             point = (record["step"], math.nan if value is None else value)
             curves.setdefault(name, []).append(point)
     return panels
+
+
+def _is_share(name: str) -> bool:
+    return any(kind in name for kind in ("recall@", "top-", "accuracy"))
 
 
 def _draw(panel: "Axes", title: str, curves: Curves) -> None:

@@ -92,7 +92,7 @@ def test_the_same_seed_gives_the_same_run(finished, settings_for, tmp_path):
 
 def test_saved_settings_are_complete(finished):
     saved = yaml.safe_load((finished / "config.yaml").read_text())
-    assert set(saved) == set(pretrain.SECTIONS)
+    assert set(saved) == set(pretrain.SETTINGS)
     for name, section in pretrain.SECTIONS.items():
         assert set(saved[name]) == set(section.__dataclass_fields__)
     assert saved["optim"]["lr_per_256"] == 0.05

@@ -1,0 +1,39 @@
+"""Weights of other programs: SimVTP's and VideoMAE's releases, transformers' VideoMAE, BERT."""
+
+from simvtp.conversion.layouts import PARTS, Towers
+from simvtp.conversion.loading import LoadReport, PartReport, load_parts
+from simvtp.conversion.mapping import MappedWeights, map_weights
+from simvtp.conversion.origin import (
+    ORIGIN_FILE,
+    Origin,
+    origins_of,
+    read_origins,
+    write_origins,
+)
+from simvtp.conversion.positions import cut_text_positions, interpolate_positions
+from simvtp.conversion.readers import ForeignWeights, read_weights
+from simvtp.conversion.report import report_table
+from simvtp.conversion.sizes import SOURCE_FRAMES, model_config, sizes_of
+
+__all__ = [
+    "ORIGIN_FILE",
+    "PARTS",
+    "SOURCE_FRAMES",
+    "ForeignWeights",
+    "LoadReport",
+    "MappedWeights",
+    "Origin",
+    "PartReport",
+    "Towers",
+    "cut_text_positions",
+    "interpolate_positions",
+    "load_parts",
+    "map_weights",
+    "model_config",
+    "origins_of",
+    "read_origins",
+    "read_weights",
+    "report_table",
+    "sizes_of",
+    "write_origins",
+]

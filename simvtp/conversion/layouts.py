@@ -1,0 +1,240 @@
+"""Names of weights in the layouts that can be read, and what they are called here."""
+
+import re
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+Towers = Literal["both", "video", "text"]
+Names = tuple[tuple[str, str], ...]
+NON_COMMERCIAL, APACHE, NOT_STATED = "CC-BY-NC-4.0", "Apache-2.0", "not stated"
+OWN, BERT = "SimVTP model folder", "BERT"
+PARTS = {
+    "video_embedding": "tubelet embedding",
+    "encoder": "encoder",
+    "text_encoder": "text encoder",
+    "pixel_decoder": "pixel decoder",
+    "text_embedding": "text embedding",
+    "word_decoder": "word head",
+    "match_head": "match head",
+}
+"""Parts of the model by the first word of their tensors' names, and what to call them."""
+
+_BLOCK: Names = (
+    ("norm1.", "attention_norm."),
+    ("norm2.", "mlp_norm."),
+    ("attn.q_bias", "attention.query_bias"),
+    ("attn.v_bias", "attention.value_bias"),
+    ("attn.qkv.", "attention.qkv."),
+    ("attn.proj.", "attention.projection."),
+    ("mlp.fc1.", "mlp.0."),
+    ("mlp.fc2.", "mlp.2."),
+)
+_TRANSFORMERS_BLOCK: Names = (
+    ("layernorm_before.", "attention_norm."),
+    ("layernorm_after.", "mlp_norm."),
+    ("attention.attention.q_bias", "attention.query_bias"),
+    ("attention.attention.query.bias", "attention.query_bias"),
+    ("attention.attention.v_bias", "attention.value_bias"),
+    ("attention.attention.value.bias", "attention.value_bias"),
+    ("attention.attention.query.weight", "attention.qkv.weight[0]"),
+    ("attention.attention.key.weight", "attention.qkv.weight[1]"),
+    ("attention.attention.value.weight", "attention.qkv.weight[2]"),
+    ("attention.output.dense.", "attention.projection."),
+    ("intermediate.dense.", "mlp.0."),
+    ("output.dense.", "mlp.2."),
+)
+_BERT_EMBEDDING: Names = (
+    ("word_embeddings.", "words."),
+    ("position_embeddings.", "positions."),
+    ("token_type_embeddings.", "token_types."),
+    ("LayerNorm.weight", "norm.weight"),
+    ("LayerNorm.bias", "norm.bias"),
+    # Files of the first versions say gamma and beta.
+    ("LayerNorm.gamma", "norm.weight"),
+    ("LayerNorm.beta", "norm.bias"),
+)
+_SAME: Names = (("", ""),)
+
+
+class Stem(NamedTuple):
+    """How names begin there and here, `{n}` for the number of a block, and what may follow."""
+
+    theirs: str
+    ours: str
+    rest: Names = _SAME
+
+
+class Layout(NamedTuple):
+    """One way to name the weights.
+
+    Attributes:
+        kind: what to call it.
+        licence: of the published weights of this kind.
+        parts: parts that cannot be missing.
+        stems: names to take.
+        ignored: patterns of names to leave out, and why.
+    """
+
+    kind: str
+    licence: str
+    parts: tuple[str, ...]
+    stems: tuple[Stem, ...]
+    ignored: tuple[tuple[str, str], ...] = ()
+
+    def our_name(self, name: str) -> str | None:
+        """What a tensor is called here; None for a name that this layout does not have."""
+        for theirs, ours, rest in self.stems:
+            match = re.match(re.escape(theirs).replace(r"\{n\}", r"(\d+)"), name)
+            for before, after in rest if match else ():
+                if match and name[match.end() :].startswith(before):
+                    begin = ours.replace("{n}", match[1]) if match.groups() else ours
+                    return begin + after + name[match.end() + len(before) :]
+        return None
+
+    def their_name(self, name: str) -> str:
+        """What a tensor of ours is called there; the name itself if it has none."""
+        for theirs, ours, rest in self.stems:
+            match = re.match(re.escape(ours).replace(r"\{n\}", r"(\d+)"), name)
+            for before, after in rest if match else ():
+                if match and name[match.end() :].startswith(after):
+                    begin = theirs.replace("{n}", match[1]) if match.groups() else theirs
+                    return begin + before + name[match.end() + len(after) :]
+        return name
+
+    def why_ignored(self, name: str) -> str | None:
+        """Why a tensor is left out; None if it is not on the list."""
+        return next((why for pattern, why in self.ignored if re.fullmatch(pattern, name)), None)
+
+
+def find_layout(names: Iterable[str], *, towers: Towers = "both") -> Layout | None:
+    """The layout that these names are of, whatever the file is called; None for another.
+
+    Args:
+        names: names of a source's tensors.
+        towers: what to take of a model with an encoder for video and another for text.
+    """
+    names = tuple(names)
+
+    def any_begins(*beginnings: str) -> bool:
+        return any(name.startswith(beginnings) for name in names)
+
+    if any_begins("video_embedding."):
+        return _own()
+    if any_begins("video_encoder."):
+        return _fine_tuned_towers(towers)
+    if any_begins("encoder.patch_embed.", "encoder.blocks."):
+        return _pre_training(has_text=any_begins("text_embeddings.", "text_cls.", "vtm_head."))
+    if any_begins("patch_embed.", "blocks."):
+        return _fine_tuned()
+    if any_begins("videomae."):
+        return _transformers("videomae.")
+    if any_begins("embeddings.patch_embeddings."):
+        return _transformers("")
+    if any_begins("bert."):
+        return _bert("bert.")
+    return _bert("") if any_begins("embeddings.word_embeddings.") else None
+
+
+def _own() -> Layout:
+    stems = tuple(Stem(f"{part}.", f"{part}.") for part in PARTS)
+    return Layout(OWN, NOT_STATED, ("video_embedding", "encoder"), stems)
+
+
+def _tower(prefix: str, encoder: str, *norms: str) -> tuple[Stem, ...]:
+    return (
+        Stem(f"{prefix}blocks.{{n}}.", f"{encoder}.transformer.blocks.{{n}}.", _BLOCK),
+        *(Stem(f"{prefix}{norm}.", f"{encoder}.transformer.norm.") for norm in norms),
+    )
+
+
+def _tubelets(prefix: str) -> tuple[Stem, ...]:
+    return (
+        Stem(f"{prefix}patch_embed.proj.", "video_embedding.projection."),
+        Stem(f"{prefix}pos_embed", "video_embedding.positions"),
+    )
+
+
+def _pre_training(*, has_text: bool) -> Layout:
+    """The paper's pre-training file, whose video part is named as VideoMAE's (FACTS 7.1, 7.3)."""
+    video = (
+        *_tubelets("encoder."),
+        *_tower("encoder.", "encoder", "norm"),
+        Stem("decoder.blocks.{n}.", "pixel_decoder.transformer.blocks.{n}.", _BLOCK),
+        Stem("decoder.norm.", "pixel_decoder.transformer.norm."),
+        Stem("decoder.head.", "pixel_decoder.head."),
+        Stem("encoder_to_decoder.", "pixel_decoder.from_encoder."),
+        Stem("mask_token", "pixel_decoder.mask_token"),
+    )
+    if not has_text:
+        return Layout(
+            "VideoMAE pre-training", NON_COMMERCIAL, ("video_embedding", "encoder"), video
+        )
+    text = (
+        Stem("text_embeddings.", "text_embedding.", _BERT_EMBEDDING),
+        Stem("text_cls.", "word_decoder.head."),
+        Stem("vtm_head.", "match_head."),
+    )
+    parts = tuple(part for part in PARTS if part != "text_encoder")
+    ignored = ((r"text_embeddings\.position_ids", "a count, no weights"),)
+    return Layout("SimVTP pre-training", NON_COMMERCIAL, parts, (*video, *text), ignored)
+
+
+def _fine_tuned_towers(towers: Towers) -> Layout:
+    """The paper's fine-tuning file: an encoder for video, another one for text (FACTS 7.2)."""
+    main = "text_encoder." if towers == "text" else "video_encoder."
+    parts = ["video_embedding", "encoder", "text_embedding"]
+    stems = [
+        *_tubelets("video_encoder."),
+        *_tower(main, "encoder", "fc_norm"),
+        Stem("text_encoder.text_embeddings.", "text_embedding.", _BERT_EMBEDDING),
+    ]
+    ignored = [
+        (r".*\.position_ids", "a count, no weights"),
+        (r"video_encoder\.text_embeddings\..*", "never used: the video tower sees no text"),
+        (r"text_encoder\.(patch_embed|pos_embed).*", "never used: the text tower sees no video"),
+    ]
+    if towers == "both":
+        stems += _tower("text_encoder.", "text_encoder", "fc_norm")
+        parts.append("text_encoder")
+    else:
+        other = "video" if towers == "text" else "text"
+        why = f"the {other} tower; --towers both keeps it"
+        ignored.append((rf"{other}_encoder\.(blocks|fc_norm)\..*", why))
+    return Layout("SimVTP fine-tuning", NON_COMMERCIAL, tuple(parts), tuple(stems), tuple(ignored))
+
+
+def _fine_tuned() -> Layout:
+    stems = (*_tubelets(""), *_tower("", "encoder", "fc_norm", "norm"))
+    ignored = ((r"head\..*", "the classes it was fine-tuned for"),)
+    parts = ("video_embedding", "encoder")
+    return Layout("VideoMAE fine-tuning", NON_COMMERCIAL, parts, stems, ignored)
+
+
+def _transformers(prefix: str) -> Layout:
+    """VideoMAE of transformers, 4.x and 5.x names, for pre-training or classes (FACTS 7.4)."""
+    blocks, decoder = "encoder.transformer.blocks.{n}.", "pixel_decoder.transformer."
+    stems = (
+        Stem(f"{prefix}embeddings.patch_embeddings.projection.", "video_embedding.projection."),
+        Stem(f"{prefix}encoder.layer.{{n}}.", blocks, _TRANSFORMERS_BLOCK),
+        Stem(f"{prefix}layernorm.", "encoder.transformer.norm."),
+        Stem("fc_norm.", "encoder.transformer.norm."),
+        Stem("decoder.decoder_layers.{n}.", f"{decoder}blocks.{{n}}.", _TRANSFORMERS_BLOCK),
+        Stem("decoder.norm.", f"{decoder}norm."),
+        Stem("decoder.head.", "pixel_decoder.head."),
+        Stem("encoder_to_decoder.", "pixel_decoder.from_encoder."),
+        Stem("mask_token", "pixel_decoder.mask_token"),
+    )
+    ignored = ((r"classifier\..*", "the classes it was fine-tuned for"),)
+    parts = ("video_embedding", "encoder")
+    return Layout("VideoMAE of transformers", NON_COMMERCIAL, parts, stems, ignored)
+
+
+def _bert(prefix: str) -> Layout:
+    stems = (Stem(f"{prefix}embeddings.", "text_embedding.", _BERT_EMBEDDING),)
+    inside = re.escape(prefix)
+    ignored = (
+        (rf"{inside}embeddings\.(position_ids|token_type_ids)", "a count, no weights"),
+        (rf"{inside}(encoder|pooler)\..*", "BERT's own transformer"),
+        (r"(cls|classifier|qa_outputs)\..*", "BERT's own heads"),
+    )
+    return Layout(BERT, APACHE, ("text_embedding",), stems, ignored)

@@ -1,0 +1,74 @@
+"""Where a model's weights come from, and on what terms: origin.json in its folder."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from simvtp.conversion.layouts import OWN
+from simvtp.conversion.mapping import MappedWeights
+
+ORIGIN_FILE = "origin.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """A file that weights were taken from.
+
+    Args:
+        kind: layout of the file, e.g. VideoMAE pre-training.
+        source: the file's name, behind that of its folder if the folder was given.
+        sha256: checksum of the file.
+        licence: of the published weights of this kind, as an SPDX identifier, or "not stated".
+        parts: parts of the model that begin with them.
+    """
+
+    kind: str
+    source: str
+    sha256: str
+    licence: str
+    parts: tuple[str, ...]
+
+
+def origins_of(mapped: MappedWeights) -> tuple[Origin, ...]:
+    """Origins of a source's weights; those that a model folder tells of stand before itself."""
+    root = mapped.foreign.source
+    own = tuple(
+        Origin(
+            kind=mapped.layout.kind,
+            source=file.name if file == root else f"{root.absolute().name}/{file.name}",
+            sha256=_digest(file),
+            licence=mapped.layout.licence,
+            parts=mapped.parts,
+        )
+        for file in mapped.foreign.files
+    )
+    return (*(read_origins(root) if mapped.layout.kind == OWN else ()), *own)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_origins(folder: Path, origins: Sequence[Origin]) -> None:
+    """Write origin.json into a folder."""
+    values = {"sources": [asdict(origin) for origin in origins]}
+    (folder / ORIGIN_FILE).write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+
+
+def read_origins(folder: Path) -> tuple[Origin, ...]:
+    """Origins that a model folder tells of; none where it has no origin.json.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = folder / ORIGIN_FILE
+    if not path.is_file():
+        return ()
+    try:
+        sources = json.loads(path.read_text("utf-8"))["sources"]
+        return tuple(Origin(**{**source, "parts": tuple(source["parts"])}) for source in sources)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} does not list sources: {error}; write the model anew") from error

@@ -1,0 +1,170 @@
+"""Formats of the classification benchmarks: a function for each."""
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from simvtp.data.annotations.document import Document, field, numbered, text_of, whole_number
+from simvtp.data.manifest_rows import shown
+
+KINETICS_COLUMNS = {"youtube_id", "time_start", "time_end"}
+_SSV2_CLASSES = ("labels.json", "something-something-v2-labels.json")
+HMDB_FILE = re.compile(r"(?P<name>.+)_test_split(?P<number>\d)\.txt")
+_HMDB_SPLITS = {"train": "1", "test": "2"}
+UCF_CLASSES = "classInd.txt"
+UCF_LINE = re.compile(r"(?P<folder>[^/\s]+)/(?P<file>[^/\s,]+)(?:\s+(?P<number>\d+))?\s*")
+LIST_LINE = re.compile(r"(?P<path>.*[^\s,])(?:\s*,\s*|\s+)(?P<number>\d+)\s*")
+
+
+class LabelledVideo(NamedTuple):
+    """A row: names of the video's file, as for `Video`, and its class by name or by number."""
+
+    video_id: str
+    names: tuple[str, ...]
+    label: str | int
+
+
+class LabelledVideos(NamedTuple):
+    """Rows with their places, and the classes where the benchmark itself numbers them."""
+
+    rows: list[tuple[str, LabelledVideo]]
+    classes: tuple[str, ...] | None = None
+
+
+def read_kinetics(document: Document, split: str | None) -> LabelledVideos:
+    """Kinetics: label,youtube_id,time_start,time_end,split[,is_cc], in seconds.
+
+    Files are called ID_START_END with six digits for each time. Source:
+    github.com/cvdfoundation/kinetics-dataset.
+    """
+    if "label" not in document.columns:
+        raise document.error("it has no column label: a test list without classes is of no use")
+    if split is not None and "split" not in document.columns:
+        raise document.error(f"it has no column split, so split {split!r} cannot be taken")
+
+    def parse(cells: list[str]) -> LabelledVideo | None:
+        row = document.named_cells(cells)
+        if split is not None and row["split"].strip() != split:
+            return None
+        # Some copies were written as floating-point numbers.
+        start, end = (
+            whole_number(row[name].strip().removesuffix(".0"), name)
+            for name in ("time_start", "time_end")
+        )
+        name = f"{text_of(row['youtube_id'], 'youtube_id')}_{start:06d}_{end:06d}"
+        return LabelledVideo(name, (name,), text_of(row["label"], "label"))
+
+    return LabelledVideos(document.parsed(document.table(), parse))
+
+
+def read_ssv2(document: Document) -> LabelledVideos:
+    """Something-Something v2: a list of {id, label, template, placeholders}.
+
+    The class is the template without its square brackets; labels.json beside it numbers the
+    classes: {class: "0"}. Files are called by the id. Source: the release's instructions at
+    developer.qualcomm.com/software/ai-datasets/something-something.
+    """
+
+    def parse(row: Any) -> LabelledVideo:
+        video_id = str(whole_number(field(row, "id"), "id"))
+        template = text_of(field(row, "template"), "template")
+        return LabelledVideo(video_id, (video_id,), re.sub(r"[\[\]]", "", template))
+
+    rows = document.parsed(numbered(document.value), parse)
+    beside = (document.source.with_name(name) for name in _SSV2_CLASSES)
+    listed = next((path for path in beside if path.is_file()), None)
+    return LabelledVideos(rows, None if listed is None else _numbered_classes(Document(listed)))
+
+
+def read_ucf(document: Document) -> LabelledVideos:
+    """UCF101: a line `Class/v_Class_g01_c01.avi` for each video, in train lists with a number.
+
+    classInd.txt beside it numbers the classes from 1; without it they are sorted. Source:
+    UCF101TrainTestSplits-RecognitionTask at www.crcv.ucf.edu/data/UCF101.php.
+    """
+    listed = document.source.with_name(UCF_CLASSES)
+    classes = _numbered_classes(Document(listed)) if listed.is_file() else None
+
+    def parse(line: str) -> LabelledVideo:
+        found = UCF_LINE.fullmatch(line)
+        if found is None:
+            raise ValueError(f"it must be Class/file.avi and perhaps a number, got {shown(line)}")
+        folder, file, number = found["folder"], found["file"], found["number"]
+        if classes and number and classes[int(number) - 1 : int(number)] != (folder,):
+            raise ValueError(f"class {number} is not {folder} in {listed.name}")
+        return LabelledVideo(file, (f"{folder}/{file}", file), folder)
+
+    return LabelledVideos(document.parsed(document.lines(), parse), classes)
+
+
+def read_hmdb(document: Document, split: str | None) -> LabelledVideos:
+    """HMDB51: files CLASS_test_split1.txt, all 51 read together, with lines `file.avi 1`.
+
+    1 is for training, 2 for testing, 0 is not used. Source: test_train_splits at
+    serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database.
+    """
+    if split not in _HMDB_SPLITS:
+        raise document.error(f"split must be train or test for HMDB51, got {split!r}")
+    ending = document.source.name[-len("_test_split1.txt") :]
+    rows = []
+    for file in sorted(document.source.parent.glob(f"*{ending}")):
+        label = file.name.removesuffix(ending)
+
+        def parse(line: str, label: str = label) -> LabelledVideo | None:
+            name, _, use = line.strip().rpartition(" ")
+            if use not in ("0", "1", "2") or not name.strip():
+                raise ValueError(f"it must be a file and 0, 1 or 2, got {shown(line)}")
+            names = (f"{label}/{name.strip()}", name.strip())
+            wanted = use == _HMDB_SPLITS[split]
+            return LabelledVideo(name.strip(), names, label) if wanted else None
+
+        part = Document(file)
+        rows += [(f"{file.name} {place}", row) for place, row in part.parsed(part.lines(), parse)]
+    return LabelledVideos(rows)
+
+
+def read_table(document: Document) -> LabelledVideos:
+    """Our own: a table with the columns path and label, the class's name."""
+
+    def parse(cells: list[str]) -> LabelledVideo:
+        row = document.named_cells(cells)
+        path = text_of(row["path"], "path")
+        return LabelledVideo(path, (path,), text_of(row["label"], "label"))
+
+    return LabelledVideos(document.parsed(document.table(), parse))
+
+
+def read_list(document: Document) -> LabelledVideos:
+    """Lines of a path and the number of its class, from 0, with a space or a comma between.
+
+    Source: the lists that github.com/MCG-NJU/VideoMAE trains with (DATASET.md).
+    """
+
+    def parse(line: str) -> LabelledVideo:
+        found = LIST_LINE.fullmatch(line)
+        if found is None:
+            raise ValueError(f"it must be a path and a number, got {shown(line)}")
+        return LabelledVideo(found["path"], (found["path"],), int(found["number"]))
+
+    return LabelledVideos(document.parsed(document.lines(), parse))
+
+
+def _numbered_classes(document: Document) -> tuple[str, ...]:
+    """Classes in the order of their numbers: {class: "0"}, or lines `1 class` (from 1)."""
+
+    def items() -> Iterator[tuple[str, tuple[str, Any]]]:
+        if isinstance(document.value, dict):
+            yield from ((f"class {name!r}", (name, n)) for name, n in document.value.items())
+        else:
+            for place, line in document.lines():
+                number, _, name = line.strip().partition(" ")
+                yield place, (name, number)
+
+    def parse(item: tuple[str, Any]) -> tuple[int, str]:
+        return whole_number(item[1], "number of a class"), text_of(item[0], "class")
+
+    pairs = sorted(pair for _, pair in document.parsed(items(), parse))
+    first = 0 if isinstance(document.value, dict) else 1
+    if [number for number, _ in pairs] != list(range(first, first + len(pairs))):
+        raise document.error(f"the numbers of its classes must run from {first} without a gap")
+    return tuple(name for _, name in pairs)

@@ -1,0 +1,183 @@
+"""Captions of the retrieval benchmarks, read as they are published."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from simvtp.data.annotations.caption_formats import (
+    LSMDC_CELLS,
+    MSVD_LINE,
+    CaptionedVideos,
+    read_activitynet,
+    read_didemo,
+    read_lsmdc,
+    read_msrvtt,
+    read_msrvtt_test,
+    read_msvd,
+    read_msvd_table,
+    read_path_captions,
+)
+from simvtp.data.annotations.document import Document, numbered, text_of
+from simvtp.data.annotations.video_files import (
+    Missing,
+    Video,
+    locate,
+    report_missing,
+    require_missing,
+)
+from simvtp.data.clip_table import ClipRecord
+from simvtp.data.fetch import is_remote
+from simvtp.data.manifest_rows import shown
+from simvtp.data.sources import load_clips
+
+_MANIFEST_COLUMNS = ({"videoid", "path", "caption"}, {"videoid", "page_dir", "name"})
+_KNOWN = (
+    "MSR-VTT (its JSON, the 1k-A test table, or JSON {path: caption}), DiDeMo, ActivityNet "
+    "Captions, MSVD (descriptions as text or table), LSMDC, or one of our manifests"
+)
+_MAX_HEADER = 65_536
+
+
+def load_retrieval(
+    path: str | Path,
+    *,
+    root: str | Path | None = None,
+    split: str | Path | None = None,
+    missing: Missing = "refuse",
+) -> Sequence[ClipRecord]:
+    """Read the captions of a retrieval benchmark; what is in the file tells which one it is.
+
+    The functions of `caption_formats` tell how each format looks. A video's file is found by its
+    name in any folder below the root. Manifests and shards are read by `load_clips`.
+
+    Args:
+        path: the annotation.
+        root: folder of the videos; without one the annotation's.
+        split: a file that lists the videos to take: one id a line, a table with the column
+            video_id, or a JSON list; or the name of a split that the annotation itself holds
+            (MSR-VTT: train, validate, test). None takes all.
+        missing: whether videos without a file, or listed ones without a caption, are refused or
+            left out with a warning.
+
+    Raises:
+        ManifestError: the annotation, the list or the root is missing, unknown or faulty.
+    """
+    require_missing(missing)
+    if _is_for_load_clips(path):
+        return _listed_records(load_clips(path, root=root), split, missing)
+    document = Document(path)
+    rows = _chosen(document, _reader(document)(document), split, missing)
+    videos = [Video(place, row.names) for place, row in rows]
+    files = locate(document, videos, root=root, missing=missing)
+    return [
+        ClipRecord(row.video_id, file, row.captions)
+        for (_, row), file in zip(rows, files, strict=True)
+        if file is not None
+    ]
+
+
+def read_video_list(path: str | Path) -> list[str]:
+    """Ids in a file that lists videos: one a line, a column video_id, or a JSON list.
+
+    Raises:
+        ManifestError: it cannot be read, or an id is empty.
+    """
+    document = Document(path)
+    if isinstance(document.value, dict):
+        raise document.error("a list of videos must be a JSON list, not an object")
+    if document.value is not None:
+        rows = document.parsed(numbered(document.value), lambda value: text_of(value, "id"))
+    elif "video_id" in document.columns:
+        column = document.columns.index("video_id")
+        cells = ((place, row[column : column + 1]) for place, row in document.table())
+        rows = document.parsed(cells, lambda row: text_of("".join(row), "video_id"))
+    else:
+        rows = document.parsed(document.lines(), lambda line: text_of(line, "id"))
+    return list(dict.fromkeys(video_id for _, video_id in rows))
+
+
+def _reader(document: Document) -> Callable[[Document], CaptionedVideos]:
+    """The function that reads the document's format."""
+    if read := _table_reader(document) if document.value is None else _json_reader(document):
+        return read
+    hint = f"give {_KNOWN}"
+    if document.columns == ["video_id"]:
+        hint = "it lists videos only: give it as split, with the annotation that has the captions"
+    raise document.error(
+        f"it begins with {shown(document.first_line)}, which no known format does; {hint}"
+    )
+
+
+def _json_reader(document: Document) -> Callable[[Document], CaptionedVideos] | None:
+    value = document.value
+    if isinstance(value, list):
+        is_didemo = isinstance(value[0] if value else None, dict) and "description" in value[0]
+        return read_didemo if is_didemo else None
+    if isinstance(value.get("sentences"), list):
+        return read_msrvtt
+    is_activitynet = isinstance(next(iter(value.values()), None), dict)
+    return read_activitynet if is_activitynet else read_path_captions
+
+
+def _table_reader(document: Document) -> Callable[[Document], CaptionedVideos] | None:
+    columns, line = set(document.columns), document.first_line
+    if {"video_id", "sentence"} <= columns:
+        return read_msrvtt_test
+    if {"VideoID", "Start", "End", "Language", "Description"} <= columns:
+        return read_msvd_table
+    if line.count("\t") == LSMDC_CELLS - 1:
+        return read_lsmdc
+    return read_msvd if line.startswith("#") or MSVD_LINE.fullmatch(line.strip()) else None
+
+
+def _is_for_load_clips(path: str | Path) -> bool:
+    """Whether these are shards or a manifest that is read row by row."""
+    if is_remote(path) or ".tar" in str(path) or Path(path).suffix.lower() == ".jsonl":
+        return True
+    file = Path(path)
+    if not file.is_file():
+        return file.is_dir()
+    # The first line only: a manifest may be longer than the memory.
+    with file.open(encoding="utf-8-sig", errors="replace") as lines:
+        columns = {name.strip() for name in lines.readline(_MAX_HEADER).split(",")}
+    return any(names <= columns for names in _MANIFEST_COLUMNS)
+
+
+def _chosen(
+    document: Document, rows: CaptionedVideos, split: str | Path | None, missing: Missing
+) -> CaptionedVideos:
+    """The rows of a split."""
+    if split is None:
+        return rows
+    own = {row.split for _, row in rows} - {None}
+    if str(split) in own:
+        return [(place, row) for place, row in rows if row.split == str(split)]
+    if own and not Path(split).is_file():
+        names = ", ".join(sorted(map(str, own)))
+        raise document.error(
+            f"split {split} is neither one of its own ({names}) nor a file that lists videos"
+        )
+    listed = read_video_list(split)
+    known = {row.video_id for _, row in rows}
+    _report_unknown(split, listed, known, str(document.source), missing)
+    wanted = set(listed)
+    return [(place, row) for place, row in rows if row.video_id in wanted]
+
+
+def _listed_records(
+    records: Sequence[ClipRecord], split: str | Path | None, missing: Missing
+) -> Sequence[ClipRecord]:
+    """The clips that a list names."""
+    if split is None:
+        return records
+    listed = read_video_list(split)
+    _report_unknown(split, listed, {one.video_id for one in records}, "in the manifest", missing)
+    wanted = set(listed)
+    return [record for record in records if record.video_id in wanted]
+
+
+def _report_unknown(
+    split: str | Path, listed: list[str], known: set[str], where: str, missing: Missing
+) -> None:
+    lost = [shown(video_id) for video_id in listed if video_id not in known]
+    if lost:
+        report_missing(Document(split), lost, len(listed), where=where, missing=missing)

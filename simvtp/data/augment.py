@@ -1,0 +1,69 @@
+"""Random changes of clips for fine-tuning, the same for all frames of a clip (torchvision)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+
+
+@dataclass(frozen=True)
+class ClipAugment:
+    """Random resized crop, flip, RandAugment and random erasing.
+
+    All draws come from the sample's generator, so they depend on nothing else.
+
+    Args:
+        size: height and width of the result, pixels.
+        scale: smallest and largest share of the frame's area that is cut out.
+        ratio: smallest and largest width over height of the cut.
+        flip_probability: chance of a left-right flip; wrong where left and right matter.
+        num_operations: operations of RandAugment (arXiv 1909.13719) one after the other; 0 for
+            none. Some turn and shift the frame.
+        magnitude: strength of these operations, 0 to 30.
+        erase_probability: chance that a rectangle is blackened (arXiv 1708.04896).
+    """
+
+    size: int
+    scale: tuple[float, float] = (0.5, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_probability: float = 0.0
+    num_operations: int = 0
+    magnitude: int = 7
+    erase_probability: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale must be two rising shares in (0, 1], got {self.scale}")
+        if not 0 <= self.magnitude <= 30:
+            raise ValueError(f"magnitude must lie in [0, 30], got {self.magnitude}")
+        for name in ("flip_probability", "erase_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+
+    @property
+    def short_side(self) -> int:
+        """Short side of which even the smallest cut is no smaller than the result."""
+        return round(self.size / self.scale[0] ** 0.5)
+
+    def __call__(self, video: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Change uint8 `(frames, channels, height, width)` and cut it to a square."""
+        steps: list[torch.nn.Module] = [
+            v2.RandomResizedCrop(
+                self.size,
+                scale=self.scale,
+                ratio=self.ratio,
+                interpolation=InterpolationMode.BILINEAR,
+                antialias=True,
+            ),
+            v2.RandomHorizontalFlip(self.flip_probability),
+        ]
+        if self.num_operations > 0:
+            steps.append(v2.RandAugment(self.num_operations, self.magnitude))
+        steps.append(v2.RandomErasing(self.erase_probability))
+        # torchvision draws from the global generator, which belongs to the whole process.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            for step in steps:
+                video = step(video)
+        return video

@@ -1,0 +1,117 @@
+"""Decoded frames: picked by their times, turned upright, made tensors."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import torch
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from simvtp.data.video_file import ClipError, Timeline
+
+# A time stamp is the frame's true time rounded to a tick.
+_TICK_ROUNDING = 0.5
+
+
+class LostPlaceError(Exception):
+    """The header or the seek was wrong: the packets have to be looked at one by one."""
+
+
+def timed_frames(
+    frames: Iterable[VideoFrame], timeline: Timeline
+) -> Iterator[tuple[float, VideoFrame]]:
+    """Pair frames with their times, which never step back and are counted on where missing."""
+    previous: float | None = None
+    for frame in frames:
+        if frame.pts is not None:
+            time = float(frame.pts) if previous is None else max(float(frame.pts), previous)
+        elif previous is not None:
+            time = previous + timeline.interval
+        elif timeline.scanned:
+            time = timeline.start
+        else:
+            raise LostPlaceError
+        previous = time
+        yield time, frame
+
+
+def frames_at(
+    timed: Iterable[tuple[float, VideoFrame]], times: Iterable[float], timeline: Timeline
+) -> Iterator[VideoFrame]:
+    """Yield for each of the rising times the latest frame that is not after it."""
+    pending = deque(times)
+    held: VideoFrame | None = None
+    time = timeline.start
+    for time, frame in timed:
+        if held is None and pending[0] < time - _TICK_ROUNDING:
+            if not timeline.scanned:
+                raise LostPlaceError
+            held = frame
+        while pending and held is not None and pending[0] < time - _TICK_ROUNDING:
+            pending.popleft()
+            yield held
+        held = frame
+        while pending and pending[0] <= time + _TICK_ROUNDING:
+            pending.popleft()
+            yield held
+        if not pending:
+            return
+    if held is None:
+        raise ClipError("no frame could be decoded", unreadable=True)
+    end = time + max(held.duration or 0, timeline.interval) + timeline.interval
+    if pending[-1] > end and not timeline.promised:
+        raise LostPlaceError
+    if pending[-1] > end:
+        raise ClipError("its pictures end before the length that the file states")
+    for _ in range(len(pending)):
+        yield held
+
+
+def quarter_turns(frame: VideoFrame) -> int:
+    """Counter-clockwise quarter turns that show the frame upright."""
+    return round(frame.rotation / 90)
+
+
+def _shrunk(frame: VideoFrame, short_side: int | None) -> tuple[int, int]:
+    """Width and height to convert a frame to."""
+    short = min(frame.width, frame.height)
+    # Below a factor of two, a resize after the crop is faster than one before it.
+    if short_side is None or short < 2 * short_side:
+        return frame.width, frame.height
+    scale = short_side / short
+    return round(frame.width * scale), round(frame.height * scale)
+
+
+def to_tensor(
+    frames: Iterable[VideoFrame], *, num_frames: int, short_side: int | None
+) -> torch.Tensor:
+    """Convert frames to RGB of the first one's size, upright: `(frames, 3, height, width)` uint8.
+
+    Args:
+        frames: as they are decoded; one that is held comes several times in a row.
+        num_frames: how many there are.
+        short_side: frames of at least twice this short side, in pixels, are shrunk to it.
+
+    Raises:
+        ClipError: a frame is damaged.
+    """
+    reformatter = VideoReformatter()
+    clip = torch.empty(0, dtype=torch.uint8)
+    turns = 0
+    previous: VideoFrame | None = None
+    for number, frame in enumerate(frames):
+        if previous is None:
+            width, height = _shrunk(frame, short_side)
+            clip = torch.empty(num_frames, height, width, 3, dtype=torch.uint8)
+            turns = quarter_turns(frame)
+        if frame is previous:
+            clip[number] = clip[number - 1]
+            continue
+        if frame.is_corrupt:
+            raise ClipError("a frame of the clip is damaged")
+        size = clip.shape[2], clip.shape[1]
+        picture = reformatter.reformat(frame, *size, "rgb24", interpolation=Interpolation.BILINEAR)
+        clip[number] = torch.from_numpy(picture.to_ndarray())
+        previous = frame
+    upright = clip if turns % 4 == 0 else torch.rot90(clip, turns, (1, 2))
+    return upright.permute(0, 3, 1, 2)

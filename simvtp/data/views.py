@@ -1,0 +1,123 @@
+"""Views of videos for evaluation: several clips at several crops, from one pass of the decoder."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import Dataset
+
+from simvtp.data.clip_table import ClipRecord
+from simvtp.data.clips import ClipError, read_clips
+from simvtp.data.dataset import require_records
+from simvtp.data.fetch import ShardCache
+from simvtp.data.transforms import CentreCrop
+
+
+class ViewedClip(NamedTuple):
+    """A video's views; `video` is None, and `error` says why, where it cannot be read.
+
+    Attributes:
+        video: `(views, frames, channels, size, size)` uint8; all crops of the first clip come
+            first.
+        index: number of the record.
+        error: why there is no video.
+        starts: seconds from the video's first frame to that of each clip.
+    """
+
+    video: torch.Tensor | None
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]
+    error: str | None
+    starts: tuple[float, ...] = ()
+
+
+class ViewDataset(Dataset[ViewedClip]):
+    """Evenly spread clips of each video, each at evenly spread square crops of its long side.
+
+    One clip is the middle one, one crop the centre: then the view is EvaluationDataset's. Several
+    reach from the first possible start to the last, and from one end of the long side to the
+    other. A bad video is never replaced but returned as such.
+
+    Args:
+        records: the clips.
+        num_frames: frames of a clip.
+        stride: frames of the video between two frames of a clip.
+        num_clips: clips of each video.
+        num_crops: crops of each clip.
+        image_size: height and width of a view, pixels.
+        cache: finds shards on this machine.
+        time_limit: seconds after which a video counts as unreadable.
+
+    Raises:
+        ValueError: a count is below 1, or there are no records.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[ClipRecord],
+        *,
+        num_frames: int,
+        stride: int,
+        num_clips: int,
+        num_crops: int,
+        image_size: int,
+        cache: ShardCache | None = None,
+        time_limit: float | None = 60.0,
+    ) -> None:
+        require_records(records)
+        for name, value in (("num_clips", num_clips), ("num_crops", num_crops)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.records = records
+        self.num_frames = num_frames
+        self.stride = stride
+        self.num_crops = num_crops
+        self.positions = clip_positions(num_clips)
+        self.crop = CentreCrop(image_size)
+        self.cache = ShardCache() if cache is None else cache
+        self.time_limit = time_limit
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> ViewedClip:
+        record = self.records[index]
+        try:
+            shared = read_clips(
+                self.cache.local(record.path),
+                positions=self.positions,
+                num_frames=self.num_frames,
+                stride=self.stride,
+                short_side=self.crop.short_side,
+                span=record.span,
+                time_limit=self.time_limit,
+            )
+        except ClipError as error:
+            return ViewedClip(None, index, str(error))
+        # Each frame is cropped once, though several clips may show it.
+        crops = [self.crop(one) for one in square_crops(shared.frames, self.num_crops)]
+        views = [crop[places] for places in shared.places for crop in crops]
+        return ViewedClip(torch.stack(views), index, None, shared.starts)
+
+
+def clip_positions(num_clips: int) -> tuple[float | None, ...]:
+    """Places of evenly spread clips among all possible starts, as `frame_indices` takes them."""
+    if num_clips == 1:
+        return (None,)
+    return tuple(number / (num_clips - 1) for number in range(num_clips))
+
+
+def square_crops(video: torch.Tensor, num_crops: int) -> list[torch.Tensor]:
+    """Evenly spread squares of the short side, along the long side, as views of `video`.
+
+    Args:
+        video: `(frames, channels, height, width)`.
+        num_crops: how many; one is the centre.
+    """
+    height, width = video.shape[-2:]
+    side, free = min(height, width), abs(height - width)
+    if num_crops == 1:
+        offsets = [free // 2]
+    else:
+        offsets = [free * number // (num_crops - 1) for number in range(num_crops)]
+    long_dimension = -1 if width > height else -2
+    return [video.narrow(long_dimension, offset, side) for offset in offsets]

@@ -1,0 +1,259 @@
+"""Foreign weights as a model folder: `python -m simvtp.pipelines.convert SOURCE --out MODEL`.
+
+SOURCE is a checkpoint file (torch.save or safetensors), a folder of transformers or DeepSpeed, or
+a model folder. Its layout is told by the names in it: the paper's pre-training and fine-tuning,
+VideoMAE's pre-training and fine-tuning, transformers' VideoMAE, BERT's word embedding. Several
+sources of different parts make up one model, such as VideoMAE and BERT. A table says what was
+loaded, what is new and what was ignored; a tensor that has no place, or is missing, is an error.
+"""
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from tokenizers import Tokenizer
+
+from simvtp.config import ModelConfig
+from simvtp.conversion import (
+    SOURCE_FRAMES,
+    LoadReport,
+    MappedWeights,
+    Origin,
+    Towers,
+    load_parts,
+    map_weights,
+    model_config,
+    origins_of,
+    read_weights,
+    report_table,
+    write_origins,
+)
+from simvtp.data import load_tokenizer, special_token_ids
+from simvtp.model import SimVTP
+from simvtp.model_folder import read_json
+from simvtp.pipelines.arguments import at_least
+
+_SETTINGS = ("num_frames", "image_size", "max_text_length", "num_heads", "decoder_heads")
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
+_FRAME_STRIDE = 4
+
+
+class Converted(NamedTuple):
+    """A model, how its weights came about, and from where."""
+
+    model: SimVTP
+    report: LoadReport
+    origins: tuple[Origin, ...]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Command line of the conversion."""
+    parser = argparse.ArgumentParser(
+        prog="python -m simvtp.pipelines.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    whole = at_least(1)
+    parser.add_argument("sources", type=Path, nargs="+", metavar="SOURCE", help="file or folder")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new model folder")
+    parser.add_argument(
+        "--tokenizer",
+        metavar="FILE",
+        help="vocab.txt, tokenizer.json or a folder with one; default: the source folder's",
+    )
+    parser.add_argument(
+        "--towers",
+        choices=get_args(Towers),
+        default="both",
+        help="encoders to take of the paper's fine-tuning, which has two; default: %(default)s",
+    )
+    for name in _SETTINGS:
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=whole, metavar="N", help="default: the source's")
+    parser.add_argument(
+        "--source-frames",
+        type=whole,
+        default=SOURCE_FRAMES,
+        metavar="N",
+        help="frames of a clip that learned positions were made for; %(default)s",
+    )
+    parser.add_argument(
+        "--frame-stride",
+        type=whole,
+        metavar="N",
+        help=f"frames of the video between two of a clip; {_FRAME_STRIDE}, or a model folder's",
+    )
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of parts that are new; 0")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Convert; returns the exit code, 2 for sources that cannot be converted or a full disk."""
+    options = build_parser().parse_args(arguments)
+    console = Console(soft_wrap=True)
+    try:
+        converted = _convert(options)
+    except KeyboardInterrupt:
+        console.print("stopped; nothing was written", highlight=False)
+        return 130
+    except OSError as error:
+        message = f"{error.filename or options.out}: {error.strerror or error}"
+    except ValueError as error:
+        message = str(error)
+    else:
+        print_report(console, converted.report)
+        _print_result(console, converted, options.out)
+        return 0
+    console.print(f"error: {message}", style="red", markup=False, highlight=False)
+    return 2
+
+
+def _convert(options: argparse.Namespace) -> Converted:
+    out: Path = options.out
+    if out.exists():
+        raise ValueError(f"{out} is there already; delete it or choose another --out")
+    overrides = {name: getattr(options, name) for name in _SETTINGS}
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("Reading", total=len(options.sources) + 2)
+        sources: list[MappedWeights] = []
+        for source in options.sources:
+            sources.append(map_weights(read_weights(source), towers=options.towers))
+            progress.advance(task)
+        progress.update(task, description="Converting")
+        converted = convert(
+            sources,
+            tokenizer=_tokenizer(options.tokenizer, sources),
+            overrides={name: value for name, value in overrides.items() if value is not None},
+            source_frames=options.source_frames,
+            frame_stride=options.frame_stride or _frame_stride(sources),
+            seed=options.seed,
+        )
+        progress.update(task, advance=1, description="Writing")
+        _write(converted, out)
+    return converted
+
+
+def convert(
+    sources: Sequence[MappedWeights],
+    *,
+    tokenizer: Tokenizer | None = None,
+    overrides: dict[str, Any] | None = None,
+    source_frames: int = SOURCE_FRAMES,
+    frame_stride: int = _FRAME_STRIDE,
+    seed: int = 0,
+) -> Converted:
+    """Build the model that takes all that the sources bring.
+
+    Args:
+        sources: weights of different parts, e.g. of `map_weights(read_weights(path))`.
+        tokenizer: turns captions into ids of the sources' word embedding.
+        overrides: settings of `ModelConfig` that go before those of the sources.
+        source_frames: frames of a clip that learned positions were made for.
+        frame_stride: frames of the source video between two frames of a clip.
+        seed: draws the parts that no source brings.
+
+    Returns:
+        The model in evaluation mode, a report, and the origins of its weights.
+
+    Raises:
+        ValueError: the sources do not fit together or the tokenizer does not fit them.
+    """
+    overrides = dict(overrides or {})
+    has_words = any("text_embedding" in mapped.parts for mapped in sources)
+    if tokenizer is not None:
+        overrides["padding_id"] = special_token_ids(tokenizer).pad
+        if not has_words:
+            overrides["vocab_size"] = tokenizer.get_vocab_size()
+    config = model_config(sources, overrides=overrides, source_frames=source_frames)
+    if tokenizer is not None:
+        _require_words(tokenizer, config)
+    torch.manual_seed(seed)
+    model = SimVTP(config, tokenizer=tokenizer, frame_stride=frame_stride).eval()
+    report = load_parts(model, sources, config=config, source_frames=source_frames)
+    return Converted(model, report, tuple(o for mapped in sources for o in origins_of(mapped)))
+
+
+def _require_words(tokenizer: Tokenizer, config: ModelConfig) -> None:
+    size = tokenizer.get_vocab_size()
+    if size > config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {size} words, the source's word embedding {config.vocab_size}; "
+            "give the tokenizer that it was trained with"
+        )
+
+
+def _tokenizer(given: str | None, sources: Sequence[MappedWeights]) -> Tokenizer | None:
+    """The tokenizer that was given, else one that lies beside the word embedding."""
+    if given is not None:
+        return load_tokenizer(given)
+    for mapped in sources:
+        folder = mapped.foreign.source
+        if "text_embedding" in mapped.parts and has_tokenizer(folder):
+            return load_tokenizer(folder)
+    return None
+
+
+def _frame_stride(sources: Sequence[MappedWeights]) -> int:
+    """That of a model folder among the sources, else the paper's."""
+    for mapped in sources:
+        file = mapped.foreign.source / "preprocessor.json"
+        if file.is_file():
+            stride = read_json(file).get("frame_stride")
+            if type(stride) is int and stride > 0:
+                return stride
+    return _FRAME_STRIDE
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a tokenizer lies in a folder."""
+    return any((folder / name).is_file() for name in _TOKENIZER_FILES)
+
+
+def _write(converted: Converted, out: Path) -> None:
+    """Put the model folder in place once it is whole."""
+    partial = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        converted.model.save_pretrained(partial)
+        write_origins(partial, converted.origins)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def print_report(console: Console, report: LoadReport) -> None:
+    """Print what was loaded, what is new, what was ignored, and what else to know."""
+    console.print(report_table(report))
+    for note in report.notes:
+        console.print(f"note: {note}", markup=False, highlight=False)
+
+
+def _print_result(console: Console, converted: Converted, out: Path) -> None:
+    model, config = converted.model, converted.model.config
+    slices, rows, columns = config.grid
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    console.print(
+        f"model: {parameters / 1e6:.1f} M parameters, width {config.width}, depth {config.depth}, "
+        f"{config.num_heads} heads; {config.num_frames} frames of {config.image_size} px = "
+        f"{slices} x {rows} x {columns} tubelets",
+        highlight=False,
+    )
+    if model.tokenizer is None:
+        console.print(
+            "note: there is no tokenizer, so encode_text takes token ids only; give one with "
+            "--tokenizer vocab.txt",
+            highlight=False,
+        )
+    licences = ", ".join(dict.fromkeys(origin.licence for origin in converted.origins))
+    console.print(f"licences of the sources: {licences}", markup=False, highlight=False)
+    console.print(f"written: {out}", markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

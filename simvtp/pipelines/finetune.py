@@ -1,0 +1,286 @@
+"""Fine-tune a pre-trained model: `python -m simvtp.pipelines.finetune --task T --model DIR ...`.
+
+Tasks: retrieval, classification, qa (video question answering). The state that is best on the
+validation split is kept, and measured once on the test split.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    # The imports below take seconds. A run that is told to stop in them has nothing to save.
+    for stop_signal in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(stop_signal, lambda *_: os._exit(0))
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from simvtp.data import EpochSampler, build_loader
+from simvtp.layer_decay import layer_scales
+from simvtp.layers import compile_blocks, recompute_blocks, set_drop_path
+from simvtp.model import SimVTP
+from simvtp.pipelines.arguments import (
+    SettingsParser,
+    parse_settings,
+    save_settings,
+    settings_parser,
+)
+from simvtp.pipelines.finetune_settings import DEFAULTS, SECTIONS, FinetuneConfig
+from simvtp.pipelines.finetune_tasks import Task, build_task
+from simvtp.pipelines.frozen_features import fit_frozen
+from simvtp.pipelines.job import choose_device, choose_precision, run_job, train_to_end
+from simvtp.pipelines.optimizer_step import OptimizerStep
+from simvtp.pipelines.plan import MODEL_STREAM, RunPlan, TrainingLoader
+from simvtp.pipelines.saved_state import on_these_ranks, require_run_state
+from simvtp.pipelines.stopping import StopRequest
+from simvtp.pipelines.summary import save_model
+from simvtp.pipelines.trainer import Trainer
+from simvtp.seeding import derive_seed
+from simvtp.training import (
+    CheckpointStore,
+    ProcessGroupInfo,
+    RunLog,
+    WeightAverage,
+    build_optimizer,
+    initialize,
+    is_main,
+    main_first,
+    plot_curves,
+)
+
+PROGRAM = "python -m simvtp.pipelines.finetune"
+
+
+def build_parser() -> SettingsParser:
+    """Command line of the job."""
+    parser = settings_parser(
+        PROGRAM,
+        description=__doc__ or "",
+        sections=SECTIONS,
+        defaults=DEFAULTS,
+    )
+    parser.add_argument("--task", choices=("retrieval", "classification", "qa"))
+    parser.add_argument("--model", type=str, help="folder of a pre-trained model, or hub id")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run in run.out with the settings it was started with",
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job; returns the exit code: 0 done or asked to stop, 1 failed, 2 bad settings."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = build_parser()
+    parsed = parse_settings(parser, arguments)
+    if parsed.resume:
+        saved = Path(parsed.run.out) / "config.yaml"
+        if not saved.is_file():
+            parser.error(f"there is no run to resume: {saved} is missing; name it with --run.out")
+        parsed = parse_settings(parser, ["--config", str(saved), *arguments])
+    for name in ("task", "model"):
+        if parsed[name] is None:
+            parser.error(f"--{name} is missing")
+
+    def job(stop: StopRequest, console: Console) -> int:
+        sections = {name: getattr(parsed, name) for name in SECTIONS}
+        config = FinetuneConfig(task=parsed.task, model=parsed.model, **sections)
+        with initialize(choose_device(config.run)) as group:
+            return _run(config, resume=parsed.resume, group=group, stop=stop, console=console)
+
+    return run_job(job, program=PROGRAM, out=Path(parsed.run.out))
+
+
+def _run(
+    config: FinetuneConfig,
+    *,
+    resume: bool,
+    group: ProcessGroupInfo,
+    stop: StopRequest,
+    console: Console,
+) -> int:
+    if config.tune.train_parts == "features":
+        with stop.interruptible():
+            _fit_features(config, console=console)
+        return 0
+    with stop.interruptible():
+        config, task, trainer = _prepare(config, resume=resume, group=group)
+        if is_main():
+            _print_start(console, config, task=task, trainer=trainer)
+    evaluation = partial(_evaluation, task, trainer)
+    if not train_to_end(
+        trainer, program=PROGRAM, stop=stop, console=console, evaluation=evaluation
+    ):
+        return stop.exit_code
+    best = trainer.store.load_best()
+    if best is not None:
+        trainer.load_weights(best.state)
+    if is_main():
+        objective: Any = task.objective if trainer.average is None else trainer.average.module
+        with stop.interruptible():
+            _finish(config, task=task, model=objective.model, console=console)
+    return 0
+
+
+def _fit_features(config: FinetuneConfig, *, console: Console) -> None:
+    """No steps: the linear layer is found at once, from features computed once."""
+    if (Path(config.run.out) / "results.json").exists():
+        raise ValueError(f"{config.run.out} already holds a run; choose another with --run.out")
+    task = _task(config)
+    Path(config.run.out).mkdir(parents=True, exist_ok=True)
+    save_settings(asdict(config), file=Path(config.run.out) / "config.yaml")
+    model: Any = task.objective.model
+    fit_frozen(model, task.splits)
+    _finish(config, task=task, model=model, console=console)
+
+
+def _task(config: FinetuneConfig) -> Task:
+    # For what is new: the linear layer, or all weights.
+    torch.manual_seed(derive_seed(config.run.seed, MODEL_STREAM))
+    model = SimVTP.from_pretrained(config.model)
+    if config.tune.weights == "random":
+        model = SimVTP(model.config, tokenizer=model.tokenizer, frame_stride=model.frame_stride)
+    return build_task(config, model)
+
+
+def _prepare(
+    config: FinetuneConfig, *, resume: bool, group: ProcessGroupInfo
+) -> tuple[FinetuneConfig, Task, Trainer]:
+    """Everything that training needs, at the place where the run was left."""
+    out = Path(config.run.out)
+    store = CheckpointStore(out / "checkpoints")
+    if not resume and (out / "config.yaml").exists():
+        raise ValueError(
+            f"{out} already holds a run; continue it with --resume, choose another folder with "
+            "--run.out, or delete it"
+        )
+    checkpoint = store.load_latest() if resume else None
+    state = None if checkpoint is None else require_run_state(checkpoint)
+    if state is not None:
+        run = on_these_ranks(config.run, state, world_size=group.world_size)
+        config = replace(config, run=run)
+    with main_first():
+        task = _task(config)
+    task.objective.to(group.device)
+    # A few labelled clips make a small batch rather than none.
+    most = max(1, len(task.dataset) // (group.world_size * config.run.accumulate))
+    run = replace(config.run, batch_size=min(config.run.batch_size, most))
+    config = replace(config, run=run)
+    if is_main():
+        out.mkdir(parents=True, exist_ok=True)
+        save_settings(asdict(config), file=out / "config.yaml")
+    trainer = _build_trainer(config, task, group=group, store=store)
+    if state is not None:
+        trainer.load_state_dict(state)
+    return config, task, trainer
+
+
+def _build_trainer(
+    config: FinetuneConfig, task: Task, *, group: ProcessGroupInfo, store: CheckpointStore
+) -> Trainer:
+    objective, optim, run, tune = task.objective, config.optim, config.run, config.tune
+    set_drop_path(objective, tune.drop_path)
+    if run.compile:
+        compile_blocks(objective)
+    if run.recompute == "block":
+        recompute_blocks(objective)
+    optimizer = build_optimizer(
+        objective,
+        lr=optim.lr_per_256,
+        betas=optim.betas,
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+        scales=layer_scales(objective, decay=tune.layer_decay),
+    )
+    sampler = EpochSampler(
+        len(task.dataset),
+        seed=run.seed,
+        batch_size=run.batch_size,
+        rank=group.rank,
+        world_size=group.world_size,
+    )
+    loader = build_loader(
+        task.dataset,
+        sampler=sampler,
+        num_workers=config.data.num_workers,
+        collate=task.collate,
+        pin_memory=True,
+    )
+    average = None
+    if tune.ema_decay is not None:
+        average = WeightAverage(objective, decay=tune.ema_decay)
+    kept: Any = objective if average is None else average.module
+    return Trainer(
+        RunPlan(run, optim, sampler),
+        run_step=OptimizerStep(
+            objective,
+            optimizer=optimizer,
+            precision=choose_precision(run, device=group.device),
+            clip_norm=optim.clip_norm,
+        ),
+        data=TrainingLoader(loader, sampler),
+        store=store,
+        describe=lambda numbers: [task.name_of(number) for number in numbers],
+        assemble=lambda: kept.model if is_main() else None,
+        average=average,
+        patience=tune.patience,
+    )
+
+
+def _evaluation(task: Task, trainer: Trainer, log: RunLog) -> Callable[[nn.Module], float]:
+    def evaluate(model: nn.Module) -> float:
+        figures = task.measure(model, "validation")
+        log.event(trainer.step, "validation", figures)
+        return figures[task.headline]
+
+    return evaluate
+
+
+def _print_start(console: Console, config: FinetuneConfig, *, task: Task, trainer: Trainer) -> None:
+    trained = sum(p.numel() for p in task.objective.parameters() if p.requires_grad)
+    sizes = ", ".join(f"{count} {name}" for name, count in task.sizes.items())
+    steps = f"steps {trainer.step} to {trainer.plan.num_steps} of {config.run.batch_size} samples"
+    console.print(
+        f"task:  {config.task}, from {config.tune.weights} weights of {config.model}\n"
+        f"model: {trained / 1e6:.1f} M parameters to train ({config.tune.train_parts})\n"
+        f"data:  {sizes}\n"
+        f"run:   {steps} in {config.run.out}; kept is the best {task.headline} on validation",
+        highlight=False,
+    )
+
+
+def _finish(config: FinetuneConfig, *, task: Task, model: Any, console: Console) -> None:
+    """Measure the kept state, save it, and say so."""
+    out = Path(config.run.out)
+    splits = [name for name in ("validation", "test") if name in task.splits]
+    results = {name: task.measure(model, name) for name in splits}
+    save_model(model, out / "model")
+    (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+    if (out / "metrics.jsonl").is_file():
+        plot_curves(out / "metrics.jsonl", out_png=out / "curves.png")
+    table = Table(title=f"{config.task}, the best state on validation")
+    for column in ("", *splits):
+        table.add_column(column, justify="right" if column else "left")
+    for name in results[splits[0]]:
+        values = [results[split].get(name) for split in splits]
+        table.add_row(name, *("" if value is None else f"{value:.4g}" for value in values))
+    console.print(table)
+    console.print(f"model    {out / 'model'}\nfigures  {out / 'results.json'}", highlight=False)
+
+
+if __name__ == "__main__":
+    exit_code = main()
+    # Everything is saved; the interpreter, which takes a moment to end, must keep the exit code.
+    for stop_signal in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(stop_signal, signal.SIG_IGN)
+    raise SystemExit(exit_code)

@@ -1,0 +1,265 @@
+"""The three tasks of fine-tuning: their data, their objectives, how they are measured."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tokenizers import Tokenizer
+from torch import nn
+
+from simvtp.batch import Collator
+from simvtp.data import ClipDataset, ClipRecord, special_token_ids
+from simvtp.data.annotations import load_labelled, load_questions, load_retrieval
+from simvtp.data.augment import ClipAugment
+from simvtp.data.mix import MixAugment
+from simvtp.data.task_datasets import (
+    LabelledClips,
+    LabelledDataset,
+    QuestionDataset,
+    QuestionSet,
+)
+from simvtp.losses import FeatureMemory
+from simvtp.masking import TextMasker, TubeMasker
+from simvtp.model import SimVTP
+from simvtp.objective import Objective
+from simvtp.pipelines.finetune_settings import FinetuneConfig
+from simvtp.pipelines.measuring import measure_answers, measure_classes, measure_retrieval
+from simvtp.pipelines.splits import read_splits
+from simvtp.tasks import (
+    AnsweringObjective,
+    ClassificationObjective,
+    LabelledCollator,
+    QuestionCollator,
+    VideoAnswerer,
+    VideoClassifier,
+    train_parts,
+)
+
+Figures = dict[str, float]
+
+
+class Task(NamedTuple):
+    """What the loop needs to know of a task.
+
+    Attributes:
+        objective: gives the losses of a batch; its `model` is what is saved.
+        dataset: training samples.
+        collate: makes a batch of some.
+        measure: figures of a model on the split of a name, "validation" or "test".
+        headline: the figure that decides, larger is better.
+        name_of: names a training sample.
+        splits: annotations of each split.
+        sizes: clips or questions of each split.
+    """
+
+    objective: nn.Module
+    dataset: Any
+    collate: Callable[[list[Any]], Any]
+    measure: Callable[[Any, str], Figures]
+    headline: str
+    name_of: Callable[[int], str]
+    splits: Mapping[str, Any]
+    sizes: Mapping[str, int]
+
+
+def build_task(config: FinetuneConfig, model: SimVTP) -> Task:
+    """The task that the settings name.
+
+    Args:
+        config: settings of the run.
+        model: the pre-trained model; it is copied or used up.
+
+    Raises:
+        ValueError: annotations are faulty, or do not fit the task.
+    """
+    build = {"retrieval": _retrieval, "classification": _classification, "qa": _answering}
+    return build[config.task](config, model)
+
+
+def _retrieval(config: FinetuneConfig, model: SimVTP) -> Task:
+    tokenizer = _require_tokenizer(model)
+    tune, workers = config.tune, config.data.num_workers
+    splits: dict[str, Sequence[ClipRecord]] = read_splits(
+        config,
+        load_retrieval,
+        pick=lambda records, numbers: [records[number] for number in numbers],
+        groups=lambda records: [0] * len(records),
+        names=lambda records: {},
+    )
+    model = with_text_encoder(model, config)
+    memory = FeatureMemory(tune.memory, width=model.config.width) if tune.memory else None
+    objective = Objective(
+        model,
+        pixel_weight=0.0,
+        word_weight=0.0,
+        vtc_weight=tune.vtc_weight,
+        vtm_weight=tune.vtm_weight,
+        temperature=tune.temperature,
+        memory=memory,
+    )
+    model.pixel_decoder.requires_grad_(False)
+    model.word_decoder.requires_grad_(False)
+    model.match_head.requires_grad_(tune.vtm_weight > 0)
+    special = special_token_ids(tokenizer)
+    collate = Collator(
+        TubeMasker(model.config.grid, ratio=tune.video_ratio),
+        text_masker=TextMasker(special.mask, special_ids=list(special), ratio=0.0),
+    )
+    dataset = ClipDataset(
+        splits["train"],
+        tokenizer=tokenizer,
+        max_text_length=model.config.max_text_length,
+        num_noise=collate.num_noise(max_text_length=model.config.max_text_length),
+        **_reading(config, model),
+    )
+
+    def measure(tuned: SimVTP, split: str) -> Figures:
+        top = tune.rerank if split == "test" else 0
+        return measure_retrieval(tuned, splits[split], top=top, num_workers=workers)
+
+    return Task(
+        objective,
+        dataset,
+        collate,
+        measure,
+        "t2v mean recall",
+        lambda number: splits["train"][number].name,
+        splits,
+        {name: len(records) for name, records in splits.items()},
+    )
+
+
+def with_text_encoder(model: SimVTP, config: FinetuneConfig) -> SimVTP:
+    """The model, with a copy of its encoder for captions if the settings ask for one."""
+    if config.tune.text_encoder == model.config.text_encoder:
+        return model
+    if config.tune.text_encoder == "shared":
+        raise ValueError("the model has an encoder of its own for captions; set text_encoder own")
+    sizes = replace(model.config, text_encoder="own")
+    copy = SimVTP(sizes, tokenizer=model.tokenizer, frame_stride=model.frame_stride)
+    weights = model.state_dict()
+    own = {f"text_{name}": value for name, value in weights.items() if name.startswith("encoder.")}
+    copy.load_state_dict(weights | own)
+    return copy
+
+
+def _classification(config: FinetuneConfig, model: SimVTP) -> Task:
+    splits: dict[str, LabelledClips] = read_splits(
+        config,
+        load_labelled,
+        pick=lambda clips, numbers: clips._replace(
+            records=[clips.records[number] for number in numbers],
+            labels=clips.labels[list(numbers)],
+        ),
+        groups=lambda clips: clips.labels.tolist(),
+        names=lambda clips: {"classes": clips.classes},
+    )
+    classes = splits["train"].classes
+    classifier = VideoClassifier.from_model(model, classes=classes)
+    train_parts(classifier, "all" if config.tune.train_parts == "all" else "head")
+    augment, workers = config.augment, config.data.num_workers
+    mix = None
+    if augment.mixup or augment.cutmix:
+        mix = MixAugment(mixup_alpha=augment.mixup, cutmix_alpha=augment.cutmix)
+
+    def measure(tuned: VideoClassifier, split: str) -> Figures:
+        return measure_classes(
+            tuned, splits[split], views=_views(config, split), num_workers=workers
+        )
+
+    return Task(
+        ClassificationObjective(classifier),
+        LabelledDataset(splits["train"], **_reading(config, model)),
+        LabelledCollator(len(classes), label_smoothing=augment.label_smoothing, mix=mix),
+        measure,
+        "top-1",
+        lambda number: splits["train"].records[number].name,
+        splits,
+        {name: len(clips.records) for name, clips in splits.items()},
+    )
+
+
+def _answering(config: FinetuneConfig, model: SimVTP) -> Task:
+    tokenizer = _require_tokenizer(model)
+
+    def load(path: str, **options: Any) -> QuestionSet:
+        return load_questions(path, num_answers=config.data.num_answers, **options)
+
+    splits: dict[str, QuestionSet] = read_splits(
+        config,
+        load,
+        pick=_questions_about,
+        groups=lambda questions: [0] * len(questions.records),
+        names=lambda questions: {"answers": questions.answers},
+    )
+    train, workers = splits["train"], config.data.num_workers
+    answered = tuple(question for question in train.questions if question.answer >= 0)
+    if not answered:
+        raise ValueError(f"{config.data.train}: no question has an answer that can be learnt")
+    train = train._replace(questions=answered)
+    answerer = VideoAnswerer.from_model(model, answers=train.answers)
+    train_parts(answerer, "all" if config.tune.train_parts == "all" else "head")
+
+    def measure(tuned: VideoAnswerer, split: str) -> Figures:
+        return measure_answers(
+            tuned, splits[split], views=_views(config, split), num_workers=workers
+        )
+
+    return Task(
+        AnsweringObjective(answerer),
+        QuestionDataset(
+            train,
+            tokenizer=tokenizer,
+            max_text_length=model.config.max_text_length,
+            **_reading(config, model),
+        ),
+        QuestionCollator(),
+        measure,
+        "accuracy",
+        lambda number: train.records[train.questions[number].clip].name,
+        splits,
+        {name: len(questions.questions) for name, questions in splits.items()},
+    )
+
+
+def _questions_about(questions: QuestionSet, numbers: Sequence[int]) -> QuestionSet:
+    places = {number: place for place, number in enumerate(numbers)}
+    kept = [
+        question._replace(clip=places[question.clip])
+        for question in questions.questions
+        if question.clip in places
+    ]
+    records = [questions.records[number] for number in numbers]
+    return questions._replace(records=records, questions=tuple(kept))
+
+
+def _require_tokenizer(model: SimVTP) -> Tokenizer:
+    if model.tokenizer is None:
+        raise ValueError("the model has no tokenizer to read text with; add a tokenizer.json")
+    return model.tokenizer
+
+
+def _reading(config: FinetuneConfig, model: SimVTP) -> dict[str, Any]:
+    augment, data = config.augment, config.data
+    return {
+        "num_frames": model.config.num_frames,
+        "stride": model.frame_stride,
+        "transform": ClipAugment(
+            model.config.image_size,
+            scale=augment.crop_scale,
+            flip_probability=augment.flip_probability,
+            num_operations=augment.num_operations,
+            magnitude=augment.magnitude,
+            erase_probability=augment.erase_probability,
+        ),
+        "seed": config.run.seed,
+        "quarantine": Path(config.run.out) / "quarantine.jsonl",
+        "max_bad_share": data.max_bad_share,
+        "time_limit": data.clip_seconds,
+    }
+
+
+def _views(config: FinetuneConfig, split: str) -> tuple[int, int]:
+    """Clips and crops of each video; one of each but for the test."""
+    return (config.data.test_clips, config.data.test_crops) if split == "test" else (1, 1)

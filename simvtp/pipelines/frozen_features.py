@@ -1,0 +1,41 @@
+"""A linear layer over features of training clips that are computed once, nothing augmented."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from simvtp.data.task_datasets import LabelledClips
+from simvtp.pipelines.measuring import view_batches
+from simvtp.tasks import VideoClassifier, fit_head
+
+
+def fit_frozen(classifier: VideoClassifier, splits: Mapping[str, LabelledClips]) -> None:
+    """Give a classifier the layer that logistic regression finds, chosen on the validation split.
+
+    Args:
+        classifier: its encoder stays as it is.
+        splits: train and validation.
+
+    Raises:
+        ValueError: no clip of a split can be read.
+    """
+    train, validation = (_features(classifier, splits[name]) for name in ("train", "validation"))
+    fitted = fit_head(*train, num_classes=len(classifier.classes), validation=validation)
+    with torch.no_grad():
+        classifier.head.weight.copy_(fitted.weight)
+        classifier.head.bias.copy_(fitted.bias)
+
+
+@torch.no_grad()
+def _features(classifier: VideoClassifier, clips: LabelledClips) -> tuple[Tensor, Tensor]:
+    """Pooled features of the middle clips that can be read, and their labels."""
+    classifier.eval()
+    features: list[Tensor] = []
+    numbers: list[int] = []
+    for batch in view_batches(classifier, clips.records, views=(1, 1)):
+        features.append(classifier.features(batch.views[:, 0]).cpu())
+        numbers += batch.numbers
+    if not features:
+        raise ValueError(f"none of the {len(clips.records)} clips can be read")
+    return torch.cat(features), torch.from_numpy(clips.labels[numbers]).long()

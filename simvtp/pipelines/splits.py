@@ -1,0 +1,80 @@
+"""Which clips are kept out for validation, and which share of the others is used."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from simvtp.pipelines.finetune_settings import FinetuneConfig
+
+_SPLIT_STREAM, _SHARE_STREAM = 11, 12
+
+
+def keep_out(num_clips: int, *, share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Clips to train on and clips kept out, in rising order.
+
+    Args:
+        num_clips: clips in all.
+        share: share that is kept out, at least one clip.
+        seed: chooses them; more clips to train on never change which are kept out.
+
+    Raises:
+        ValueError: there are fewer than two clips.
+    """
+    if num_clips < 2:
+        raise ValueError(f"keeping clips out for validation needs two or more, got {num_clips}")
+    order = np.random.default_rng((seed, _SPLIT_STREAM)).permutation(num_clips)
+    count = min(num_clips - 1, max(1, round(share * num_clips)))
+    return sorted(order[count:].tolist()), sorted(order[:count].tolist())
+
+
+def share_of(groups: Sequence[int], *, share: float, seed: int) -> list[int]:
+    """A share of the items, the same of each group and at least one, in rising order.
+
+    A smaller share of the same seed is part of a larger one.
+
+    Args:
+        groups: group of each item, such as its class.
+        share: in (0, 1].
+        seed: chooses them.
+    """
+    labels = np.asarray(groups)
+    order = np.random.default_rng((seed, _SHARE_STREAM)).permutation(len(labels))
+    chosen: list[int] = []
+    for group in np.unique(labels):
+        members = order[labels[order] == group]
+        chosen += members[: max(1, round(share * len(members)))].tolist()
+    return sorted(chosen)
+
+
+def read_splits(
+    config: FinetuneConfig,
+    load: Callable[..., Any],
+    *,
+    pick: Callable[[Any, Sequence[int]], Any],
+    groups: Callable[[Any], Sequence[int]],
+    names: Callable[[Any], Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Annotations by split: train, validation and, if there are any, test.
+
+    Args:
+        config: where they are, and which share of them to use.
+        load: reads one file; called with its path, the root and what `names` gives.
+        pick: some of the annotations, by the numbers of their clips.
+        groups: group of each clip, of each of which the same share is used.
+        names: what the other splits are read with, such as the classes.
+    """
+    data, seed = config.data, config.run.seed
+    train = load(data.train, root=data.root)
+    known = names(train)
+    splits: dict[str, Any] = {}
+    if data.validation is None:
+        kept, out = keep_out(len(groups(train)), share=data.validation_share, seed=seed)
+        train, splits["validation"] = pick(train, kept), pick(train, out)
+    else:
+        splits["validation"] = load(data.validation, root=data.root, **known)
+    if data.label_share < 1:
+        train = pick(train, share_of(groups(train), share=data.label_share, seed=seed))
+    if data.test is not None:
+        splits["test"] = load(data.test, root=data.root, **known)
+    return {"train": train, **splits}

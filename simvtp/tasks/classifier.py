@@ -1,0 +1,163 @@
+"""Video classification: the mean of the encoded tubelets and a linear layer."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from huggingface_hub import ModelHubMixin
+from torch import Tensor, nn
+from torch.nn import functional
+
+from simvtp.config import ModelConfig
+from simvtp.layers import full_precision
+from simvtp.model import SimVTP
+from simvtp.objective import Losses
+from simvtp.tasks.batches import LabelledBatch
+from simvtp.tasks.folder import TaskFolder, read_task_folder, write_task_folder
+from simvtp.tasks.task_model import TaskModel, check_names
+
+
+class VideoClassifier(
+    TaskModel,
+    ModelHubMixin,
+    library_name="simvtp",
+    tags=["video-classification"],
+    license="apache-2.0",
+):
+    """Tells the class of a clip.
+
+    Args:
+        config: sizes of the pre-trained model.
+        classes: names of the classes, in the order of their numbers.
+        frame_stride: frames of the source video between two frames of a clip.
+
+    Raises:
+        ValueError: there is no class, or one occurs twice.
+    """
+
+    def __init__(
+        self, config: ModelConfig, *, classes: Sequence[str], frame_stride: int = 4
+    ) -> None:
+        names = check_names("classes", classes)
+        super().__init__(config, num_outputs=len(names), frame_stride=frame_stride)
+        self.classes = names
+
+    @classmethod
+    def from_model(cls, model: SimVTP, *, classes: Sequence[str]) -> Self:
+        """A pre-trained model with a new head, in training mode; they share no weights.
+
+        Raises:
+            ValueError: there is no class, or one occurs twice.
+        """
+        classifier = cls(model.config, classes=classes, frame_stride=model.frame_stride)
+        classifier.take_backbone(model)
+        return classifier
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Logits of clips.
+
+        Args:
+            video: `(batch, frames, channels, height, width)` uint8.
+
+        Returns:
+            `(batch, classes)`.
+
+        Raises:
+            ValueError: the clip is not uint8 or not of the model's size.
+        """
+        return self.head(self.features(video))
+
+    def features(self, video: Tensor) -> Tensor:
+        """What the head sees of clips: `(batch, width)`, at least float32, of any norm."""
+        with self.backbone_gradients():
+            tokens = self.encoder.encode_padded(self.video_embedding(video.to(self.device)))
+            return full_precision(tokens).mean(dim=1)
+
+    def classify(self, video: Tensor) -> Tensor:
+        """Probabilities of the classes.
+
+        Args:
+            video: `(batch, frames, channels, height, width)` uint8.
+
+        Returns:
+            `(batch, classes)`, at least float32.
+
+        Raises:
+            ValueError: the clip is not uint8 or not of the model's size.
+        """
+        return full_precision(self(video)).softmax(dim=-1)
+
+    def classify_views(self, views: Tensor) -> Tensor:
+        """Probabilities of the classes, the mean over several views of each video.
+
+        Args:
+            views: `(batch, views, frames, channels, height, width)` uint8.
+
+        Returns:
+            `(batch, classes)`, at least float32.
+
+        Raises:
+            ValueError: there is no view, or a clip is not uint8 or not of the model's size.
+        """
+        if views.ndim != 6 or views.shape[1] == 0:
+            raise ValueError(
+                "views must be (batch, views, frames, channels, height, width) with a view or "
+                f"more, got shape {tuple(views.shape)}; add an axis to single clips"
+            )
+        return self.classify(views.flatten(0, 1)).unflatten(0, views.shape[:2]).mean(dim=1)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        write_task_folder(self, save_directory, task="classification", names=self.classes)
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, pretrained_model_name_or_path: str | Path, **options: Any
+    ) -> Self:
+        """Load a model folder, or a repository of the Hugging Face hub.
+
+        Args:
+            pretrained_model_name_or_path: folder written by `save_pretrained`, or a hub id.
+            **options: passed to the hub's download, as for `SimVTP.from_pretrained`.
+
+        Returns:
+            The model, in evaluation mode, on the CPU.
+
+        Raises:
+            ValueError: a file is missing or damaged, the weights do not fit the config, or the
+                folder holds another kind of model.
+        """
+
+        def build(folder: TaskFolder) -> Self:
+            return cls(folder.config, classes=folder.names, frame_stride=folder.frame_stride)
+
+        source = pretrained_model_name_or_path
+        return read_task_folder(source, options, task="classification", build=build)
+
+
+class ClassificationObjective(nn.Module):
+    """Cross-entropy of clips against targets, which mixing and smoothing may have softened.
+
+    Args:
+        classifier: the model to train; kept as `model`.
+    """
+
+    def __init__(self, classifier: VideoClassifier) -> None:
+        super().__init__()
+        self.model = classifier
+
+    def forward(self, batch: LabelledBatch, *, generator: torch.Generator | None = None) -> Losses:
+        """Losses of a batch on the model's device.
+
+        Args:
+            batch: the batch.
+            generator: not used, nothing is drawn but dropout.
+
+        Returns:
+            Terms `cross_entropy` and `accuracy`, the share of clips whose likeliest class is that
+            of the greatest target; the total is the first.
+        """
+        logits = full_precision(self.model(batch.video))
+        loss = functional.cross_entropy(logits, batch.targets.to(logits.dtype))
+        hits = logits.detach().argmax(dim=1) == batch.targets.argmax(dim=1)
+        return Losses(total=loss, terms={"cross_entropy": loss, "accuracy": hits.float().mean()})

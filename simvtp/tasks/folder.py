@@ -1,0 +1,106 @@
+"""Folders of models for a task: as SimVTP's, with the task and its names in config.json."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from tokenizers import Tokenizer
+
+from simvtp.config import ModelConfig
+from simvtp.data.tokenizer import load_tokenizer
+from simvtp.model_folder import (
+    find_model_folder,
+    load_weights,
+    read_config,
+    read_json,
+    write_model_folder,
+)
+from simvtp.tasks.task_model import TaskModel
+
+M = TypeVar("M", bound=TaskModel)
+_NAMES_OF_TASK = {"classification": "classes", "answering": "answers"}
+
+
+class TaskFolder(NamedTuple):
+    """What is beside the weights.
+
+    Attributes:
+        config: sizes of the model.
+        names: classes or answers.
+        frame_stride: frames of the source video between two frames of a clip.
+        tokenizer: turns questions into ids; None without text.
+    """
+
+    config: ModelConfig
+    names: tuple[str, ...]
+    frame_stride: int
+    tokenizer: Tokenizer | None
+
+
+def write_task_folder(
+    model: TaskModel,
+    folder: Path,
+    *,
+    task: str,
+    names: tuple[str, ...],
+    tokenizer: Tokenizer | None = None,
+) -> None:
+    """Write a model and what belongs to it.
+
+    Args:
+        model: the model.
+        folder: an existing folder.
+        task: classification or answering.
+        names: classes or answers.
+        tokenizer: turns questions into ids.
+
+    Raises:
+        OSError: the disk is full or fails.
+    """
+    described = {"task": task, _NAMES_OF_TASK[task]: list(names)}
+    write_model_folder(
+        model,
+        folder,
+        config={**described, "model": asdict(model.config)},
+        preprocessor=model.preprocessor(),
+        tokenizer=tokenizer,
+    )
+
+
+def read_task_folder(
+    source: str | Path, options: Mapping[str, Any], *, task: str, build: Callable[[TaskFolder], M]
+) -> M:
+    """A model of a folder or a hub repository, in evaluation mode, on the CPU.
+
+    Args:
+        source: the folder or the repository.
+        options: passed to the hub's download.
+        task: what the model must be for.
+        build: makes it of what is beside the weights.
+
+    Raises:
+        ValueError: a file is missing, damaged, or of a model for something else.
+    """
+    folder = find_model_folder(source, download_options=options)
+    values = read_config(folder, task=task)
+    path, key = folder / "config.json", _NAMES_OF_TASK[task]
+    known = ("task", key, "model")
+    if set(values) != set(known) or not isinstance(values["model"], dict):
+        raise ValueError(
+            f"{path} must hold {', '.join(known)}, the last one an object, and nothing else, got "
+            f"{', '.join(sorted(values))}; save the model anew"
+        )
+    names = values[key]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path}: {key} must be a list of names, got {names!r:.80}")
+    tokenizer = folder / "tokenizer.json"
+    contents = TaskFolder(
+        config=ModelConfig.from_dict(values["model"]),
+        names=tuple(names),
+        frame_stride=int(read_json(folder / "preprocessor.json")["frame_stride"]),
+        tokenizer=load_tokenizer(tokenizer) if tokenizer.is_file() else None,
+    )
+    model = build(contents)
+    load_weights(model, folder / "model.safetensors")
+    return model.eval()

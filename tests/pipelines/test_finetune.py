@@ -1,0 +1,249 @@
+"""Fine-tuning runs on all three tasks, with real clips: what is kept, resumed, stopped, refused."""
+
+import csv
+import json
+import math
+
+import pytest
+import torch
+import yaml
+
+from simvtp import SimVTP
+from simvtp.config import ModelConfig
+from simvtp.data import load_manifest, load_tokenizer
+from simvtp.pipelines import finetune
+from simvtp.pipelines.splits import keep_out, share_of
+from simvtp.tasks import VideoAnswerer, VideoClassifier
+from simvtp.training import CheckpointStore
+from tests.pipelines.test_pretrain import StopAfter, assert_same, final_state, losses_of
+
+CONFIG = {
+    "image_size": 32,
+    "num_frames": 4,
+    "width": 16,
+    "depth": 2,
+    "num_heads": 2,
+    "decoder_width": 16,
+    "decoder_depth": 1,
+    "decoder_heads": 2,
+}
+SETTINGS = {
+    "data.num_workers": 0,
+    "optim.lr_per_256": 0.1,
+    "optim.warmup_epochs": 0.5,
+    "run.batch_size": 4,
+    "run.epochs": 2,
+    "run.log_every": 1,
+}
+TASKS = ("retrieval", "classification", "qa")
+
+
+@pytest.fixture(scope="module")
+def model_folder(tokenizer_file, tmp_path_factory):
+    tokenizer = load_tokenizer(tokenizer_file)
+    torch.manual_seed(0)
+    sizes = ModelConfig(**CONFIG, vocab_size=tokenizer.get_vocab_size())
+    folder = tmp_path_factory.mktemp("pretrained")
+    SimVTP(sizes, tokenizer=tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def annotations(corpus, tmp_path_factory):
+    """By task: the corpus' training clips with made-up labels and questions."""
+    folder = tmp_path_factory.mktemp("annotations")
+    rows = {"classification": [("path", "label")], "qa": [("path", "question", "answer")]}
+    for number, record in enumerate(load_manifest(corpus.train)):
+        label = ("left", "right", "up")[number % 3]
+        rows["classification"].append((str(record.path), label))
+        rows["qa"].append((str(record.path), "where does it go", label))
+        rows["qa"].append((str(record.path), "does it go up", str(label == "up")))
+    for task, lines in rows.items():
+        with (folder / f"{task}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(lines)
+    return {"retrieval": corpus.train, **{task: folder / f"{task}.csv" for task in rows}}
+
+
+@pytest.fixture
+def command_for(model_folder, annotations, corpus):
+    def command(task, out, **replaced):
+        values = {
+            **SETTINGS,
+            "task": task,
+            "model": model_folder,
+            "data.train": annotations[task],
+            "data.root": corpus.root,
+            "run.out": out,
+            **{name.replace("__", "."): value for name, value in replaced.items()},
+        }
+        return [f"--{name}={value}" for name, value in values.items()]
+
+    return command
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_run_keeps_its_best_state_and_measures_it(command_for, task, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert finetune.main(command_for(task, run)) == 0
+    results = json.loads((run / "results.json").read_text())
+    store = CheckpointStore(run / "checkpoints")
+    best = store.load_best()
+    headline = {"retrieval": "t2v mean recall", "classification": "top-1", "qa": "accuracy"}[task]
+    assert results["validation"][headline] == pytest.approx(store.best_value)
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    measured = [line[headline] for line in events if "event" in line]
+    assert len(measured) == 2
+    assert store.best_value == pytest.approx(max(measured))
+    kind = {"retrieval": SimVTP, "classification": VideoClassifier, "qa": VideoAnswerer}[task]
+    weights = kind.from_pretrained(run / "model").state_dict()
+    kept = best.state["parameters"]
+    assert_same({f"model.{name}": value for name, value in weights.items()}, dict(kept))
+    # Training changed the encoder, not only what is new.
+    start = SimVTP.from_pretrained(
+        yaml.safe_load((run / "config.yaml").read_text())["model"]
+    ).state_dict()
+    name = "encoder.transformer.blocks.0.mlp.0.weight"
+    assert not torch.equal(weights[name], start[name])
+    assert (run / "curves.png").is_file()
+    assert "kept is the best" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("task", ["retrieval", "classification"])
+def test_a_stopped_run_ends_as_if_never_stopped(command_for, task, tmp_path, monkeypatch):
+    further = {"tune__ema_decay": 0.9, "tune__patience": 5}
+    if task == "retrieval":
+        further |= {"tune__memory": 6, "tune__vtm_weight": 1.0, "tune__text_encoder": "own"}
+    else:
+        further |= {"augment__mixup": 0.8, "augment__num_operations": 2}
+    assert finetune.main(command_for(task, tmp_path / "whole", **further)) == 0
+    command = command_for(task, tmp_path / "run", **further)
+    with monkeypatch.context() as patch:
+        StopAfter(patch, 3)
+        assert finetune.main(command) == 0
+    assert not (tmp_path / "run" / "model").exists()
+    assert finetune.main([*command, "--resume"]) == 0
+    assert losses_of(tmp_path / "run") == losses_of(tmp_path / "whole")
+    assert_same(final_state(tmp_path / "run"), final_state(tmp_path / "whole"))
+    for name in ("results.json", "model/model.safetensors"):
+        whole = (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "run" / name).read_bytes() == whole
+
+
+def test_patience_ends_a_run_that_gets_no_better(command_for, tmp_path, monkeypatch):
+    """Of the values 1, 3, 2, 2, ... the second is the best; two more are waited for."""
+    values = iter([1.0, 3.0, 2.0, 2.0, 2.0, 2.0])
+    original = finetune.build_task
+
+    def build(*arguments):
+        task = original(*arguments)
+        return task._replace(measure=lambda model, split: {"top-1": next(values)})
+
+    monkeypatch.setattr(finetune, "build_task", build)
+    command = command_for("classification", tmp_path, tune__patience=2, run__epochs=6)
+    assert finetune.main(command) == 0
+    steps = {line["step"] for line in losses_of(tmp_path)}
+    per_epoch = 14 // 4
+    assert max(steps) == 4 * per_epoch
+    assert CheckpointStore(tmp_path / "checkpoints").load_best().step == 2 * per_epoch
+
+
+def test_the_head_alone_leaves_the_encoder_as_it_was(command_for, model_folder, tmp_path):
+    start = SimVTP.from_pretrained(model_folder).state_dict()
+    for parts in ("head", "features"):
+        out = tmp_path / parts
+        assert finetune.main(command_for("classification", out, tune__train_parts=parts)) == 0
+        tuned = VideoClassifier.from_pretrained(out / "model").state_dict()
+        for name, value in tuned.items():
+            if not name.startswith("head."):
+                torch.testing.assert_close(value, start[name], rtol=0, atol=0)
+        assert tuned["head.weight"].abs().sum() > 0
+
+
+def test_random_weights_and_fewer_labels(command_for, model_folder, tmp_path, capsys):
+    command = command_for(
+        "classification", tmp_path, tune__weights="random", data__label_share=0.4, run__epochs=1
+    )
+    assert finetune.main(command) == 0
+    assert "random weights" in capsys.readouterr().out
+    # Of 14 clips four or five a class; two of each are 40 %.
+    saved = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert saved["run"]["batch_size"] == 4
+    start = SimVTP.from_pretrained(model_folder).state_dict()
+    tuned = VideoClassifier.from_pretrained(tmp_path / "model").state_dict()
+    name = "encoder.transformer.blocks.0.mlp.0.weight"
+    assert (tuned[name] - start[name]).norm() > 0.5 * start[name].norm()
+
+
+@pytest.mark.parametrize(
+    ("replaced", "message"),
+    [
+        ({"data__test": "{train}"}, "also trained on or chosen by"),
+        ({"data__train": ""}, "data.train is missing"),
+        ({"data__train": "/nowhere.csv"}, "/nowhere.csv"),
+        ({"model": "/nowhere"}, "neither a folder here"),
+        ({"tune__rerank": 5}, "needs a trained matching head"),
+        ({"tune__layer_decay": 1.5}, "layer_decay must lie in"),
+        ({"run__parallel": "fsdp"}, "DDP only"),
+        ({"tune__train_parts": "features", "task": "qa"}, "features is for classification"),
+        ({"tune__train_parts": "head", "task": "retrieval"}, "no linear layer"),
+    ],
+)
+def test_what_cannot_work_is_refused(command_for, annotations, tmp_path, capsys, replaced, message):
+    train = str(annotations["classification"])
+    filled = {name: str(value).replace("{train}", train) for name, value in replaced.items()}
+    command = command_for(filled.pop("task", "classification"), tmp_path / "run", **filled)
+    try:
+        code = finetune.main(command)
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
+    said = capsys.readouterr()
+    assert message in " ".join((said.out + said.err).split())
+
+
+def test_a_finished_run_is_not_overwritten(command_for, tmp_path, capsys):
+    command = command_for("classification", tmp_path, run__epochs=1)
+    assert finetune.main(command) == 0
+    assert finetune.main(command) == 2
+    assert "already holds a run" in capsys.readouterr().out
+
+
+def test_clips_kept_out_do_not_depend_on_the_share_of_labels():
+    kept, out = keep_out(50, share=0.1, seed=3)
+    assert sorted(kept + out) == list(range(50))
+    assert len(out) == 5
+    assert keep_out(50, share=0.1, seed=4)[1] != out
+    groups = [number % 7 for number in range(200)]
+    smaller, larger = (share_of(groups, share=share, seed=1) for share in (0.1, 0.5))
+    assert set(smaller) < set(larger)
+    for group in range(7):
+        members = groups.count(group)
+        assert sum(groups[n] == group for n in larger) == max(1, round(0.5 * members))
+    assert len(share_of(groups, share=0.001, seed=1)) == 7
+
+
+def test_layers_near_the_input_learn_more_slowly(command_for, tmp_path, monkeypatch):
+    """What the groups of the running optimiser have is base x decay by depth."""
+    seen = {}
+    original = finetune.Trainer._train_step
+
+    def step(trainer, batches):
+        original(trainer, batches)
+        names = {id(p): name for name, p in trainer.objective.named_parameters()}
+        base = trainer.plan.learning_rate(trainer.step)
+        for group in trainer.optimizer.param_groups:
+            for parameter in group["params"]:
+                seen[names[id(parameter)]] = group["lr"] / base if base else None
+
+    monkeypatch.setattr(finetune.Trainer, "_train_step", step)
+    command = command_for("classification", tmp_path, tune__layer_decay=0.5, run__epochs=1)
+    assert finetune.main(command) == 0
+    expected = {
+        "model.video_embedding.projection.weight": 0.5**3,
+        "model.encoder.transformer.blocks.0.mlp.0.weight": 0.5**2,
+        "model.encoder.transformer.blocks.1.attention.projection.weight": 0.5,
+        "model.encoder.transformer.norm.weight": 1.0,
+        "model.head.weight": 1.0,
+    }
+    for name, scale in expected.items():
+        assert math.isclose(seen[name], scale, rel_tol=1e-6), name
