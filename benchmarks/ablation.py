@@ -1,0 +1,115 @@
+"""What each part of the objective is worth: `python -m benchmarks.ablation --out runs/ablation`.
+
+Trains the tiny model on the embedded corpus for a fixed number of clips, changing one setting at a
+time, with several seeds, and writes a table, a plot and a page. A run that was cut off goes on when
+the same command is given again; finished ones are not repeated. It takes hours.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.ablation_report import write_report
+from benchmarks.many_runs import Run, run_all
+from benchmarks.measure import command_line
+
+BASELINE = "baseline"
+# One change each. The baseline hides 75 % of the tubes: of the tiny model's sixteen, 90 % hides
+# all but two.
+VARIANTS: dict[str, dict[str, Any]] = {
+    BASELINE: {},
+    "without VTC": {"objective.vtc_weight": 0.0},
+    "without VTM": {"objective.vtm_weight": 0.0},
+    "without VTC and VTM": {"objective.vtc_weight": 0.0, "objective.vtm_weight": 0.0},
+    "video ratio 0.5": {"masking.video_ratio": 0.5},
+    "video ratio 0.9": {"masking.video_ratio": 0.9},
+    "text ratio 0.15": {"masking.text_ratio": 0.15},
+    "text ratio 0.5": {"masking.text_ratio": 0.5},
+    "masked text in VTC": {"objective.contrast_text": "masked"},
+    "random negatives": {"objective.negatives": "random"},
+    "running cell 0.5": {"masking.decode_ratio": 0.5},
+}
+RESULT_NAME = "result.json"
+
+
+def main() -> int:
+    """Run what is missing, then write the report; 1 when a run failed."""
+    options = _parser().parse_args()
+    console = Console(soft_wrap=True)
+    failed: list[str] = []
+    if not options.report_only:
+        runs = [_run(options, variant, seed) for variant, seed in _runs(options)]
+        failed = run_all(runs, processes=options.processes, threads=options.threads)
+    for message in failed:
+        console.print(f"failed: {message}", style="red", markup=False)
+    results = [
+        {"variant": variant, "seed": seed, **json.loads(file.read_text())}
+        for variant, seed in _runs(options)
+        if (file := _folder(options, variant, seed) / RESULT_NAME).exists()
+    ]
+    if not any(result["variant"] == BASELINE for result in results):
+        console.print("error: no run of the baseline is finished, there is nothing to compare with")
+        return 1
+    settings = {"epochs": options.epochs, "batch": options.batch, "seeds": options.seeds}
+    command = command_line("benchmarks.ablation")
+    write_report(results, settings=settings, command=command, options=options, console=console)
+    return 1 if failed else 0
+
+
+def _runs(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
+    """All runs; seed after seed, so that one that is cut off leaves whole seeds."""
+    for seed in range(options.seeds):
+        for variant in VARIANTS:
+            yield variant, seed
+
+
+def _folder(options: argparse.Namespace, variant: str, seed: int) -> Path:
+    return options.out / f"{variant.replace(' ', '-')}-{seed}"
+
+
+def _run(options: argparse.Namespace, variant: str, seed: int) -> Run:
+    """Train and measure one model."""
+    folder = _folder(options, variant, seed)
+    settings = {
+        "run.out": folder / "run",
+        "run.epochs": options.epochs,
+        "run.batch_size": options.batch,
+        "run.seed": seed,
+        "data.num_workers": 0,
+        **VARIANTS[variant],
+    }
+    train = ["simvtp.pipelines.pretrain"]
+    for name, value in settings.items():
+        train += [f"--{name}", str(value)]
+    if (folder / "run" / "config.yaml").exists():
+        train.append("--resume")
+    measure = ["benchmarks.ablation_measure", "--model", str(folder / "run" / "model")]
+    measure += ["--json", str(folder / RESULT_NAME)]
+    return Run(f"{variant}, seed {seed}", folder, folder / RESULT_NAME, [train, measure])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.ablation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"), metavar="DIR")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=2, help="runs at the same time")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each")
+    parser.add_argument("--report-only", action="store_true", help="only of what is finished")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go")
+    parser.add_argument("--page", type=Path, metavar="FILE.md", help="where the page goes")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="where the plot goes")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

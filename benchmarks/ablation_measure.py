@@ -1,0 +1,130 @@
+"""Measures one model of the ablation on held-out clips: retrieval, matching, a linear probe."""
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from simvtp.data import ClipRecord, load_clips
+from simvtp.data.scenes import COLOURS, MOTIONS, SHAPES
+from simvtp.data.synthetic import render_corpus
+from simvtp.model import SimVTP
+from simvtp.pipelines.retrieval import clip_batches, embed_gallery, score
+
+_PROBE_CLIPS = 1000
+
+
+def main() -> int:
+    """Measure and write the figures."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation_measure")
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--json", type=Path, required=True)
+    options = parser.parse_args()
+    model = SimVTP.from_pretrained(options.model)
+    corpus = render_corpus()
+    figures = measure(model, load_clips(corpus.train)[:_PROBE_CLIPS], load_clips(corpus.validation))
+    partial = options.json.with_suffix(".partial")
+    partial.write_text(json.dumps(figures, indent=1) + "\n")
+    partial.replace(options.json)
+    return 0
+
+
+def measure(
+    model: SimVTP, train: Sequence[ClipRecord], held_out: Sequence[ClipRecord]
+) -> dict[str, float]:
+    """Figures of a model, all in per cent or ranks."""
+    model.eval()
+    gallery = embed_gallery(model, held_out)
+    result = score(gallery.text @ gallery.video.T, gallery.positives)
+    both = (result.text_to_video, result.video_to_text)
+    known = embed_gallery(model, train)
+    return {
+        "recall@1": 50 * sum(metrics.recall[1] for metrics in both),
+        "recall@10": 50 * sum(metrics.recall[10] for metrics in both),
+        "mean rank": sum(metrics.mean_rank for metrics in both) / 2,
+        "matching AUC": 100 * matching(model, held_out),
+        **{
+            f"probe {name}": 100
+            * probe(
+                known.video,
+                word_labels([record.captions[0] for record in train], words),
+                gallery.video,
+                word_labels([record.captions[0] for record in held_out], words),
+            )
+            for name, words in PROPERTIES.items()
+        },
+    }
+
+
+@torch.inference_mode()
+def matching(model: SimVTP, records: Sequence[ClipRecord]) -> float:
+    """Area under the curve of the matching probability: own caption against another clip's."""
+    own, other = [], []
+    for batch in clip_batches(model, records, batch_size=16, num_workers=0):
+        numbers = batch.numbers.tolist()
+        captions = [records[number].captions[0] for number in numbers]
+        # The clip half the records away; the captions of the corpus are in no order.
+        far = [records[number - len(records) // 2].captions[0] for number in numbers]
+        own.append(model.match(batch.video, captions))
+        other.append(model.match(batch.video, far))
+    return area_under_curve(torch.cat(own), torch.cat(other))
+
+
+def _words_of(phrases: Sequence[str]) -> re.Pattern[str]:
+    return re.compile(r"\b(?:" + "|".join(re.escape(phrase) for phrase in phrases) + r")\b")
+
+
+# What captions say of a clip; a probe tells from the features whether it does.
+PROPERTIES: dict[str, tuple[re.Pattern[str], ...]] = {
+    "colours": tuple(_words_of([colour]) for colour in COLOURS),
+    "shapes": tuple(_words_of(names) for names in SHAPES.values()),
+    "motions": tuple(
+        _words_of([form for phrase in phrases for form in phrase]) for phrases in MOTIONS.values()
+    ),
+}
+
+
+def word_labels(captions: Sequence[str], words: Sequence[re.Pattern[str]]) -> Tensor:
+    """Which properties each caption names, `(captions, properties)` float32, 0 or 1."""
+    rows = [[float(bool(word.search(caption))) for word in words] for caption in captions]
+    return torch.tensor(rows)
+
+
+def probe(train: Tensor, train_labels: Tensor, held_out: Tensor, labels: Tensor) -> float:
+    """Mean area under the curve of a ridge regression from features to properties.
+
+    Args:
+        train: `(clips, width)` features to fit.
+        train_labels: `(clips, properties)`.
+        held_out: `(others, width)` features to judge.
+        labels: `(others, properties)`.
+    """
+    mean, std = train.mean(dim=0), train.std(dim=0) + 1e-6
+    ones = torch.ones(len(train), 1)
+    known = torch.cat([(train - mean) / std, ones], dim=1).double()
+    ridge = 0.03 * len(train) * torch.eye(known.shape[1], dtype=torch.float64)
+    weights = torch.linalg.solve(known.T @ known + ridge, known.T @ train_labels.double())
+    unknown = torch.cat([(held_out - mean) / std, torch.ones(len(held_out), 1)], dim=1).double()
+    scores = unknown @ weights
+    areas = [
+        area_under_curve(scores[named, number], scores[~named, number])
+        for number, named in enumerate(labels.bool().T)
+        if named.any() and not named.all()
+    ]
+    return sum(areas) / len(areas)
+
+
+def area_under_curve(positives: Tensor, negatives: Tensor) -> float:
+    """Chance that a positive scores above a negative, ties counted half."""
+    if not len(positives) or not len(negatives):
+        return float("nan")
+    difference = positives[:, None] - negatives[None, :]
+    return float(((difference > 0).double() + 0.5 * (difference == 0)).mean())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
