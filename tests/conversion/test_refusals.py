@@ -58,7 +58,7 @@ def test_each_missing_tensor_is_named_and_nothing_is_loaded(whole, kind, name):
     assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
 
 
-@pytest.mark.parametrize(("kind", "name"), NAMES)
+@pytest.mark.parametrize(("kind", "name"), NAMES[::2])
 def test_each_wrong_shape_is_named(whole, kind, name):
     state, model = whole[kind]
     grown = torch.cat([state[name], state[name][:1]]) if state[name].ndim > 1 else torch.ones(5)

@@ -18,6 +18,7 @@ from simvtp.pipelines import convert, pretrain
 from simvtp.pipelines.arguments import parse_settings
 from simvtp.pipelines.initial_weights import load_initial_weights
 from simvtp.pipelines.setup import build_model
+from simvtp.training import build_optimizer
 from tests.conversion import paper
 
 SMALL = ["--num-frames=4", "--image-size=32"]
@@ -122,6 +123,14 @@ def test_learned_positions_of_a_model_folder(tmp_path):
     before, after = (SimVTP.from_pretrained(folder) for folder in (first, second))
     assert torch.equal(before.video_embedding.positions, state["pos_embed"][0])
     assert after.video_embedding.positions.shape == (2 * 6 * 6, paper.WIDTH)
+    optimizer = build_optimizer(before, lr=1, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.05)
+    decays = {
+        id(parameter): group["weight_decay"]
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert decays[id(before.video_embedding.positions)] == 0
+    assert decays[id(before.text_embedding.positions.weight)] == 0.05
     corner = before.video_embedding.positions[-1]
     torch.testing.assert_close(after.video_embedding.positions[-1], corner)
 
