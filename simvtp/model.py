@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from huggingface_hub import ModelHubMixin
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,6 +27,7 @@ from simvtp.layers import (
     unpack,
 )
 from simvtp.masking import TextMasker, TubeMasker
+from simvtp.model_card import DocumentedModel, read_facts, write_facts
 from simvtp.model_folder import (
     describe_preprocessing,
     find_model_folder,
@@ -41,10 +41,9 @@ from simvtp.reconstruction import Reconstruction, reconstruct
 
 class SimVTP(
     nn.Module,
-    ModelHubMixin,
+    DocumentedModel,
     library_name="simvtp",
     tags=["video-text", "masked-autoencoder", "video-retrieval"],
-    license="apache-2.0",
 ):
     """Video-text masked autoencoder: one encoder for video, text and both (paper section 3).
 
@@ -245,6 +244,7 @@ class SimVTP(
             preprocessor=self.preprocessor(),
             tokenizer=self.tokenizer,
         )
+        write_facts(save_directory, self.facts)
 
     def preprocessor(self) -> dict[str, Any]:
         """How a clip is cut and what the model does to its pixels, as in preprocessor.json."""
@@ -277,4 +277,5 @@ class SimVTP(
             frame_stride=int(preprocessor["frame_stride"]),
         )
         load_weights(model, folder / "model.safetensors")
+        model.facts = read_facts(folder)
         return model.eval()

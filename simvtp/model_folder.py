@@ -16,6 +16,8 @@ from simvtp.layers.tubelets import IMAGENET_MEAN, IMAGENET_STD
 
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "preprocessor.json")
 _OPTIONAL_FILES = ("tokenizer.json",)
+# What tells of the model beside its parts, all of it optional.
+_FACT_FILES = ("origin.json", "training.json", "README.md")
 _CLASS_OF_TASK = {"classification": "VideoClassifier", "answering": "VideoAnswerer"}
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
@@ -47,7 +49,9 @@ def _about_pickles(folder: Path) -> str:
 
 def _download(repository: str, options: Mapping[str, Any]) -> Path:
     try:
-        return Path(snapshot_download(repository, allow_patterns=list(MODEL_FILES), **options))
+        return Path(
+            snapshot_download(repository, allow_patterns=[*MODEL_FILES, *_FACT_FILES], **options)
+        )
     except Exception as error:
         raise ValueError(
             f"{repository!r} is neither a folder here nor could it be downloaded from the hub "

@@ -10,6 +10,7 @@ FLOORS = {
     4: ("simvtp.pipelines", "export"),
     3: (
         *("simvtp.model", "simvtp.objective", "simvtp.batch", "simvtp.layer_decay"),
+        "simvtp.model_card",
         *("simvtp.reconstruction", "simvtp.model_folder", "simvtp.step_tokens", "simvtp.tasks"),
     ),
     2: (

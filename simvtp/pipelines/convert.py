@@ -31,10 +31,10 @@ from simvtp.conversion import (
     origins_of,
     read_weights,
     report_table,
-    write_origins,
 )
 from simvtp.data import load_tokenizer, special_token_ids
 from simvtp.model import SimVTP
+from simvtp.model_card import ModelFacts
 from simvtp.model_folder import read_json
 from simvtp.pipelines.arguments import at_least
 
@@ -176,7 +176,9 @@ def convert(
     torch.manual_seed(seed)
     model = SimVTP(config, tokenizer=tokenizer, frame_stride=frame_stride).eval()
     report = load_parts(model, sources, config=config, source_frames=source_frames)
-    return Converted(model, report, tuple(o for mapped in sources for o in origins_of(mapped)))
+    origins = tuple(o for mapped in sources for o in origins_of(mapped))
+    model.facts = ModelFacts(origins=origins)
+    return Converted(model, report, origins)
 
 
 def _require_words(tokenizer: Tokenizer, config: ModelConfig) -> None:
@@ -221,7 +223,6 @@ def _write(converted: Converted, out: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         converted.model.save_pretrained(partial)
-        write_origins(partial, converted.origins)
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -28,6 +28,7 @@ from simvtp.data import EpochSampler, build_loader
 from simvtp.layer_decay import layer_scales
 from simvtp.layers import compile_blocks, recompute_blocks, set_drop_path
 from simvtp.model import SimVTP
+from simvtp.model_card import Stage
 from simvtp.pipelines.arguments import (
     SettingsParser,
     parse_settings,
@@ -42,7 +43,7 @@ from simvtp.pipelines.optimizer_step import OptimizerStep
 from simvtp.pipelines.plan import MODEL_STREAM, RunPlan, TrainingLoader
 from simvtp.pipelines.saved_state import on_these_ranks, require_run_state
 from simvtp.pipelines.stopping import StopRequest
-from simvtp.pipelines.summary import save_model
+from simvtp.pipelines.summary import recipe_of, save_model
 from simvtp.pipelines.trainer import Trainer
 from simvtp.seeding import derive_seed
 from simvtp.training import (
@@ -264,6 +265,17 @@ def _finish(config: FinetuneConfig, *, task: Task, model: Any, console: Console)
     out = Path(config.run.out)
     splits = [name for name in ("validation", "test") if name in task.splits]
     results = {name: task.measure(model, name) for name in splits}
+    stage = Stage(
+        name=f"fine-tuning for {config.task}",
+        data=f"{task.sizes['train']} samples of {Path(config.data.train).name}",
+        recipe=recipe_of(config),
+        metrics={
+            f"{split} {name}": value
+            for split, figures in results.items()
+            for name, value in figures.items()
+        },
+    )
+    model.facts = model.facts.after(stage)
     save_model(model, out / "model")
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
     if (out / "metrics.jsonl").is_file():

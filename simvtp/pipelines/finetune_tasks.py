@@ -141,6 +141,7 @@ def with_text_encoder(model: SimVTP, config: FinetuneConfig) -> SimVTP:
     weights = model.state_dict()
     own = {f"text_{name}": value for name, value in weights.items() if name.startswith("encoder.")}
     copy.load_state_dict(weights | own)
+    copy.facts = model.facts
     return copy
 
 

@@ -2,15 +2,17 @@
 
 import shutil
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from simvtp.config import PretrainConfig
-from simvtp.conversion import ORIGIN_FILE
+from simvtp.conversion import read_origins
 from simvtp.data import ClipTable
 from simvtp.model import SimVTP
+from simvtp.model_card import Stage, flat_settings
 from simvtp.pipelines.pictures import picture_of
 from simvtp.pipelines.report import retrieval_table
 from simvtp.pipelines.retrieval import Retrieval, embed_gallery, score
@@ -68,6 +70,18 @@ def finish(
     out = Path(config.run.out)
     started = time.monotonic()
     model.eval()
+    result = None
+    if data.validation is not None:
+        result = evaluate_held_out(config, model, data.validation)
+    # The name alone: where data lie on a machine is nobody else's business.
+    source = "the embedded corpus" if config.data.train is None else Path(config.data.train).name
+    stage = Stage(
+        name="pre-training",
+        data=f"{len(data.train)} captioned clips of {source}",
+        recipe=recipe_of(config),
+        metrics={} if result is None else figures(result),
+    )
+    model.facts = model.facts.after(stage)
     save_model(model, out / "model")
     shown = data.train if data.validation is None else data.validation
     picture_of(
@@ -77,8 +91,7 @@ def finish(
         video_ratio=config.masking.video_ratio,
         text_ratio=config.masking.text_ratio,
     )
-    if data.validation is not None:
-        result = evaluate_held_out(config, model, data.validation)
+    if result is not None:
         with RunLog(out, total_steps=step, resume_step=step, console=Console(quiet=True)) as log:
             log.event(step, "held-out", figures(result))
         console.print(retrieval_table({"cosine": result}))
@@ -87,14 +100,25 @@ def finish(
     _print_next_steps(console, config, data=data)
 
 
+def recipe_of(config: Any) -> dict[str, Any]:
+    """Settings for a model card, without paths of this machine."""
+    flat = flat_settings(asdict(config))
+    hidden = ("data.train", "data.validation", "data.test", "data.root", "data.tokenizer")
+    paths = (*hidden, "run.out", "run.device", "init_video", "init_text")
+    kept = {name: value for name, value in flat.items() if name not in paths}
+    if "model" in kept:
+        kept["model"] = Path(kept["model"]).name
+    return kept
+
+
 def save_model(model: Any, folder: Path) -> None:
-    """Put the model folder in place once it is whole."""
+    """Put the model folder in place once it is whole, with the origins that its run noted."""
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
+    origins = read_origins(folder.parent)
+    if origins:
+        model.facts = replace(model.facts, origins=origins)
     model.save_pretrained(partial)
-    origin = folder.parent / ORIGIN_FILE
-    if origin.is_file():
-        shutil.copy(origin, partial)
     if folder.exists():
         shutil.rmtree(folder)
     partial.rename(folder)

@@ -14,6 +14,7 @@ def whole_model(objective: Objective) -> SimVTP | None:
     if not is_main():
         return None
     copy = SimVTP(model.config, tokenizer=model.tokenizer, frame_stride=model.frame_stride)
+    copy.facts = model.facts
     prefix = "model."
     own = {name: value for name, value in parameters.items() if name.startswith(prefix)}
     copy.load_state_dict({name.removeprefix(prefix): value for name, value in own.items()})

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from huggingface_hub import ModelHubMixin
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -31,10 +30,8 @@ from simvtp.tasks.task_model import TaskModel, check_names
 
 class VideoAnswerer(
     TaskModel,
-    ModelHubMixin,
     library_name="simvtp",
     tags=["visual-question-answering"],
-    license="apache-2.0",
 ):
     """Answers a question about a clip: openly, out of known answers, or by choosing an option.
 

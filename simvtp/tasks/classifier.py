@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,10 +19,8 @@ from simvtp.tasks.task_model import TaskModel, check_names
 
 class VideoClassifier(
     TaskModel,
-    ModelHubMixin,
     library_name="simvtp",
     tags=["video-classification"],
-    license="apache-2.0",
 ):
     """Tells the class of a clip.
 

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from simvtp.config import ModelConfig
 from simvtp.data.tokenizer import load_tokenizer
+from simvtp.model_card import read_facts, write_facts
 from simvtp.model_folder import (
     find_model_folder,
     load_weights,
@@ -66,6 +67,7 @@ def write_task_folder(
         preprocessor=model.preprocessor(),
         tokenizer=tokenizer,
     )
+    write_facts(folder, model.facts)
 
 
 def read_task_folder(
@@ -103,4 +105,5 @@ def read_task_folder(
     )
     model = build(contents)
     load_weights(model, folder / "model.safetensors")
+    model.facts = read_facts(folder)
     return model.eval()

@@ -11,10 +11,11 @@ from simvtp.config import ModelConfig
 from simvtp.encoders import build_encoder, build_video_embedding
 from simvtp.layers import initialize
 from simvtp.model import SimVTP
+from simvtp.model_card import DocumentedModel
 from simvtp.model_folder import describe_preprocessing
 
 
-class TaskModel(nn.Module):
+class TaskModel(nn.Module, DocumentedModel):
     """SimVTP's tubelet embedding and encoder under a new linear head.
 
     The head sees the mean of the encoder's normalised tokens, as pre-training's contrast and
@@ -72,6 +73,7 @@ class TaskModel(nn.Module):
 
     def take_backbone(self, model: SimVTP) -> None:
         """Replace the backbone by copies of a pre-trained model's parts, free to learn."""
+        self.facts = model.facts
         for name, _ in list(self.named_children()):
             if name != "head":
                 setattr(self, name, deepcopy(getattr(model, name)).requires_grad_(True))

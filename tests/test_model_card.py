@@ -1,0 +1,110 @@
+"""What a model's folder tells of it, and what its card says: inherited, licensed, readable."""
+
+import json
+
+import pytest
+import torch
+from huggingface_hub import HfApi, ModelCard
+
+from simvtp import ModelConfig, SimVTP
+from simvtp.conversion import Origin
+from simvtp.model_card import ModelFacts, Stage, flat_settings, read_facts
+from simvtp.tasks import VideoClassifier
+
+CONFIG = ModelConfig(
+    image_size=32,
+    num_frames=4,
+    width=16,
+    depth=1,
+    num_heads=2,
+    decoder_width=16,
+    decoder_depth=1,
+    decoder_heads=2,
+    vocab_size=20,
+)
+FOREIGN = Origin(
+    kind="VideoMAE pre-training",
+    source="k400.pth",
+    sha256="0123456789abcdef" * 4,
+    licence="CC-BY-NC-4.0",
+    parts=("video_embedding", "encoder"),
+)
+STAGE = Stage(
+    name="pre-training",
+    data="10 clips of own.csv",
+    recipe={"optim.lr_per_256": 1e-3, "data.crop_scales": [1.0, 0.9]},
+    metrics={"t2v recall@1": 0.25},
+)
+
+
+def model(*, facts=None):
+    torch.manual_seed(0)
+    built = SimVTP(CONFIG)
+    if facts is not None:
+        built.facts = facts
+    return built
+
+
+def test_a_card_of_own_weights(tmp_path):
+    model(facts=ModelFacts(stages=(STAGE,))).save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.license == "apache-2.0"
+    assert card.data.library_name == "simvtp"
+    for said in ("10 clips of own.csv", "| t2v recall@1 | 0.25 |", "optim.lr_per_256", "SimVTP"):
+        assert said in card.text
+    assert "More Information Needed" not in card.text
+    assert not (tmp_path / "origin.json").exists()
+
+
+@pytest.mark.parametrize("through", ["itself", "classifier"])
+def test_terms_of_foreign_weights_are_inherited(tmp_path, through):
+    facts = ModelFacts(origins=(FOREIGN,), stages=(STAGE,))
+    model(facts=facts).save_pretrained(tmp_path / "first")
+    loaded = SimVTP.from_pretrained(tmp_path / "first")
+    assert loaded.facts == facts
+    kind = type(loaded)
+    if through == "classifier":
+        loaded, kind = VideoClassifier.from_model(loaded, classes=["a", "b"]), VideoClassifier
+    loaded.facts = loaded.facts.after(Stage(name="tuning", data="x", recipe={}, metrics={}))
+    loaded.save_pretrained(tmp_path / "second")
+    again = kind.from_pretrained(tmp_path / "second")
+    assert again.facts.origins == (FOREIGN,)
+    assert [stage.name for stage in again.facts.stages] == ["pre-training", "tuning"]
+    card = ModelCard.load(tmp_path / "second" / "README.md")
+    assert card.data.license == "cc-by-nc-4.0"
+    assert "k400.pth" in card.text
+    assert f"import {kind.__name__}" in card.text
+
+
+def test_the_hub_gets_the_same_folder(tmp_path, monkeypatch):
+    """All but the two calls over the network is the mixin's real way."""
+    pushed = {}
+    monkeypatch.setattr(
+        HfApi, "create_repo", lambda self, repo_id, **_: type("Repo", (), {"repo_id": repo_id})
+    )
+
+    def upload(self, *, folder_path, **_):
+        pushed.update({path.name: path.read_bytes() for path in folder_path.iterdir()})
+        return "url"
+
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    tuned = model(facts=ModelFacts(origins=(FOREIGN,), stages=(STAGE,)))
+    tuned.push_to_hub("someone/model")
+    tuned.save_pretrained(tmp_path)
+    assert pushed == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert b"cc-by-nc-4.0" in pushed["README.md"]
+
+
+def test_damaged_facts_are_refused(tmp_path):
+    (tmp_path / "training.json").write_text(json.dumps({"stages": [{"name": "x"}]}))
+    with pytest.raises(ValueError, match=r"training\.json does not list training runs"):
+        read_facts(tmp_path)
+    (tmp_path / "training.json").unlink()
+    (tmp_path / "origin.json").write_text("{")
+    with pytest.raises(ValueError, match="does not list sources"):
+        read_facts(tmp_path)
+
+
+def test_settings_are_flat_and_plain():
+    nested = {"a": {"b": (1, 2), "c": None}, "d": 0.5}
+    assert flat_settings(nested) == {"a.b": [1, 2], "a.c": None, "d": 0.5}
