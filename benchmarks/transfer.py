@@ -79,7 +79,7 @@ def main() -> int:
 def _cells(options: argparse.Namespace) -> Iterator[Cell]:
     """All runs; seed after seed, so that one that is cut off leaves whole seeds."""
     for seed in range(options.seeds):
-        for share in EPOCHS:
+        for share in options.shares:
             for task in HEADLINES:
                 for weights in WEIGHTS:
                     yield Cell(task, weights, share, seed)
@@ -200,6 +200,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("runs/transfer"), metavar="DIR")
     parser.add_argument("--clips", type=int, default=1000, help="training clips of each kind")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--shares", type=float, nargs="+", choices=tuple(EPOCHS), default=tuple(EPOCHS)
+    )
     parser.add_argument("--processes", type=int, default=2, help="runs at the same time")
     parser.add_argument("--report-only", action="store_true", help="only of what is finished")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go")
