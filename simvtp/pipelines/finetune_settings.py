@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from simvtp.config import OptimConfig, RunConfig
+from simvtp.data.annotations import Missing
 
 TaskName = Literal["retrieval", "classification", "qa"]
 
@@ -24,7 +25,12 @@ class TaskDataConfig:
         validation: annotations that decide when to stop and which state is kept; without them a
             share of the training videos is kept out for it.
         test: annotations that the kept state is measured on once, at the end.
+        train_split: part of `train` to take, where it holds several: one of the benchmark's own
+            or a file that lists videos, such as MSR-VTT's train_9k; not for questions.
+        validation_split: the same of `validation`.
+        test_split: the same of `test`.
         root: folder that the videos' paths are relative to.
+        missing: whether videos without a file are refused or left out, counted and named.
         validation_share: share of the training videos kept out where there is no validation.
         label_share: share of the other training videos that is used, chosen by the seed; of each
             class at least one.
@@ -39,7 +45,11 @@ class TaskDataConfig:
     train: str = ""
     validation: str | None = None
     test: str | None = None
+    train_split: str | None = None
+    validation_split: str | None = None
+    test_split: str | None = None
     root: str | None = None
+    missing: Missing = "refuse"
     validation_share: float = 0.1
     label_share: float = 1.0
     num_answers: int = 1000
@@ -58,10 +68,11 @@ class TaskDataConfig:
                 f"label_share must be above 0 and test_crops 1 or 3, got {self.label_share} and "
                 f"{self.test_crops}"
             )
-        if self.test is not None and self.test in (self.train, self.validation):
+        seen = ((self.train, self.train_split), (self.validation, self.validation_split))
+        if self.test is not None and (self.test, self.test_split) in seen:
             raise ValueError(
                 f"data.test is {self.test}, which is also trained on or chosen by: its figures "
-                "would be too good; name other annotations or none"
+                "would be too good; name other annotations, another test_split, or none"
             )
 
 
@@ -171,6 +182,9 @@ class FinetuneConfig:
             )
         if self.tune.train_parts != "all" and self.task == "retrieval":
             raise ValueError("retrieval has no linear layer to train by itself; use all")
+        splits = (self.data.train_split, self.data.validation_split, self.data.test_split)
+        if self.task == "qa" and any(split is not None for split in splits):
+            raise ValueError(f"questions come in a file for each split, got splits {splits}")
         if self.run.parallel == "fsdp":
             raise ValueError("fine-tuning runs with DDP only; set run.parallel to ddp")
 

@@ -59,22 +59,28 @@ def read_splits(
 
     Args:
         config: where they are, and which share of them to use.
-        load: reads one file; called with its path, the root and what `names` gives.
+        load: reads one file; called with its path, the root, perhaps a split, and what `names`
+            gives.
         pick: some of the annotations, by the numbers of their clips.
         groups: group of each clip, of each of which the same share is used.
         names: what the other splits are read with, such as the classes.
     """
     data, seed = config.data, config.run.seed
-    train = load(data.train, root=data.root)
+
+    def read(path: str, split: str | None, **known: Any) -> Any:
+        chosen = {} if split is None else {"split": split}
+        return load(path, root=data.root, missing=data.missing, **chosen, **known)
+
+    train = read(data.train, data.train_split)
     known = names(train)
     splits: dict[str, Any] = {}
     if data.validation is None:
         kept, out = keep_out(len(groups(train)), share=data.validation_share, seed=seed)
         train, splits["validation"] = pick(train, kept), pick(train, out)
     else:
-        splits["validation"] = load(data.validation, root=data.root, **known)
+        splits["validation"] = read(data.validation, data.validation_split, **known)
     if data.label_share < 1:
         train = pick(train, share_of(groups(train), share=data.label_share, seed=seed))
     if data.test is not None:
-        splits["test"] = load(data.test, root=data.root, **known)
+        splits["test"] = read(data.test, data.test_split, **known)
     return {"train": train, **splits}

@@ -11,6 +11,7 @@ import yaml
 from simvtp import SimVTP
 from simvtp.config import ModelConfig
 from simvtp.data import load_manifest, load_tokenizer
+from simvtp.data.annotations import MissingVideosWarning
 from simvtp.pipelines import finetune
 from simvtp.pipelines.splits import keep_out, share_of
 from simvtp.tasks import VideoAnswerer, VideoClassifier
@@ -186,6 +187,7 @@ def test_random_weights_and_fewer_labels(command_for, model_folder, tmp_path, ca
         ({"run__parallel": "fsdp"}, "DDP only"),
         ({"tune__train_parts": "features", "task": "qa"}, "features is for classification"),
         ({"tune__train_parts": "head", "task": "retrieval"}, "no linear layer"),
+        ({"data__train_split": "train", "task": "qa"}, "a file for each split"),
     ],
 )
 def test_what_cannot_work_is_refused(command_for, annotations, tmp_path, capsys, replaced, message):
@@ -199,6 +201,41 @@ def test_what_cannot_work_is_refused(command_for, annotations, tmp_path, capsys,
     assert code == 2
     said = capsys.readouterr()
     assert message in " ".join((said.out + said.err).split())
+
+
+def test_splits_of_one_file_and_missing_videos(command_for, corpus, tmp_path):
+    """MSR-VTT's own JSON, whose training and test videos stand in one file."""
+    records = load_manifest(corpus.train)
+    names = [f"video{number}" for number in range(12)]
+    (tmp_path / "videos").mkdir()
+    for name, record in zip(names[:11], records, strict=False):
+        (tmp_path / "videos" / f"{name}.mp4").write_bytes(record.path.read_bytes())
+    document = {
+        "videos": [
+            {"video_id": name, "split": "test" if number < 3 else "train"}
+            for number, name in enumerate(names)
+        ],
+        "sentences": [
+            {"video_id": name, "caption": record.captions[0], "sen_id": number}
+            for number, (name, record) in enumerate(zip(names, records, strict=False))
+        ],
+    }
+    file = tmp_path / "MSRVTT_data.json"
+    file.write_text(json.dumps(document))
+    settings = {
+        "data__train": file,
+        "data__test": file,
+        "data__train_split": "train",
+        "data__test_split": "test",
+        "data__root": tmp_path / "videos",
+        "run__epochs": 1,
+    }
+    assert finetune.main(command_for("retrieval", tmp_path / "refused", **settings)) == 2
+    settings["data__missing"] = "leave out"
+    with pytest.warns(MissingVideosWarning, match="video11"):
+        assert finetune.main(command_for("retrieval", tmp_path / "run", **settings)) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["test"]["t2v recall@5"] == 1.0, "three test videos"
 
 
 def test_a_finished_run_is_not_overwritten(command_for, tmp_path, capsys):
