@@ -1,24 +1,41 @@
 """Held-out retrieval of a trained model: `python -m simvtp.pipelines.evaluate --model DIR`.
 
-Text to video and video to text, ties averaged, several captions per clip allowed. With --rerank K
-the best K of each query are also put in the order of their matching probability; both results
-are reported, each under its own name.
+Text to video and video to text, several captions per clip allowed; equal scores count as put in
+order at random, in expectation. The figures to compare models by are those of the cosine. With
+--rerank K the best K of each query are also put in the order of their matching probability, with
+--dual-softmax all queries share out the clips; each method is reported under its own name.
+Intervals (95 %) come from resampling the clips, with all captions of a clip together.
 """
 
 import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 
-from simvtp.data import load_clips
+from simvtp.data import ClipRecord, load_clips
 from simvtp.model import SimVTP
 from simvtp.pipelines.arguments import at_least
+from simvtp.pipelines.comparison import (
+    LEVEL,
+    PERCENT,
+    compare,
+    comparison_table,
+    in_words,
+    intervals_of,
+)
+from simvtp.pipelines.evaluation_report import (
+    COMPARISON_NOTE,
+    DUAL_SOFTMAX_NOTE,
+    Findings,
+    as_report,
+)
 from simvtp.pipelines.report import retrieval_table
-from simvtp.pipelines.retrieval import Gallery, Retrieval, embed_gallery, rerank, score
+from simvtp.pipelines.retrieval_methods import COSINE, DUAL_SOFTMAX, Evaluation, evaluate
+from simvtp.pipelines.retrieval_sheet import make_sheet
+from simvtp.pipelines.sheet_files import draw_sheet, require_sheet_name
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,19 +45,51 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", required=True, help="model folder or hub id")
-    parser.add_argument("--data", required=True, type=Path, help="manifest of held-out clips")
-    parser.add_argument(
-        "--data.root", dest="root", type=Path, help="folder of the clips; default: the manifest's"
+    add = parser.add_argument
+    add("--model", required=True, help="model folder or hub id")
+    add("--data", required=True, type=Path, help="manifest of held-out clips")
+    add("--data.root", dest="root", type=Path, help="folder of the clips; default: the manifest's")
+    add(
+        "--views",
+        type=_views,
+        default=(1, 1),
+        metavar="CLIPSxCROPS",
+        help="clips over the length of a video and crops of each, whose features are averaged",
     )
-    parser.add_argument(
-        "--rerank", type=at_least(0), default=0, metavar="K", help="re-rank the best K"
+    add("--rerank", type=at_least(0), default=0, metavar="K", help="re-rank the best K")
+    add("--dual-softmax", action="store_true", help="also score with all queries at once")
+    add("--compare", metavar="OTHER_MODEL", help="test whether the model is better than another")
+    add(
+        "--bootstrap",
+        type=at_least(0),
+        default=1000,
+        metavar="N",
+        help="resamples of the clips for intervals and tests; 0 for no intervals",
     )
-    parser.add_argument("--batch-size", type=at_least(1), default=16)
-    parser.add_argument("--workers", type=at_least(0), default=1, help="processes that decode")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    add("--seed", type=int, default=0, help="seed of the resamples")
+    add("--batch-size", type=at_least(1), default=16)
+    add("--workers", type=at_least(0), default=1, help="processes that decode")
+    add("--device", default="cpu", help="cpu or cuda")
+    add("--json", type=Path, metavar="FILE", help="write everything measured to FILE")
+    add(
+        "--sheet",
+        type=Path,
+        metavar="FILE",
+        help="show the best, worst and most confused queries with frames, as .html or .png",
+    )
     return parser
+
+
+def _views(text: str) -> tuple[int, int]:
+    clips, separator, crops = text.partition("x")
+    if (
+        not separator
+        or not clips.isdecimal()
+        or not crops.isdecimal()
+        or not int(clips) * int(crops)
+    ):
+        raise argparse.ArgumentTypeError(f"must be like 3x3, clips by crops, got {text!r}")
+    return int(clips), int(crops)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,77 +97,110 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     console = Console(soft_wrap=True)
     try:
-        records = load_clips(options.data, root=options.root)
-        model = SimVTP.from_pretrained(options.model).to(options.device)
-        results, gallery = evaluate(
-            model,
-            records,
-            top=options.rerank,
-            batch_size=options.batch_size,
-            num_workers=options.workers,
-            console=console,
-        )
-    except (ValueError, RuntimeError) as error:
+        _run(options, console)
+    except (ValueError, RuntimeError, OSError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False)
         return 2
-    console.print(retrieval_table(results))
-    for number, reason in gallery.unreadable.items():
-        console.print(f"left out {records[number].name}: {reason}", markup=False, highlight=False)
-    if options.json is not None:
-        report = as_report(results, unreadable=[records[n].name for n in gallery.unreadable])
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-        console.print(f"figures: {options.json}", highlight=False)
     return 0
 
 
-def evaluate(
+def _run(options: argparse.Namespace, console: Console) -> None:
+    _check_options(options)
+    records = load_clips(options.data, root=options.root)
+    names = [options.model] if options.compare is None else [options.model, options.compare]
+    models = [SimVTP.from_pretrained(name).to(options.device) for name in names]
+    evaluations = evaluate(
+        models,
+        records,
+        top=options.rerank,
+        with_dual_softmax=options.dual_softmax,
+        views=options.views,
+        batch_size=options.batch_size,
+        num_workers=options.workers,
+        console=console,
+    )
+    findings = _judge(evaluations, num_samples=options.bootstrap, seed=options.seed)
+    _print(findings, records, console)
+    if options.json is not None:
+        report = {
+            "model": options.model,
+            "compared_with": options.compare,
+            "data": str(options.data),
+            "views": "x".join(str(number) for number in options.views),
+            "bootstrap": {"samples": options.bootstrap, "level": LEVEL, "seed": options.seed},
+            **as_report(findings, records),
+        }
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+        console.print(f"figures: {options.json}", markup=False, highlight=False)
+    if options.sheet is not None:
+        _draw(options, models[0], records, evaluations[0], console)
+        console.print(f"sheet: {options.sheet}", markup=False, highlight=False)
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    if options.sheet is not None:
+        require_sheet_name(options.sheet)
+    if options.compare is not None and options.bootstrap == 0:
+        raise ValueError("--compare needs resamples, got --bootstrap 0; leave --bootstrap away")
+    for file in (options.json, options.sheet):
+        # Better before the evaluation than after it.
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _judge(evaluations: Sequence[Evaluation], *, num_samples: int, seed: int) -> Findings:
+    own, other = evaluations[0], evaluations[1] if len(evaluations) > 1 else None
+    settings = {"num_samples": num_samples, "seed": seed}
+    return Findings(
+        own,
+        other,
+        intervals_of(own.ranks, own.gallery, **settings) if num_samples else None,
+        None if other is None else compare(own.ranks, other.ranks, own.gallery, **settings),
+    )
+
+
+def _print(findings: Findings, records: Sequence[ClipRecord], console: Console) -> None:
+    evaluation, num_clips = findings.evaluation, len(findings.evaluation.gallery.clip_index)
+    console.print(retrieval_table(evaluation.results(), intervals=findings.intervals))
+    if findings.intervals is not None:
+        _say(
+            console,
+            f"below a figure: its {PERCENT} interval, from resampling the {num_clips} clips",
+        )
+    if DUAL_SOFTMAX in evaluation.ranks:
+        _say(console, DUAL_SOFTMAX_NOTE)
+    if findings.comparison is not None:
+        console.print(comparison_table(findings.comparison, num_clips=num_clips))
+        for sentence in in_words(findings.comparison, num_clips=num_clips):
+            _say(console, sentence)
+        _say(console, COMPARISON_NOTE)
+    for number, reason in evaluation.gallery.unreadable.items():
+        _say(console, f"left out {records[number].name}: {reason}")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False)
+
+
+def _draw(
+    options: argparse.Namespace,
     model: SimVTP,
-    records: Sequence[Any],
-    *,
-    top: int = 0,
-    batch_size: int = 16,
-    num_workers: int = 0,
-    console: Console | None = None,
-) -> tuple[dict[str, Retrieval], Gallery]:
-    """Retrieval by cosine and, with `top` above 0, re-ranked by matching.
-
-    Args:
-        model: the model.
-        records: held-out clips, e.g. of `load_clips`.
-        top: how many of each query's best to re-rank; 0 for none.
-        batch_size: clips or pairs in one forward pass.
-        num_workers: processes that decode.
-        console: where progress is shown.
-
-    Returns:
-        Results by method, and the embeddings they were computed from.
-
-    Raises:
-        ValueError: no clip can be read.
-    """
-    with Progress(console=console or Console(quiet=True), transient=True) as progress:
-        settings = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
-        gallery = embed_gallery(model, records, **settings)
-        results = {"cosine": score(gallery.text @ gallery.video.T, gallery.positives)}
-        if top > 0:
-            scores = rerank(model, records, gallery, top=top, **settings)
-            results[f"matching over the top {top}"] = score(scores, gallery.positives)
-    return results, gallery
-
-
-def as_report(results: dict[str, Retrieval], *, unreadable: Sequence[str]) -> dict[str, Any]:
-    """Figures as plain values for a JSON file."""
-    first = next(iter(results.values())).text_to_video
-    return {
-        "num_clips": first.num_gallery,
-        "num_captions": first.num_queries,
-        "unreadable": list(unreadable),
-        "results": {
-            method: {name: metrics.as_dict() for name, metrics in result._asdict().items()}
-            for method, result in results.items()
-        },
-    }
+    records: Sequence[ClipRecord],
+    evaluation: Evaluation,
+    console: Console,
+) -> None:
+    with Progress(console=console, transient=True) as progress:
+        sheet = make_sheet(
+            model,
+            records,
+            evaluation.gallery,
+            ranks=evaluation.ranks[COSINE].text_to_video,
+            title=f"{options.model} on the clips of {options.data}",
+            num_workers=options.workers,
+            progress=progress,
+        )
+    draw_sheet(sheet, out=options.sheet)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from torch import Tensor
 
+from simvtp.metrics import Interval, RetrievalMetrics
+from simvtp.pipelines.comparison import Intervals
 from simvtp.pipelines.retrieval import Retrieval
 
 _FRAMES_SHOWN = 6
@@ -35,8 +37,13 @@ class PictureRow(NamedTuple):
     predicted_caption: str
 
 
-def retrieval_table(results: dict[str, Retrieval]) -> Table:
-    """Held-out retrieval of each method in both directions, beside chance."""
+def retrieval_table(results: dict[str, Retrieval], *, intervals: Intervals | None = None) -> Table:
+    """Held-out retrieval of each method in both directions, beside chance.
+
+    Args:
+        results: by method.
+        intervals: by method and direction, to stand below the figures.
+    """
     first = next(iter(results.values()))
     table = Table(
         title=f"held-out retrieval, {first.text_to_video.num_gallery} clips, "
@@ -45,14 +52,25 @@ def retrieval_table(results: dict[str, Retrieval]) -> Table:
     for column in ("", "R@1", "R@5", "R@10", "MdR", "MnR"):
         table.add_column(column, justify="left" if not column else "right")
     for direction in ("text_to_video", "video_to_text"):
-        named = [(method, getattr(result, direction)) for method, result in results.items()]
-        named.append(("chance", getattr(first, f"chance_{direction}")))
-        for method, metrics in named:
-            shares = [f"{100 * share:.1f} %" for share in metrics.recall.values()]
-            ranks = [f"{metrics.median_rank:.1f}", f"{metrics.mean_rank:.1f}"]
-            table.add_row(f"{direction.replace('_', ' ')}, {method}", *shares, *ranks)
+        name = direction.replace("_", " ")
+        for method, result in results.items():
+            known = {} if intervals is None else intervals[method][direction]
+            table.add_row(f"{name}, {method}", *_cells(getattr(result, direction), known))
+        table.add_row(f"{name}, chance", *_cells(getattr(first, f"chance_{direction}"), {}))
         table.add_section()
     return table
+
+
+def _cells(metrics: RetrievalMetrics, intervals: dict[str, Interval]) -> list[str]:
+    cells: list[str] = []
+    for name, value in metrics.as_dict().items():
+        scale, unit = (100, " %") if name.startswith("recall") else (1, "")
+        cell = f"{scale * value:.1f}{unit}"
+        if name in intervals:
+            low, high = intervals[name]
+            cell += f"\n{scale * low:.1f}–{scale * high:.1f}"
+        cells.append(cell)
+    return cells
 
 
 def draw_reconstruction(rows: Sequence[PictureRow], *, out_png: Path, note: str) -> None:

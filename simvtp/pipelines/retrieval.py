@@ -1,4 +1,4 @@
-"""Held-out retrieval in both directions, by cosine and re-ranked by matching."""
+"""Held-out retrieval in both directions, from features of clips and captions."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -6,22 +6,31 @@ from typing import NamedTuple
 import torch
 from rich.progress import Progress
 from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import BatchSampler, SequentialSampler
 
-from simvtp.data import (
-    CentreCrop,
-    ClipRecord,
-    EvaluationClip,
-    EvaluationDataset,
-    build_loader,
+from simvtp.data import ClipRecord, ViewDataset, ViewedClip, build_loader
+from simvtp.metrics import (
+    QueryRanks,
+    RetrievalMetrics,
+    chance_metrics,
+    dual_softmax,
+    query_ranks,
+    summarize,
 )
-from simvtp.metrics import RetrievalMetrics, chance_metrics, retrieval_metrics
 from simvtp.model import SimVTP
 
 KS = (1, 5, 10)
 
 
 class ClipBatch(NamedTuple):
-    """Readable clips of a manifest, their numbers, and why the others are missing."""
+    """Readable clips of a manifest, their numbers, and why the others are missing.
+
+    Attributes:
+        video: `(clips * views, frames, channels, size, size)` uint8, the views of a clip together.
+        numbers: `(clips,)` int64.
+        errors: numbers of the clips that could not be read, and why.
+    """
 
     video: Tensor
     numbers: Tensor
@@ -47,6 +56,30 @@ class Gallery(NamedTuple):
     positives: Tensor
     unreadable: dict[int, str]
 
+    @property
+    def owners(self) -> Tensor:
+        """Place in `video` of each caption's clip, `(captions,)` int64."""
+        return self.positives.int().argmax(dim=1)
+
+
+class Scores(NamedTuple):
+    """Scores of a method whose two directions are not each other's transpose.
+
+    Attributes:
+        text_to_video: `(captions, clips)`.
+        video_to_text: `(clips, captions)`.
+    """
+
+    text_to_video: Tensor
+    video_to_text: Tensor
+
+
+class Ranks(NamedTuple):
+    """How each caption and each clip fares as a query."""
+
+    text_to_video: QueryRanks
+    video_to_text: QueryRanks
+
 
 class Retrieval(NamedTuple):
     """Retrieval in both directions, and what chance would give."""
@@ -58,42 +91,45 @@ class Retrieval(NamedTuple):
 
 
 def clip_batches(
-    model: SimVTP, records: Sequence[ClipRecord], *, batch_size: int, num_workers: int
+    model: SimVTP,
+    records: Sequence[ClipRecord],
+    *,
+    batch_size: int,
+    num_workers: int,
+    views: tuple[int, int] = (1, 1),
 ) -> Iterator[ClipBatch]:
-    """Centre clips of all records, in order; unreadable clips are reported, not replaced."""
-    config = model.config
-    dataset = EvaluationDataset(
+    """Views of all records, in order; unreadable clips are reported, not replaced.
+
+    Args:
+        model: knows what clips it takes.
+        records: the clips.
+        batch_size: views in a batch, but never less than those of one clip.
+        num_workers: processes that decode.
+        views: clips over the length of a video, and crops of each; the centre by default.
+    """
+    dataset = ViewDataset(
         records,
-        num_frames=config.num_frames,
+        num_frames=model.config.num_frames,
         stride=model.frame_stride,
-        transform=CentreCrop(config.image_size),
+        num_clips=views[0],
+        num_crops=views[1],
+        image_size=model.config.image_size,
     )
-    batches = torch.arange(len(dataset)).split(batch_size)
+    clips = max(1, batch_size // (views[0] * views[1]))
     return iter(
         build_loader(
             dataset,
-            sampler=_FixedBatches([batch.tolist() for batch in batches]),
+            sampler=BatchSampler(SequentialSampler(dataset), clips, drop_last=False),
             num_workers=num_workers,
             collate=_collate,
         )
     )
 
 
-class _FixedBatches(torch.utils.data.Sampler[list[int]]):
-    def __init__(self, batches: list[list[int]]) -> None:
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches)
-
-
-def _collate(clips: list[EvaluationClip]) -> ClipBatch:
+def _collate(clips: list[ViewedClip]) -> ClipBatch:
     videos = [clip.video for clip in clips if clip.video is not None]
     return ClipBatch(
-        video=torch.stack(videos) if videos else torch.empty(0, dtype=torch.uint8),
+        video=torch.cat(videos) if videos else torch.empty(0, dtype=torch.uint8),
         numbers=torch.tensor([clip.index for clip in clips if clip.video is not None]).long(),
         errors=tuple((clip.index, clip.error) for clip in clips if clip.error is not None),
     )
@@ -106,9 +142,13 @@ def embed_gallery(
     *,
     batch_size: int = 16,
     num_workers: int = 0,
+    views: tuple[int, int] = (1, 1),
     progress: Progress | None = None,
 ) -> Gallery:
     """Embed every readable clip and its captions.
+
+    A clip of several views gets the mean of their unit-norm features, made unit again: each view
+    counts alike, however long its own feature is.
 
     Raises:
         ValueError: no clip can be read.
@@ -117,9 +157,13 @@ def embed_gallery(
     index: list[Tensor] = []
     unreadable: dict[int, str] = {}
     task = None if progress is None else progress.add_task("clips", total=len(records))
-    for batch in clip_batches(model, records, batch_size=batch_size, num_workers=num_workers):
+    for batch in clip_batches(
+        model, records, batch_size=batch_size, num_workers=num_workers, views=views
+    ):
         if len(batch.numbers):
-            videos.append(model.encode_video(batch.video).cpu())
+            parts = [model.encode_video(part).cpu() for part in batch.video.split(batch_size)]
+            features = torch.cat(parts).unflatten(0, (len(batch.numbers), -1))
+            videos.append(_mean_of_views(features))
             index.append(batch.numbers)
         unreadable.update(batch.errors)
         if progress is not None and task is not None:
@@ -130,14 +174,16 @@ def embed_gallery(
         )
     clip_index = torch.cat(index)
     captions, owners = _captions_of(records, clip_index)
-    text = [
-        model.encode_text(captions[start : start + batch_size]).cpu()
-        for start in range(0, len(captions), batch_size)
-    ]
+    text = _embed_captions(model, captions, batch_size=batch_size, progress=progress)
     positives = owners[:, None] == torch.arange(len(clip_index))
-    return Gallery(
-        torch.cat(videos), torch.cat(text), tuple(captions), clip_index, positives, unreadable
-    )
+    return Gallery(torch.cat(videos), text, tuple(captions), clip_index, positives, unreadable)
+
+
+def _mean_of_views(features: Tensor) -> Tensor:
+    """Unit mean of unit features `(clips, views, width)`; a single view stays what it is."""
+    if features.shape[1] == 1:
+        return features[:, 0]
+    return functional.normalize(features.mean(dim=1), dim=-1)
 
 
 def _captions_of(records: Sequence[ClipRecord], clip_index: Tensor) -> tuple[list[str], Tensor]:
@@ -149,51 +195,69 @@ def _captions_of(records: Sequence[ClipRecord], clip_index: Tensor) -> tuple[lis
     return captions, torch.tensor(owners)
 
 
-def score(similarity: Tensor, positives: Tensor) -> Retrieval:
-    """Metrics of `(captions, clips)` similarities in both directions."""
+def _embed_captions(
+    model: SimVTP, captions: Sequence[str], *, batch_size: int, progress: Progress | None
+) -> Tensor:
+    parts: list[Tensor] = []
+    task = None if progress is None else progress.add_task("captions", total=len(captions))
+    for start in range(0, len(captions), batch_size):
+        chosen = captions[start : start + batch_size]
+        parts.append(model.encode_text(chosen).cpu())
+        if progress is not None and task is not None:
+            progress.advance(task, len(chosen))
+    return torch.cat(parts)
+
+
+def keep_clips(gallery: Gallery, numbers: set[int]) -> Gallery:
+    """The part of a gallery that is about some clips of the manifest."""
+    kept = torch.tensor([number in numbers for number in gallery.clip_index.tolist()])
+    captions = kept[gallery.owners]
+    return gallery._replace(
+        video=gallery.video[kept],
+        text=gallery.text[captions],
+        captions=tuple(gallery.captions[place] for place in captions.nonzero().flatten().tolist()),
+        clip_index=gallery.clip_index[kept],
+        positives=gallery.positives[captions][:, kept],
+    )
+
+
+def rank_queries(scores: Scores | Tensor, positives: Tensor) -> Ranks:
+    """Rank of each query of `(captions, clips)` scores in both directions.
+
+    Args:
+        scores: of a method, or one `(captions, clips)` matrix for both directions.
+        positives: `(captions, clips)` bool, True where a caption is a clip's.
+
+    Raises:
+        ValueError: as for `query_ranks`.
+    """
+    both = Scores(scores, scores.T) if isinstance(scores, Tensor) else scores
+    return Ranks(
+        query_ranks(both.text_to_video, positives=positives, ks=KS),
+        query_ranks(both.video_to_text, positives=positives.T, ks=KS),
+    )
+
+
+def summarize_ranks(ranks: Ranks, positives: Tensor) -> Retrieval:
+    """Metrics of ranks in both directions, beside chance.
+
+    Args:
+        ranks: of `rank_queries`.
+        positives: `(captions, clips)` bool, True where a caption is a clip's.
+    """
     return Retrieval(
-        text_to_video=retrieval_metrics(similarity, positives=positives, ks=KS),
-        video_to_text=retrieval_metrics(similarity.T, positives=positives.T, ks=KS),
+        text_to_video=summarize(ranks.text_to_video),
+        video_to_text=summarize(ranks.video_to_text),
         chance_text_to_video=chance_metrics(positives, ks=KS),
         chance_video_to_text=chance_metrics(positives.T, ks=KS),
     )
 
 
-@torch.inference_mode()
-def rerank(
-    model: SimVTP,
-    records: Sequence[ClipRecord],
-    gallery: Gallery,
-    *,
-    top: int,
-    batch_size: int = 16,
-    num_workers: int = 0,
-    progress: Progress | None = None,
-) -> Tensor:
-    """Cosines with the best pairs put in the order of their matching probability.
+def score(scores: Scores | Tensor, positives: Tensor) -> Retrieval:
+    """Metrics of `(captions, clips)` scores in both directions; arguments of `rank_queries`."""
+    return summarize_ranks(rank_queries(scores, positives), positives)
 
-    A pair counts as best when the clip is among the caption's first `top` or the caption among
-    the clip's. Each clip is decoded once more; its pairs are matched together.
 
-    Returns:
-        `(captions, clips)` scores: the cosine, or 1 + the probability for the best pairs.
-    """
-    cosine = gallery.text @ gallery.video.T
-    best = torch.zeros_like(cosine, dtype=torch.bool)
-    captions_first = min(top, cosine.shape[0])
-    best.scatter_(1, cosine.topk(min(top, cosine.shape[1]), dim=1).indices, True)
-    best.scatter_(0, cosine.topk(captions_first, dim=0).indices, True)
-    scores = cosine.clone()
-    places = {number: place for place, number in enumerate(gallery.clip_index.tolist())}
-    readable = [records[number] for number in places]
-    task = None if progress is None else progress.add_task("matching", total=len(readable))
-    for batch in clip_batches(model, readable, batch_size=1, num_workers=num_workers):
-        for video, place in zip(batch.video, batch.numbers.tolist(), strict=True):
-            wanted = best[:, place].nonzero().flatten()
-            for part in wanted.split(batch_size):
-                captions = [gallery.captions[number] for number in part.tolist()]
-                matched = model.match(video.expand(len(part), *video.shape), captions)
-                scores[part, place] = 1 + matched.cpu()
-        if progress is not None and task is not None:
-            progress.advance(task)
-    return scores
+def dual_softmax_scores(similarity: Tensor) -> Scores:
+    """Dual softmax of `(captions, clips)` cosines, each direction over its own queries."""
+    return Scores(dual_softmax(similarity), dual_softmax(similarity.T))

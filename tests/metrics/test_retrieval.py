@@ -1,3 +1,4 @@
+import math
 from itertools import permutations
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simvtp.metrics import chance_metrics, retrieval_metrics
+from simvtp.metrics import chance_metrics, dual_softmax, query_ranks, retrieval_metrics
 
 
 def brute_force(similarity, positives, ks):
@@ -64,7 +65,36 @@ def test_perfect_and_worst():
     assert worst.median_rank == worst.mean_rank == 20
 
 
-@pytest.mark.parametrize("constant", [0.0, 1.0, -torch.inf])
+# Scores that a ranking may get wrong: both zeros, neighbours, the smallest and largest numbers.
+ADVERSARIAL = [0.0, -0.0, 1.0, math.nextafter(1, 2), 5e-324, -1e308, 1e308]
+
+
+@st.composite
+def clips_with_captions(draw):
+    """Captions by clips: scores with ties, whole duplicates, and several captions of a clip."""
+    num_clips = draw(st.integers(1, 4))
+    owners = [*range(num_clips), *draw(st.lists(st.integers(0, num_clips - 1), max_size=2))]
+    values = draw(st.sampled_from([[0.25], [0.0, 1.0], ADVERSARIAL]))
+    row = st.lists(st.sampled_from(values), min_size=num_clips, max_size=num_clips)
+    rows = [draw(row) for _ in owners]
+    if draw(st.booleans()):
+        rows[-1] = rows[0]
+    similarity = torch.tensor(rows, dtype=torch.float64)
+    return similarity, torch.tensor(owners)[:, None] == torch.arange(num_clips)
+
+
+@settings(max_examples=100, deadline=None)
+@given(clips_with_captions())
+def test_both_directions_equal_brute_force_on_adversarial_matrices(case):
+    for similarity, positives in (case, (case[0].T, case[1].T)):
+        ranks = query_ranks(similarity, positives=positives, ks=(1, 2, 5))
+        recall, expected = brute_force(similarity, positives, (1, 2, 5))
+        torch.testing.assert_close(ranks.rank, expected)
+        for k, share in recall.items():
+            assert ranks.hits[k].mean().item() == pytest.approx(share, abs=1e-12)
+
+
+@pytest.mark.parametrize("constant", [0.0, 1.0, -1e30])
 def test_collapsed_model_scores_chance(constant):
     own = torch.eye(1000).bool()
     metrics = retrieval_metrics(torch.full((1000, 1000), constant), positives=own)
@@ -130,7 +160,14 @@ def test_flat_names_for_logs():
 @pytest.mark.parametrize(
     ("similarity", "positives", "ks", "message"),
     [
-        (torch.tensor([[0.0, torch.nan]]), torch.eye(1, 2).bool(), (1,), "no NaN, got 1 of 2"),
+        (
+            torch.tensor([[0.0, torch.nan]]),
+            torch.eye(1, 2).bool(),
+            (1,),
+            "got 1 NaN or infinite of 2",
+        ),
+        (torch.full((1, 2), torch.inf), torch.eye(1, 2).bool(), (1,), "got 2 NaN or infinite"),
+        (torch.full((1, 2), -torch.inf), torch.eye(1, 2).bool(), (1,), "finite numbers"),
         (torch.zeros(2), torch.eye(2).bool(), (1,), r"floating \(queries, gallery\)"),
         (torch.zeros(2, 2).int(), torch.eye(2).bool(), (1,), "torch.int32"),
         (torch.zeros(0, 2), torch.zeros(0, 2).bool(), (1,), "at least one of each"),
@@ -144,3 +181,47 @@ def test_flat_names_for_logs():
 def test_bad_input_is_explained(similarity, positives, ks, message):
     with pytest.raises(ValueError, match=message):
         retrieval_metrics(similarity, positives=positives, ks=ks)
+
+
+@given(
+    st.integers(1, 5).flatmap(
+        lambda width: st.lists(
+            st.lists(st.floats(-1, 1, width=32), min_size=width, max_size=width),
+            min_size=1,
+            max_size=5,
+        )
+    ),
+    st.sampled_from([0.01, 0.05, 1.0]),
+)
+def test_dual_softmax_equals_its_formula(rows, temperature):
+    got = dual_softmax(torch.tensor(rows), temperature=temperature)
+    for item in range(len(rows[0])):
+        # Shifted by the largest, as the smallest temperature overflows otherwise.
+        highest = max(row[item] for row in rows)
+        weights = [math.exp((row[item] - highest) / temperature) for row in rows]
+        for query, row in enumerate(rows):
+            share = weights[query] / sum(weights)
+            assert got[query, item].item() == pytest.approx(row[item] * share, rel=1e-9, abs=1e-300)
+
+
+def test_dual_softmax_of_a_collapsed_model_is_chance():
+    own = torch.eye(50).bool()
+    scores = dual_softmax(torch.full((50, 50), 0.3))
+    assert retrieval_metrics(scores, positives=own) == chance_metrics(own)
+
+
+def test_dual_softmax_gives_a_clip_to_the_query_that_needs_it():
+    # Both captions like clip 0 best, but only the second has nothing else.
+    similarity = torch.tensor([[0.80, 0.75], [0.90, 0.20]])
+    own = torch.tensor([[False, True], [True, False]])
+    assert retrieval_metrics(similarity, positives=own).mean_rank == 1.5
+    assert retrieval_metrics(dual_softmax(similarity), positives=own).mean_rank == 1.0
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_dual_softmax_refuses_what_is_no_number(bad):
+    with pytest.raises(ValueError, match="got 1 NaN or infinite of 4"):
+        dual_softmax(torch.tensor([[0.0, bad], [0.0, 0.0]]))
+    for temperature in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="temperature must be above 0"):
+            dual_softmax(torch.eye(2), temperature=temperature)

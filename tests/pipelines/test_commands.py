@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import pytest
@@ -7,8 +6,8 @@ import yaml
 from PIL import Image
 
 from simvtp import ModelConfig, SimVTP
-from simvtp.data import CentreCrop, load_manifest, read_clip, train_tokenizer
-from simvtp.pipelines import evaluate, pretrain, visualize
+from simvtp.data import load_manifest, train_tokenizer
+from simvtp.pipelines import pretrain, visualize
 from simvtp.pipelines.arguments import parse_settings
 from tests.sample_batches import small_config
 
@@ -72,70 +71,6 @@ def test_the_papers_recipe_is_valid():
     assert parsed.model == ModelConfig.preset("base")
     assert set(sizes) | {"padding_id"} == set(ModelConfig.__dataclass_fields__)
     assert parsed.run.batch_size * parsed.run.accumulate == 1024
-
-
-def test_figures_are_those_of_a_brute_force_ranking(model_folder, corpus, tmp_path):
-    report = tmp_path / "figures.json"
-    arguments = [f"--model={model_folder}", f"--data={corpus.validation}", f"--json={report}"]
-    assert evaluate.main([*arguments, "--rerank=3", "--workers=0", "--batch-size=4"]) == 0
-    figures = json.loads(report.read_text())
-    model = SimVTP.from_pretrained(model_folder)
-    records = load_manifest(corpus.validation)
-    ranks = {"text_to_video": [], "video_to_text": []}
-    crop, unused = CentreCrop(16), torch.Generator()
-    options = {"num_frames": 4, "stride": 4, "short_side": crop.short_side}
-    clips = [crop(read_clip(r.path, **options), generator=unused) for r in records]
-    with torch.inference_mode():
-        video = [model.encode_video(clip[None])[0] for clip in clips]
-        text = [model.encode_text(record.captions[0])[0] for record in records]
-    scores = [[float(t @ v) for v in video] for t in text]
-    for own in range(len(records)):
-        ranks["text_to_video"].append(1 + sum(s > scores[own][own] for s in scores[own]))
-        ranks["video_to_text"].append(1 + sum(row[own] > scores[own][own] for row in scores))
-    for direction, values in ranks.items():
-        got = figures["results"]["cosine"][direction]
-        assert got["mean_rank"] == pytest.approx(sum(values) / len(values))
-        assert got["recall@1"] == pytest.approx(sum(rank == 1 for rank in values) / len(values))
-    assert set(figures["results"]) == {"cosine", "matching over the top 3"}
-
-
-def test_several_captions_and_an_unreadable_clip(model_folder, corpus, tmp_path, capsys):
-    for path in (corpus.root / "validation").iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    rows = ["videoid,path,caption"]
-    for path in sorted(tmp_path.glob("*.mp4")):
-        rows += [f"{path.stem},{path.name},a red circle", f"{path.stem},{path.name},it moves"]
-    (tmp_path / "broken.mp4").write_bytes(b"no video")
-    manifest = tmp_path / "data.csv"
-    manifest.write_text("\n".join([*rows, "b,broken.mp4,nothing"]) + "\n")
-    report = tmp_path / "out" / "figures.json"
-    arguments = [f"--model={model_folder}", f"--data={manifest}", f"--json={report}"]
-    assert evaluate.main([*arguments, "--workers=0"]) == 0
-    figures = json.loads(report.read_text())
-    assert (figures["num_clips"], figures["num_captions"]) == (6, 12)
-    assert [path.rpartition("/")[2] for path in figures["unreadable"]] == ["broken.mp4"]
-    assert "broken.mp4" in capsys.readouterr().out
-    # All clips carry the same captions, so every caption ties with its equals or is at chance.
-    cosine = figures["results"]["cosine"]["text_to_video"]
-    assert cosine["mean_rank"] == pytest.approx(3.5)
-
-
-def test_reranking_stays_within_the_best(model_folder, corpus):
-    model = SimVTP.from_pretrained(model_folder)
-    records = load_manifest(corpus.validation)
-    gallery = evaluate.embed_gallery(model, records)
-    cosine = gallery.text @ gallery.video.T
-    scores = evaluate.rerank(model, records, gallery, top=2, batch_size=3)
-    best = torch.zeros_like(cosine, dtype=torch.bool)
-    best.scatter_(1, cosine.topk(2, dim=1).indices, True)
-    best.scatter_(0, cosine.topk(2, dim=0).indices, True)
-    assert torch.equal(scores[~best], cosine[~best])
-    crop, unused = CentreCrop(16), torch.Generator()
-    for text, clip in best.nonzero().tolist():
-        frames = read_clip(records[clip].path, num_frames=4, stride=4, short_side=crop.short_side)
-        with torch.inference_mode():
-            matched = model.match(crop(frames, generator=unused)[None], gallery.captions[text])
-        torch.testing.assert_close(scores[text, clip], 1 + matched[0])
 
 
 def test_a_picture_is_drawn(model_folder, corpus, tmp_path):

@@ -17,6 +17,7 @@ from simvtp.pipelines.splits import keep_out, share_of
 from simvtp.tasks import VideoAnswerer, VideoClassifier
 from simvtp.training import CheckpointStore
 from tests.pipelines.test_pretrain import StopAfter, assert_same, final_state, losses_of
+from tests.pipelines.test_ranks_run import finish, torchrun
 
 CONFIG = {
     "image_size": 32,
@@ -27,6 +28,7 @@ CONFIG = {
     "decoder_width": 16,
     "decoder_depth": 1,
     "decoder_heads": 2,
+    "text_dropout": 0.0,
 }
 SETTINGS = {
     "data.num_workers": 0,
@@ -284,3 +286,20 @@ def test_layers_near_the_input_learn_more_slowly(command_for, tmp_path, monkeypa
     }
     for name, scale in expected.items():
         assert math.isclose(seen[name], scale, rel_tol=1e-6), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["retrieval", "qa"])
+def test_two_processes_tune_what_one_process_tunes(command_for, task, tmp_path):
+    # Nothing is drawn by rank: no dropout, no skipped sequences, no negatives. The memory holds
+    # whole steps, for within a step the order of the pairs depends on the ranks.
+    same = {"tune__drop_path": 0.0, "tune__memory": 8 if task == "retrieval" else 0}
+    alone = command_for(task, tmp_path / "alone", **same)
+    assert finetune.main(alone) == 0
+    both = command_for(task, tmp_path / "both", run__batch_size=2, **same)
+    finish(torchrun(both, module="simvtp.pipelines.finetune"))
+    mine, theirs = losses_of(tmp_path / "both"), losses_of(tmp_path / "alone")
+    assert len(mine) == len(theirs) > 4
+    for got, want in zip(mine, theirs, strict=True):
+        assert got == pytest.approx(want, rel=2e-3, abs=1e-4)
+    assert (tmp_path / "both" / "model" / "model.safetensors").is_file()

@@ -18,10 +18,10 @@ pytestmark = pytest.mark.slow
 SAME = {"objective__vtm_weight": 0, "model__text_dropout": 0.0}
 
 
-def torchrun(command, *, processes=2):
+def torchrun(command, *, processes=2, module="simvtp.pipelines.pretrain"):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    launcher += ["--nproc-per-node", str(processes), "-m", "simvtp.pipelines.pretrain"]
+    launcher += ["--nproc-per-node", str(processes), "-m", module]
     return subprocess.Popen(
         [*launcher, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

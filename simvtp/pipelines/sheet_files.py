@@ -1,0 +1,144 @@
+"""Retrieval sheets as a page that needs nothing beside it, or as a picture."""
+
+import base64
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from simvtp.pipelines.retrieval_sheet import Sheet, SheetClip, SheetQuery
+
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 1180px; margin: 2em auto; padding: 0 1em; }
+article { border-top: 1px solid #8886; padding: .6em 0 1em; }
+h3 { margin: .2em 0; font-weight: 600; overflow-wrap: anywhere; }
+p { margin: .2em 0; opacity: .75; }
+div { display: flex; flex-wrap: wrap; gap: .8em; }
+figure { margin: .4em 0; padding: .3em; border: 2px solid transparent; width: 260px; }
+figure.own { border-color: #2a9d5c; }
+img { width: 100%; display: block; }
+figcaption { font-size: 13px; overflow-wrap: anywhere; }
+"""
+
+
+def draw_sheet(sheet: Sheet, *, out: Path) -> None:
+    """Write the sheet as a page or a picture, by the suffix of the file.
+
+    Raises:
+        ValueError: the suffix is neither .html nor .png.
+    """
+    require_sheet_name(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".html":
+        # Names of files may hold bytes that are no text.
+        out.write_bytes(as_page(sheet).encode("utf-8", "replace"))
+    else:
+        _draw_picture(sheet, out)
+
+
+def require_sheet_name(out: Path) -> None:
+    """Refuse a file that is no sheet, before there is anything to write.
+
+    Raises:
+        ValueError: the suffix is neither .html nor .png.
+    """
+    if out.suffix not in (".html", ".png"):
+        raise ValueError(f"a sheet is a .html or a .png file, got {out}")
+
+
+def as_page(sheet: Sheet) -> str:
+    """The sheet as HTML with its frames inside; the writer escapes captions and names."""
+    page = ElementTree.Element("html", {"lang": "en"})
+    head = _add(page, "head")
+    _add(head, "meta", charset="utf-8")
+    _add(head, "meta", name="viewport", content="width=device-width")
+    _add(head, "title", "retrieval sheet")
+    _add(head, "style", _STYLE)
+    body = _add(page, "body")
+    _add(body, "h1", "Text-to-video retrieval by cosine")
+    _add(body, "p", f"{sheet.title}. The caption's own clip is framed in green.")
+    for name, queries in sheet.sections.items():
+        section = _add(body, "section", id=name.replace(" ", "-"))
+        _add(section, "h2", name.capitalize())
+        for query in queries:
+            _add_query(section, query)
+    return "<!doctype html>\n" + ElementTree.tostring(page, encoding="unicode", method="html")
+
+
+def _add_query(section: ElementTree.Element, query: SheetQuery) -> None:
+    article = _add(section, "article")
+    _add(article, "h3", query.caption)
+    _add(article, "p", f"own clip at rank {_rank(query)}")
+    row = _add(article, "div")
+    _add_clip(row, query.own, "own clip")
+    for place, clip in enumerate(query.retrieved, start=1):
+        _add_clip(row, clip, f"retrieved {place}")
+
+
+def _add_clip(row: ElementTree.Element, clip: SheetClip, label: str) -> None:
+    figure = _add(row, "figure", **({"class": "own"} if clip.is_own else {}))
+    text = _text(clip, label)
+    jpeg = io.BytesIO()
+    Image.fromarray(clip.frames).save(jpeg, "JPEG", quality=85)
+    data = base64.b64encode(jpeg.getvalue()).decode()
+    _add(figure, "img", src=f"data:image/jpeg;base64,{data}", alt=f"frames of {clip.name}")
+    _add(figure, "figcaption", text)
+
+
+def _add(
+    parent: ElementTree.Element, tag: str, text: str | None = None, **attributes: str
+) -> ElementTree.Element:
+    child = ElementTree.SubElement(parent, tag, attributes)
+    child.text = text
+    return child
+
+
+def _draw_picture(sheet: Sheet, out: Path) -> None:
+    rows = [(name, query) for name, queries in sheet.sections.items() for query in queries]
+    columns = max(1 + len(query.retrieved) for _, query in rows)
+    figure = Figure(figsize=(3.6 * columns, 1.65 * len(rows) + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(f"text-to-video retrieval by cosine: {sheet.title}", **_plain(10))
+    parts = np.atleast_1d(np.asarray(figure.subfigures(len(rows), 1), dtype=object))
+    for part, (name, query) in zip(parts, rows, strict=True):
+        line = f"{name}, rank {_rank(query)}: {query.caption}"
+        part.suptitle(_shorten(line, 42 * columns), x=0.01, ha="left", **_plain(9))
+        axes = np.atleast_1d(part.subplots(1, columns))
+        for axis in axes:
+            axis.set_axis_off()
+        for place, (axis, clip) in enumerate(
+            zip(axes, (query.own, *query.retrieved), strict=False)
+        ):
+            axis.imshow(clip.frames, interpolation="nearest")
+            label = f"retrieved {place}" if place else "own clip"
+            colour = "tab:green" if clip.is_own else "black"
+            axis.set_title(_shorten(_text(clip, label), 46), color=colour, **_plain(8))
+    with warnings.catch_warnings():
+        # Captions may be in scripts that matplotlib's font lacks; those letters become boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(out, dpi=100)
+
+
+def _plain(size: int) -> dict[str, Any]:
+    """Text as it is: a dollar sign in a caption is no formula."""
+    return {"fontsize": size, "parse_math": False}
+
+
+def _text(clip: SheetClip, label: str) -> str:
+    own = ", own" if clip.is_own and label != "own clip" else ""
+    return f"{label}{own}: {clip.name}, {clip.score:.3f}"
+
+
+def _rank(query: SheetQuery) -> str:
+    return f"{query.rank:g}"
+
+
+def _shorten(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
