@@ -13,6 +13,8 @@ from simvtp.model_folder import read_json, write_json
 
 TRAINING_FILE = "training.json"
 _LICENCE = "apache-2.0"
+# The hub's word for a licence that nobody told.
+_UNKNOWN = "unknown"
 _PAPER = "https://arxiv.org/abs/2212.03490"
 
 
@@ -51,10 +53,14 @@ class ModelFacts:
 
     @property
     def licence(self) -> str:
-        """The strictest licence: weights that began with others stay under theirs."""
+        """The strictest licence: weights that began with others stay under theirs.
+
+        Non-commercial terms go before any other, and a licence that is not stated before
+        Apache-2.0: the card claims no right that its sources do not give.
+        """
         foreign = [origin.licence.lower() for origin in self.origins]
-        bound = [licence for licence in foreign if licence not in (_LICENCE, "not stated")]
-        return bound[0] if bound else _LICENCE
+        known = [_UNKNOWN if licence == "not stated" else licence for licence in foreign]
+        return min(known, key=_freedom, default=_LICENCE)
 
 
 class DocumentedModel(ModelHubMixin):
@@ -72,6 +78,13 @@ class DocumentedModel(ModelHubMixin):
         )
         text = card_text(type(self).__name__, module_of(self), facts=self.facts)
         return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+
+
+def _freedom(licence: str) -> int:
+    """Smaller is stricter."""
+    if "-nc" in licence:
+        return 0
+    return {_UNKNOWN: 1, _LICENCE: 3}.get(licence, 2)
 
 
 def module_of(model: object) -> str:
@@ -129,7 +142,12 @@ def _licence_text(facts: ModelFacts) -> str:
         for origin in facts.origins
     ]
     note = "Apache-2.0."
-    if facts.licence != _LICENCE:
+    if facts.licence == _UNKNOWN:
+        note = (
+            "Some weights began with others whose licence is not stated: ask who made them "
+            "before passing these on."
+        )
+    elif facts.licence != _LICENCE:
         note = (
             f"Some weights began with others under {facts.licence.upper()}; whatever is trained "
             "from them stays under those terms, whichever licence the library has."

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from simvtp.conversion.layouts import OWN
+import yaml
+from huggingface_hub import metadata_load
+
+from simvtp.conversion.layouts import NOT_STATED, OWN
 from simvtp.conversion.mapping import MappedWeights
 
 ORIGIN_FILE = "origin.json"
@@ -34,17 +37,29 @@ class Origin:
 def origins_of(mapped: MappedWeights) -> tuple[Origin, ...]:
     """Origins of a source's weights; those that a model folder tells of stand before itself."""
     root = mapped.foreign.source
+    # A model folder's weights stay under its terms when only the file of them is named.
+    folder = root if root.is_dir() else root.parent
+    is_ours = mapped.layout.kind == OWN
     own = tuple(
         Origin(
             kind=mapped.layout.kind,
             source=file.name if file == root else f"{root.absolute().name}/{file.name}",
             sha256=_digest(file),
-            licence=mapped.layout.licence,
+            licence=_licence_of_card(folder) if is_ours else mapped.layout.licence,
             parts=mapped.parts,
         )
         for file in mapped.foreign.files
     )
-    return (*(read_origins(root) if mapped.layout.kind == OWN else ()), *own)
+    return (*(read_origins(folder) if is_ours else ()), *own)
+
+
+def _licence_of_card(folder: Path) -> str:
+    card = folder / "README.md"
+    try:
+        stated = (metadata_load(card) or {}).get("license") if card.is_file() else None
+    except (ValueError, yaml.YAMLError):
+        stated = None
+    return stated if isinstance(stated, str) else NOT_STATED
 
 
 def _digest(file: Path) -> str:

@@ -116,7 +116,13 @@ def _retrieval(config: FinetuneConfig, model: SimVTP) -> Task:
 
     def measure(tuned: SimVTP, split: str) -> Figures:
         top = tune.rerank if split == "test" else 0
-        return measure_retrieval(tuned, splits[split], top=top, num_workers=workers)
+        return measure_retrieval(
+            tuned,
+            splits[split],
+            views=_views(config, split),
+            top=top,
+            num_workers=workers,
+        )
 
     return Task(
         objective,

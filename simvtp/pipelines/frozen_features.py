@@ -33,9 +33,9 @@ def _features(classifier: VideoClassifier, clips: LabelledClips) -> tuple[Tensor
     classifier.eval()
     features: list[Tensor] = []
     numbers: list[int] = []
-    for batch in view_batches(classifier, clips.records, views=(1, 1)):
-        features.append(classifier.features(batch.views[:, 0]).cpu())
-        numbers += batch.numbers
+    for videos, places in view_batches(classifier, clips.records, views=(1, 1)):
+        features.append(classifier.features(videos[:, 0]).cpu())
+        numbers += places
     if not features:
         raise ValueError(f"none of the {len(clips.records)} clips can be read")
     return torch.cat(features), torch.from_numpy(clips.labels[numbers]).long()

@@ -1,29 +1,20 @@
 """How good a fine-tuned model is on annotated clips; clips that cannot be read count as wrong."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, SequentialSampler
 
-from simvtp.data import ClipRecord, build_loader
+from simvtp.data import ClipRecord
 from simvtp.data.task_datasets import LabelledClips, QuestionSet
-from simvtp.data.views import ViewDataset, ViewedClip
 from simvtp.metrics.classification import answering_metrics, classification_metrics
 from simvtp.model import SimVTP
 from simvtp.pipelines.reranking import rerank
-from simvtp.pipelines.retrieval import Scores, embed_gallery, score
+from simvtp.pipelines.retrieval import Scores, clip_batches, embed_gallery, score
 from simvtp.tasks import TaskModel, VideoAnswerer, VideoClassifier
 
 _KS = (1, 5)
-
-
-class ViewBatch(NamedTuple):
-    """Readable videos: `(batch, views, frames, channels, size, size)` uint8, and their numbers."""
-
-    views: Tensor
-    numbers: tuple[int, ...]
+_BATCH_SIZE = 16
 
 
 def view_batches(
@@ -31,42 +22,22 @@ def view_batches(
     records: Sequence[ClipRecord],
     *,
     views: tuple[int, int],
-    batch_size: int = 16,
     num_workers: int = 0,
-) -> Iterator[ViewBatch]:
-    """Videos in order, without those that cannot be read.
+) -> Iterator[tuple[Tensor, list[int]]]:
+    """Readable videos, in order: `(videos, views, frames, channels, size, size)` uint8, numbers.
 
     Args:
         model: knows what clips it takes.
         records: the videos.
         views: clips over the length of a video, and crops of each.
-        batch_size: clips in a batch, about.
         num_workers: processes that decode.
     """
-    dataset = ViewDataset(
-        records,
-        num_frames=model.config.num_frames,
-        stride=model.frame_stride,
-        num_clips=views[0],
-        num_crops=views[1],
-        image_size=model.config.image_size,
+    batches = clip_batches(
+        model, records, batch_size=_BATCH_SIZE, num_workers=num_workers, views=views
     )
-    videos = max(1, batch_size // (views[0] * views[1]))
-    loader = build_loader(
-        dataset,
-        sampler=BatchSampler(SequentialSampler(dataset), videos, drop_last=False),
-        num_workers=num_workers,
-        collate=_readable,
-    )
-    for batch in loader:
-        if batch.numbers:
-            yield batch
-
-
-def _readable(clips: list[ViewedClip]) -> ViewBatch:
-    videos = [clip.video for clip in clips if clip.video is not None]
-    numbers = tuple(clip.index for clip in clips if clip.video is not None)
-    return ViewBatch(torch.stack(videos) if videos else torch.empty(0), numbers)
+    for batch in batches:
+        if len(batch.numbers):
+            yield batch.video.unflatten(0, (-1, views[0] * views[1])), batch.numbers.tolist()
 
 
 @torch.inference_mode()
@@ -74,6 +45,7 @@ def measure_retrieval(
     model: SimVTP,
     records: Sequence[ClipRecord],
     *,
+    views: tuple[int, int] = (1, 1),
     top: int = 0,
     num_workers: int = 0,
 ) -> dict[str, float]:
@@ -82,6 +54,7 @@ def measure_retrieval(
     Args:
         model: the model.
         records: the clips.
+        views: clips over the length of a video, and crops of each.
         top: best of each query that matching re-ranks; 0 for none.
         num_workers: processes that decode.
 
@@ -89,11 +62,11 @@ def measure_retrieval(
         ValueError: no clip can be read.
     """
     model.eval()
-    gallery = embed_gallery(model, records, num_workers=num_workers)
+    gallery = embed_gallery(model, records, num_workers=num_workers, views=views)
     scores: dict[str, Scores | Tensor] = {"": gallery.text @ gallery.video.T}
     if top > 0:
         scores[f"matched over {top}: "] = rerank(
-            model, records, gallery, top=top, num_workers=num_workers
+            model, records, gallery, top=top, num_workers=num_workers, views=views
         )
     figures: dict[str, float] = {}
     for prefix, similarity in scores.items():
@@ -123,9 +96,9 @@ def measure_classes(
     scores = torch.full((len(clips.records), len(clips.classes)), -1.0)
     labels = torch.from_numpy(clips.labels).long()
     read = 0
-    for batch in view_batches(model, clips.records, views=views, num_workers=num_workers):
-        scores[list(batch.numbers)] = model.classify_views(batch.views).float().cpu()
-        read += len(batch.numbers)
+    for videos, numbers in view_batches(model, clips.records, views=views, num_workers=num_workers):
+        scores[numbers] = model.classify_views(videos).float().cpu()
+        read += len(numbers)
     _require_read(read, len(labels))
     # What cannot be read is wrong: its own class gets the least score.
     unread = scores[:, 0] < 0
@@ -163,8 +136,8 @@ def measure_answers(
     scores = torch.zeros(len(answers), width)
     unread = torch.ones(len(answers), dtype=torch.bool)
     records = [questions.records[clip] for clip in clips]
-    for batch in view_batches(model, records, views=views, num_workers=num_workers):
-        for video, place in zip(batch.views, batch.numbers, strict=True):
+    for videos, places in view_batches(model, records, views=views, num_workers=num_workers):
+        for video, place in zip(videos, places, strict=True):
             numbers = asked[clips[place]]
             scores[numbers] = _answer(model, video, questions, numbers)
             unread[numbers] = False

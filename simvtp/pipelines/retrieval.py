@@ -19,6 +19,7 @@ from simvtp.metrics import (
     summarize,
 )
 from simvtp.model import SimVTP
+from simvtp.tasks import TaskModel
 
 KS = (1, 5, 10)
 
@@ -91,7 +92,7 @@ class Retrieval(NamedTuple):
 
 
 def clip_batches(
-    model: SimVTP,
+    model: SimVTP | TaskModel,
     records: Sequence[ClipRecord],
     *,
     batch_size: int,

@@ -1,0 +1,108 @@
+"""Figures of fine-tuned models against what their own predictions give, clip by clip."""
+
+import numpy as np
+import pytest
+import torch
+
+from simvtp import ModelConfig, SimVTP
+from simvtp.data import ClipRecord, load_manifest, load_tokenizer
+from simvtp.data.task_datasets import LabelledClips, Question, QuestionSet
+from simvtp.data.views import ViewDataset
+from simvtp.pipelines.measuring import measure_answers, measure_classes
+from simvtp.tasks import VideoAnswerer, VideoClassifier
+
+VIEWS = (2, 3)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer_file):
+    tokenizer = load_tokenizer(tokenizer_file)
+    torch.manual_seed(0)
+    config = ModelConfig(
+        image_size=32,
+        num_frames=4,
+        width=16,
+        depth=1,
+        num_heads=2,
+        decoder_width=16,
+        decoder_depth=1,
+        decoder_heads=2,
+        vocab_size=tokenizer.get_vocab_size(),
+    )
+    return SimVTP(config, tokenizer=tokenizer)
+
+
+@pytest.fixture(scope="module")
+def records(corpus, tmp_path_factory):
+    """Five clips, the third of which is no video."""
+    broken = tmp_path_factory.mktemp("broken") / "x.mp4"
+    broken.write_text("no video")
+    found = list(load_manifest(corpus.train))[:5]
+    found[2] = ClipRecord("broken", broken, ("nothing",))
+    return found
+
+
+def views_of(model, records, number):
+    return ViewDataset(
+        records,
+        num_frames=4,
+        stride=model.frame_stride,
+        num_clips=VIEWS[0],
+        num_crops=VIEWS[1],
+        image_size=32,
+    )[number].video
+
+
+def test_classes_are_judged_by_the_mean_over_views(model, records):
+    classifier = VideoClassifier.from_model(model, classes=["a", "b", "c"])
+    with torch.no_grad():
+        classifier.head.weight.mul_(50)
+    classifier.eval()
+    labels = np.array([0, 1, 2, 0, 1])
+    hits = []
+    for number, label in enumerate(labels):
+        if number == 2:
+            hits.append(False)
+            continue
+        with torch.inference_mode():
+            each = [
+                classifier(view[None]).double().softmax(dim=1)
+                for view in views_of(model, records, number)
+            ]
+        hits.append(int(torch.stack(each).mean(dim=0).argmax()) == label)
+    clips = LabelledClips(records, labels, ("a", "b", "c"))
+    figures = measure_classes(classifier, clips, views=VIEWS)
+    assert figures["top-1"] == pytest.approx(sum(hits) / 5)
+    assert figures["unreadable"] == 1
+    assert "top-5" not in figures, "there are three classes"
+
+
+@pytest.mark.parametrize("kind", ["open", "options"])
+def test_unknown_answers_and_unreadable_clips_are_wrong(model, records, kind):
+    options = ("a box", "a ring") if kind == "options" else ()
+    answers = () if options else ("a box", "a ring", "nothing")
+    answerer = VideoAnswerer.from_model(model, answers=answers).eval()
+    asked = [(0, "what is it", 0), (0, "what moves", 1), (2, "what is it", 0), (4, "who", 1)]
+    if kind == "open":
+        asked.append((1, "what is it", -1))
+    questions = tuple(Question(clip, text, answer, options) for clip, text, answer in asked)
+    hits = 0
+    for clip, text, answer in asked:
+        if clip == 2:
+            continue
+        with torch.inference_mode():
+            each = [
+                answerer.answer(view[None], [text], options=[options] if options else None)
+                for view in views_of(model, records, clip)
+            ]
+        hits += int(torch.stack(each).mean(dim=0).argmax()) == answer
+    figures = measure_answers(answerer, QuestionSet(records, questions, answers), views=VIEWS)
+    assert figures["accuracy"] == pytest.approx(hits / len(asked))
+    assert figures["unreadable"] == 1
+
+
+def test_nothing_readable_is_an_error(model, records):
+    classifier = VideoClassifier.from_model(model, classes=["a", "b"])
+    clips = LabelledClips(records[2:3], np.array([0]), ("a", "b"))
+    with pytest.raises(ValueError, match="none of the 1 clips or questions"):
+        measure_classes(classifier, clips)
