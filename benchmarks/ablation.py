@@ -7,15 +7,16 @@ the same command is given again; finished ones are not repeated. It takes hours.
 
 import argparse
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 
 from benchmarks.ablation_report import write_report
 from benchmarks.many_runs import Run, run_all
-from benchmarks.measure import command_line
 
 BASELINE = "baseline"
 # One change each. The baseline hides 75 % of the tubes: of the tiny model's sixteen, 90 % hides
@@ -40,6 +41,11 @@ def main() -> int:
     """Run what is missing, then write the report; 1 when a run failed."""
     options = _parser().parse_args()
     console = Console(soft_wrap=True)
+    try:
+        _require_same_length(options)
+    except ValueError as error:
+        console.print(f"error: {error}", markup=False)
+        return 2
     failed: list[str] = []
     if not options.report_only:
         runs = [_run(options, variant, seed) for variant, seed in _runs(options)]
@@ -55,9 +61,38 @@ def main() -> int:
         console.print("error: no run of the baseline is finished, there is nothing to compare with")
         return 1
     settings = {"epochs": options.epochs, "batch": options.batch, "seeds": options.seeds}
-    command = command_line("benchmarks.ablation")
+    command = _repeating_command(options)
     write_report(results, settings=settings, command=command, options=options, console=console)
     return 1 if failed else 0
+
+
+def _repeating_command(options: argparse.Namespace) -> str:
+    """What repeats the runs and the report, also when the report alone was asked for."""
+    words = ["python", "-m", "benchmarks.ablation"]
+    for name in ("epochs", "batch", "seeds", "processes", "threads", "json", "page", "plot"):
+        if getattr(options, name) is not None:
+            words += [f"--{name}", str(getattr(options, name))]
+    return shlex.join(words)
+
+
+def _require_same_length(options: argparse.Namespace) -> None:
+    """Runs of another length would go on, and be reported, as if they had this one.
+
+    Raises:
+        ValueError: a run in the folder was begun with another length.
+    """
+    wanted = {"epochs": options.epochs, "batch_size": options.batch}
+    for variant, seed in _runs(options):
+        file = _folder(options, variant, seed) / "run" / "config.yaml"
+        if not file.exists():
+            continue
+        begun = yaml.safe_load(file.read_text())["run"]
+        for name, value in wanted.items():
+            if begun[name] != value:
+                raise ValueError(
+                    f"{file} was begun with {name} {begun[name]}, not {value}; give the same "
+                    "again, or another --out"
+                )
 
 
 def _runs(options: argparse.Namespace) -> Iterator[tuple[str, int]]:

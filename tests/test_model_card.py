@@ -1,13 +1,14 @@
 """What a model's folder tells of it, and what its card says: inherited, licensed, readable."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
 
 from simvtp import ModelConfig, SimVTP
-from simvtp.conversion import Origin
+from simvtp.conversion import Origin, map_weights, origins_of, read_weights
 from simvtp.model_card import ModelFacts, Stage, flat_settings, read_facts
 from simvtp.tasks import VideoClassifier
 
@@ -74,6 +75,46 @@ def test_terms_of_foreign_weights_are_inherited(tmp_path, through):
     assert card.data.license == "cc-by-nc-4.0"
     assert "k400.pth" in card.text
     assert f"import {kind.__name__}" in card.text
+
+
+@pytest.mark.parametrize(
+    ("licences", "expected"),
+    [
+        ((), "apache-2.0"),
+        (("Apache-2.0",), "apache-2.0"),
+        (("MIT", "Apache-2.0"), "mit"),
+        (("MIT", "CC-BY-NC-4.0"), "cc-by-nc-4.0"),
+        (("CC-BY-NC-4.0", "not stated"), "cc-by-nc-4.0"),
+        (("not stated", "Apache-2.0"), "unknown"),
+    ],
+)
+def test_the_strictest_licence_counts(tmp_path, licences, expected):
+    origins = tuple(replace(FOREIGN, licence=licence) for licence in licences)
+    model(facts=ModelFacts(origins=origins)).save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.license == expected
+    assert ("is not stated: ask" in card.text) == (expected == "unknown")
+
+
+@pytest.mark.parametrize("named", ["", "model.safetensors"])
+@pytest.mark.parametrize("origins", [(), (FOREIGN,)])
+def test_weights_of_a_model_folder_stay_under_its_terms(tmp_path, named, origins):
+    model(facts=ModelFacts(origins=origins)).save_pretrained(tmp_path)
+    found = origins_of(map_weights(read_weights(tmp_path / named), towers="video"))
+    assert found[:-1] == origins
+    stated = "cc-by-nc-4.0" if origins else "apache-2.0"
+    assert found[-1].licence == stated
+    assert ModelFacts(origins=found).licence == stated
+
+
+@pytest.mark.parametrize("card", [None, "no metadata", "---\nlicense: [\n---\n", "---\n- a\n---\n"])
+def test_a_folder_without_a_licence_promises_none(tmp_path, card):
+    model().save_pretrained(tmp_path)
+    (tmp_path / "README.md").unlink()
+    if card is not None:
+        (tmp_path / "README.md").write_text(card)
+    found = origins_of(map_weights(read_weights(tmp_path), towers="video"))
+    assert ModelFacts(origins=found).licence == "unknown"
 
 
 def test_the_hub_gets_the_same_folder(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from benchmarks.ablation import VARIANTS
+from benchmarks.ablation import VARIANTS, main
 from benchmarks.ablation_measure import PROPERTIES, area_under_curve, probe, word_labels
 from benchmarks.ablation_report import FIGURES, compare, write_report
 from simvtp.config import MaskingConfig, ObjectiveConfig
@@ -72,19 +72,76 @@ def test_labels_are_what_captions_say():
     assert motions.sum(dim=1).tolist() == [1, 1]
 
 
-def test_a_report_says_what_the_numbers_say(tmp_path):
+def results_of(baseline_matching):
+    """Three seeds of three variants, the first of them with the given matching."""
     results = []
     for seed in range(3):
         for variant, value in (("baseline", 40.0), ("without VTC", 5.0), ("without VTM", 40.5)):
             figures = dict.fromkeys(FIGURES, value + 0.1 * seed * (variant == "without VTM"))
+            if variant == "baseline":
+                figures["matching AUC"] = baseline_matching[seed]
             results.append({"variant": variant, "seed": seed, **figures})
-    options = Namespace(json=tmp_path / "a.json", page=tmp_path / "a.md", plot=tmp_path / "a.png")
+    return results
+
+
+def report(results, folder):
+    options = Namespace(
+        json=folder / "results" / "a.json",
+        page=folder / "docs" / "a.md",
+        plot=folder / "pictures" / "a.png",
+    )
     settings = {"epochs": 2, "batch": 32, "seeds": 3}
     write_report(
         results, settings=settings, command="this", options=options, console=Console(quiet=True)
     )
+    return options
+
+
+def test_a_report_says_what_the_numbers_say(tmp_path):
+    results = results_of((49.0, 51.0, 50.0))
+    options = report(results, tmp_path)
     page = options.page.read_text()
-    assert "VTC helps: agrees (-35.0 ± 0.0)" in page
-    assert "VTM helps: does not hold here (+0.6" in page
+    assert "VTC helps (without VTC): recall@10 agrees (-35.0 ± 0.0); matching AUC agrees" in page
+    assert "VTM helps (without VTM): recall@10 contradicts (+0.6 ± 0.2); matching AUC" in page
+    assert "is best (video ratio 0.9): no run is finished" in page
+    assert "3 seeds each" in page
+    assert "(../pictures/a.png)" in page
     assert json.loads(options.json.read_text())["runs"] == results
     assert options.plot.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("matching", "said"),
+    [
+        ((49.0, 51.0, 50.0), "cannot be told from chance (+0.0 ± 2.5)"),
+        ((60.0, 61.0, 62.0), "is above chance (+11.0 ± 2.5)"),
+        ((40.0, 40.0, 40.0), "is below chance (-10.0 ± 0.0)"),
+    ],
+)
+def test_what_is_said_of_matching_follows_its_figures(tmp_path, matching, said):
+    page = report(results_of(matching), tmp_path).page.read_text()
+    assert f"baseline's matching head {said}" in page
+
+
+def test_report_only_tells_of_what_is_finished_and_how_to_repeat_all(tmp_path, monkeypatch, capsys):
+    page, out = tmp_path / "a b.md", tmp_path / "runs"
+    words = ["ablation", "--report-only", "--out", str(out), "--page", str(page)]
+    monkeypatch.setattr("sys.argv", words)
+    assert main() == 1
+    assert "no run of the baseline is finished" in capsys.readouterr().out
+    for name, value in (("baseline-0", 40.0), ("baseline-1", 42.0), ("without-VTC-1", 4.0)):
+        (out / name / "run").mkdir(parents=True)
+        figures = dict.fromkeys(FIGURES, value)
+        (out / name / "result.json").write_text(json.dumps(figures))
+        (out / name / "run" / "config.yaml").write_text("run: {epochs: 2, batch_size: 32}")
+    assert main() == 0
+    text = page.read_text()
+    assert "| baseline (means) | 2 | 41.0 |" in text
+    assert "| without VTC | 1 | -38.0 ± ? |" in text
+    repeated = f"--epochs 2 --batch 32 --seeds 3 --processes 2 --threads 1 --page '{page}'`"
+    assert text.endswith(f"Repeat: `python -m benchmarks.ablation {repeated}\n")
+    assert "report-only" not in text
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", [*words, "--epochs", "5"])
+    assert main() == 2
+    assert "was begun with epochs 2, not 5; give the same again" in capsys.readouterr().out
