@@ -19,9 +19,9 @@ from filelock import FileLock, Timeout
 from simvtp.data.durable import publish, sync
 from simvtp.data.feature_tables import ROWS_PER_GROUP, regrouped
 
+QUARANTINE = ".quarantine.jsonl"
 _SETTINGS_NAME = "settings.json"
 _COMPLETE_NAME = "complete"
-_QUARANTINE = ".quarantine.jsonl"
 # Floats of a feature share no values and hardly any bytes.
 _FORMAT = {"use_dictionary": False, "compression": "none", "write_page_checksum": True}
 
@@ -98,7 +98,7 @@ class FeatureFile:
     @property
     def outputs(self) -> dict[str, Path]:
         """Every file that there may be in the end, by its ending."""
-        endings = (_QUARANTINE, ".text.parquet", ".parquet")
+        endings = (QUARANTINE, ".text.parquet", ".parquet")
         return {ending: self.file.with_suffix(ending) for ending in endings}
 
     def next_clip(self, ending: str) -> int:
@@ -113,6 +113,13 @@ class FeatureFile:
     def num_unreadable(self) -> int:
         """Clips that are known to be missing."""
         return sum(part.unreadable for parts in self._parts.values() for part in parts)
+
+    def unreadable(self) -> Iterator[dict[str, Any]]:
+        """The clips that are known to be missing, as they were given to `save`."""
+        for part in chain.from_iterable(self._parts.values()):
+            with self._explained(part.file):
+                listed = json.loads(pq.read_schema(part.file).metadata[b"unreadable"])
+            yield from listed
 
     def save(
         self,
@@ -152,7 +159,7 @@ class FeatureFile:
         if not complete.exists():
             endings = [ending for ending in self.tables if self._assemble(ending)]
             if self._list_unreadable():
-                endings.append(_QUARANTINE)
+                endings.append(QUARANTINE)
             self._put(json.dumps(endings), complete)
         endings = json.loads(complete.read_bytes())
         for ending, output in self.outputs.items():
@@ -252,11 +259,10 @@ class FeatureFile:
         """Write the list of the clips that are missing; False where there are none."""
         if not self.num_unreadable:
             return False
-        target = self._whole(_QUARANTINE)
+        target = self._whole(QUARANTINE)
         with target.open("w", encoding="utf-8") as file:
-            for part in chain.from_iterable(self._parts.values()):
-                listed = json.loads(pq.read_schema(part.file).metadata[b"unreadable"])
-                file.writelines(json.dumps(clip, ensure_ascii=False) + "\n" for clip in listed)
+            lines = (json.dumps(clip, ensure_ascii=False) + "\n" for clip in self.unreadable())
+            file.writelines(lines)
         sync(target)
         return True
 

@@ -1,0 +1,297 @@
+"""Features of clips in a file: `python -m simvtp.pipelines.embed --model M --data X --out FILE`.
+
+FILE.parquet gets a row for each clip of each video, in order: video_id, name, view, start in
+seconds and video_embed. With --text, FILE.text.parquet gets one for each caption. Videos that
+cannot be read are listed with the reason in FILE.quarantine.jsonl. A run that was stopped, however
+hard, goes on when the same command is given again. In Python: `for batch in embed(model, records)`.
+"""
+
+import argparse
+import hashlib
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import pyarrow as pa
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import simvtp
+from simvtp.config import RunConfig
+from simvtp.data import ClipRecord, ClipTable, Quarantine, TooManyBadClips, load_clips
+from simvtp.data.feature_file import QUARANTINE, FeatureFile
+from simvtp.data.feature_tables import ROWS_PER_GROUP, table_of, text_schema, video_schema
+from simvtp.model import SimVTP
+from simvtp.model_folder import find_model_folder
+from simvtp.pipelines.arguments import at_least
+from simvtp.pipelines.embedding import (
+    EmbeddedBatch,
+    EmbeddedCaptions,
+    embed,
+    embed_captions,
+)
+from simvtp.pipelines.faults import is_expected, reason_of
+from simvtp.pipelines.job import choose_device, choose_precision
+from simvtp.pipelines.stopping import StopNow, StopRequest
+
+__all__ = ["EmbeddedBatch", "EmbeddedCaptions", "embed", "embed_captions", "main"]
+
+VIDEO, TEXT = ".parquet", ".text.parquet"
+
+
+class _Rows(NamedTuple):
+    """Rows of a table, the next clip after them, and the clips that are missing among them."""
+
+    table: pa.Table
+    next_clip: int
+    unreadable: tuple[dict[str, Any], ...] = ()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Command line of the embedding."""
+    parser = argparse.ArgumentParser(
+        prog="python -m simvtp.pipelines.embed",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    whole = at_least(1)
+    parser.add_argument("--model", required=True, help="model folder or hub id")
+    parser.add_argument("--data", required=True, help="manifest, or shards as for training")
+    parser.add_argument("--root", type=Path, help="folder of the clips; default: the manifest's")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="ends in .parquet")
+    parser.add_argument("--overwrite", action="store_true", help="replace a finished FILE")
+    parser.add_argument("--text", action="store_true", help="embed the captions as well")
+    parser.add_argument("--clips-per-video", type=whole, default=1, metavar="N", help="1: middle")
+    parser.add_argument("--batch-size", type=whole, default=16, metavar="N", help="%(default)s")
+    parser.add_argument(
+        "--workers", type=at_least(0), default=1, metavar="N", help="processes that decode; 1"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    parser.add_argument(
+        "--time-limit", type=whole, default=60, metavar="SECONDS", help="for one video; 60"
+    )
+    parser.add_argument(
+        "--max-bad-share", type=float, default=0.1, metavar="X", help="of the videos; 0.1"
+    )
+    parser.add_argument(
+        "--save-every", type=at_least(0), default=60, metavar="SECONDS", help="%(default)s"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Embed; the exit code: 0 done or asked to stop, 1 for bad clips, 2 for bad settings or disks.
+
+    Ctrl-C gives 130.
+    """
+    options = build_parser().parse_args(arguments)
+    console = Console(soft_wrap=True)
+    with StopRequest() as stop:
+        try:
+            return _embed_to_file(options, stop, console)
+        except StopNow:
+            console.print(f"stopped by {stop.name}; the same command goes on", highlight=False)
+            return stop.exit_code
+        except KeyboardInterrupt:
+            console.print("interrupted at once; the same command goes on", highlight=False)
+            return 130
+        except Exception as error:
+            if not is_expected(error):
+                raise
+            reason = reason_of(error, folder=options.out.parent)
+            console.print(f"error: {reason}", style="red", markup=False, highlight=False)
+            return 2 if isinstance(error, ValueError | OSError) else 1
+
+
+def _embed_to_file(options: argparse.Namespace, stop: StopRequest, console: Console) -> int:
+    with stop.interruptible():
+        records = load_clips(options.data, root=options.root)
+        folder = find_model_folder(options.model, download_options={})
+        run = RunConfig(device=options.device, precision=options.precision)
+        model = SimVTP.from_pretrained(folder).to(choose_device(run))
+        precision = choose_precision(run, device=model.device)
+        compute = {"batch_size": options.batch_size, "precision": precision}
+        settings = _settings(options, records, model, folder) | compute
+    tables = {VIDEO: video_schema(model.config.width)}
+    if options.text:
+        tables[TEXT] = text_schema(model.config.width)
+    file = FeatureFile(options.out, settings, tables=tables, overwrite=options.overwrite)
+    with closing(file):
+        begun = file.next_clip(VIDEO)
+        if 0 < begun < len(records):
+            console.print(f"going on at video {begun} of {len(records)}", highlight=False)
+        batches = embed(
+            model,
+            records,
+            clips_per_video=options.clips_per_video,
+            num_workers=options.workers,
+            start=begun,
+            time_limit=options.time_limit,
+            **compute,
+        )
+        rows = _video_rows(batches, records, tables[VIDEO], options.max_bad_share)
+        _fill(file, VIDEO, rows, len(records), options.save_every, stop)
+        if not file.num_rows(VIDEO):
+            first = next(file.unreadable())
+            file.discard()
+            raise TooManyBadClips(
+                f"none of the {len(records)} videos can be read, the first is {first['name']}: "
+                f"{first['reason']}"
+            )
+        if options.text:
+            captions = embed_captions(model, records, start=file.next_clip(TEXT), **compute)
+            rows = _caption_rows(captions, records, tables[TEXT])
+            _fill(file, TEXT, rows, len(records), options.save_every, stop)
+        file.finish()
+    _report(file, len(records), console)
+    return 0
+
+
+def _settings(
+    options: argparse.Namespace, records: ClipTable, model: SimVTP, folder: Path
+) -> dict[str, Any]:
+    """Everything that the features depend on, as plain values."""
+    settings = {
+        "version": simvtp.__version__,
+        "torch": torch.__version__,
+        "PyAV": av.__version__,
+        "weights": _digest(folder / "model.safetensors"),
+        "config": asdict(model.config),
+        "preprocessor": model.preprocessor(),
+        "clips": f"{records.root} {_digest(records.file)}",
+        "clips_per_video": options.clips_per_video,
+        "device": model.device.type,
+        "text": options.text,
+    }
+    if options.text and model.tokenizer is not None:
+        settings["tokenizer"] = _digest(folder / "tokenizer.json")
+    return settings
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _video_rows(
+    batches: Iterator[EmbeddedBatch],
+    records: Sequence[ClipRecord],
+    schema: pa.Schema,
+    max_bad_share: float,
+) -> Generator[_Rows, None, None]:
+    """Rows of each batch.
+
+    Raises:
+        TooManyBadClips: too many videos cannot be read, so that the disk may be at fault.
+    """
+    tried = Quarantine(None, max_bad_share=max_bad_share)
+    for batch in batches:
+        numbers = batch.indices.tolist()
+        for _ in set(numbers):
+            tried.count(bad=False)
+        for _, reason in batch.unreadable:
+            tried.count(bad=True, reason=reason)
+        unreadable = tuple(
+            {
+                "index": number,
+                "video_id": records[number].video_id,
+                "name": records[number].name,
+                "reason": reason,
+            }
+            for number, reason in batch.unreadable
+        )
+        names = [records[number].name for number in numbers]
+        columns = [batch.ids, names, batch.views.numpy(), batch.starts.numpy()]
+        table = table_of(schema, columns, batch.features.numpy())
+        last = max([*numbers, *(clip["index"] for clip in unreadable)])
+        yield _Rows(table, last + 1, unreadable)
+
+
+def _caption_rows(
+    batches: Iterator[EmbeddedCaptions], records: Sequence[ClipRecord], schema: pa.Schema
+) -> Generator[_Rows, None, None]:
+    for batch in batches:
+        numbers = batch.indices.tolist()
+        names = [records[number].name for number in numbers]
+        columns = [batch.ids, names, batch.captions]
+        yield _Rows(table_of(schema, columns, batch.features.numpy()), numbers[-1] + 1)
+
+
+def _fill(
+    file: FeatureFile,
+    ending: str,
+    rows: Generator[_Rows, None, None],
+    total: int,
+    save_every: int,
+    stop: StopRequest,
+) -> None:
+    """Write what is left of a table, in parts that are saved every so many seconds.
+
+    Raises:
+        StopNow: a stop was asked for; what there was is saved.
+    """
+    held: list[_Rows] = []
+    saved = time.monotonic()
+    with closing(rows), _bar(ending, total) as progress:
+        progress(file.next_clip(ending), file.num_unreadable)
+        while True:
+            try:
+                with stop.interruptible():
+                    latest = next(rows, None)
+            except StopNow:
+                _save(file, ending, held)
+                raise
+            if latest is not None:
+                held.append(latest)
+                bad = file.num_unreadable + sum(len(one.unreadable) for one in held)
+                progress(latest.next_clip, bad)
+            full = sum(one.table.num_rows for one in held) >= ROWS_PER_GROUP
+            if latest is None or full or time.monotonic() - saved >= save_every:
+                _save(file, ending, held)
+                held, saved = [], time.monotonic()
+            if latest is None:
+                return
+
+
+def _save(file: FeatureFile, ending: str, held: Sequence[_Rows]) -> None:
+    if held:
+        file.save(
+            ending,
+            [one.table for one in held],
+            next_clip=held[-1].next_clip,
+            unreadable=[clip for one in held for clip in one.unreadable],
+        )
+
+
+@contextmanager
+def _bar(ending: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    """A bar that counts videos, and the bad ones among them."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    bad_column = TextColumn("{task.fields[bad]} bad")
+    console = Console(stderr=True)
+    with Progress(*columns, bad_column, TimeRemainingColumn(), console=console) as progress:
+        name = "Embedding captions" if ending == TEXT else "Embedding videos"
+        task = progress.add_task(name, total=total, bad=0)
+        yield lambda place, bad: progress.update(task, completed=place, bad=bad)
+
+
+def _report(file: FeatureFile, num_videos: int, console: Console) -> None:
+    bad = file.num_unreadable
+    said = f"{file.file}: {file.num_rows(VIDEO)} clips of {num_videos - bad} videos"
+    if TEXT in file.tables:
+        said += f"; {file.outputs[TEXT]}: {file.num_rows(TEXT)} captions"
+    console.print(said, markup=False, highlight=False)
+    if bad:
+        said = f"videos that cannot be read: {bad}, see {file.outputs[QUARANTINE]}"
+        console.print(said, markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

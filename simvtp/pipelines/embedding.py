@@ -1,0 +1,217 @@
+"""Features of clips and captions, batch by batch, without holding more than a batch of them."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import chain
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from simvtp.data import ClipRecord, ShardCache, ViewedClip
+from simvtp.data.view_reading import read_views
+from simvtp.model import SimVTP
+
+Precision = Literal["fp32", "bf16"]
+
+
+class EmbeddedBatch(NamedTuple):
+    """Features of the clips of some videos, the clips of a video one after the other.
+
+    Attributes:
+        indices: `(rows,)` int64, number of each row's record.
+        ids: video id of each row.
+        views: `(rows,)` int64, number of the clip in its video.
+        starts: `(rows,)` float64, where the clip starts in its video, seconds.
+        features: `(rows, width)` float32, unit norm, on the CPU.
+        unreadable: number of each record that could not be read, and why.
+    """
+
+    indices: Tensor
+    ids: tuple[str, ...]
+    views: Tensor
+    starts: Tensor
+    features: Tensor
+    unreadable: tuple[tuple[int, str], ...]
+
+
+class EmbeddedCaptions(NamedTuple):
+    """Features of all captions of some records.
+
+    Attributes:
+        indices: `(rows,)` int64, number of each row's record.
+        ids: video id of each row.
+        captions: the captions.
+        features: `(rows, width)` float32, unit norm, on the CPU.
+    """
+
+    indices: Tensor
+    ids: tuple[str, ...]
+    captions: tuple[str, ...]
+    features: Tensor
+
+
+def embed(
+    model: SimVTP,
+    records: Sequence[ClipRecord],
+    *,
+    clips_per_video: int = 1,
+    batch_size: int = 16,
+    num_workers: int = 0,
+    start: int = 0,
+    precision: Precision = "fp32",
+    cache: ShardCache | None = None,
+    time_limit: float = 60.0,
+) -> Iterator[EmbeddedBatch]:
+    """Embed videos in order; every record is in one batch, with its features or why not.
+
+    One clip is the middle of its video; several are spread evenly from its start to its end, and
+    decoded in one pass. The batches do not depend on `num_workers`; nor on `start`, when it is a
+    multiple of `batch_size // clips_per_video`. With workers, scripts need the usual
+    `if __name__ == "__main__":` guard::
+
+        for batch in embed(model, load_clips("clips.csv")):
+            index.add(batch.ids, batch.features)
+
+    Args:
+        model: the model, on its device; it is put into evaluation mode.
+        records: the videos, e.g. of `load_clips`.
+        clips_per_video: clips of each video.
+        batch_size: clips in one forward pass.
+        num_workers: processes that decode; one that crashes or hangs costs only its video. 0
+            decodes in this process.
+        start: number of the first record.
+        precision: number format of the matrix products.
+        cache: finds shards on this machine.
+        time_limit: seconds after which a video counts as unreadable.
+
+    Raises:
+        ValueError: a count is out of range, or a feature is not finite.
+        FetchError: a remote shard cannot be copied.
+    """
+    _require_counts(records, start=start, batch_size=batch_size, num_workers=num_workers)
+    if clips_per_video < 1:
+        raise ValueError(f"clips_per_video must be at least 1, got {clips_per_video}")
+    clips = read_views(
+        records,
+        start=start,
+        num_workers=num_workers,
+        cache=cache,
+        time_limit=time_limit,
+        num_frames=model.config.num_frames,
+        stride=model.frame_stride,
+        num_clips=clips_per_video,
+        num_crops=1,
+        image_size=model.config.image_size,
+    )
+    model.eval()
+
+    def batches() -> Iterator[EmbeddedBatch]:
+        videos = max(1, batch_size // clips_per_video)
+        with closing(clips):
+            for first in range(start, len(records), videos):
+                taken = [next(clips) for _ in range(first, min(first + videos, len(records)))]
+                yield _embedded(model, records, taken, batch_size=batch_size, precision=precision)
+
+    return batches()
+
+
+def embed_captions(
+    model: SimVTP,
+    records: Sequence[ClipRecord],
+    *,
+    batch_size: int = 16,
+    start: int = 0,
+    precision: Precision = "fp32",
+) -> Iterator[EmbeddedCaptions]:
+    """Embed all captions of the records, in order.
+
+    Args:
+        model: the model, on its device; it is put into evaluation mode.
+        records: the videos.
+        batch_size: records in a batch, and captions in one forward pass.
+        start: number of the first record.
+        precision: number format of the matrix products.
+
+    Raises:
+        ValueError: a count is out of range, there is no tokenizer, or a feature is not finite.
+    """
+    _require_counts(records, start=start, batch_size=batch_size)
+    model.eval()
+
+    def batches() -> Iterator[EmbeddedCaptions]:
+        for first in range(start, len(records), batch_size):
+            numbers = range(first, min(first + batch_size, len(records)))
+            indices = [number for number in numbers for _ in records[number].captions]
+            captions = tuple(chain.from_iterable(records[number].captions for number in numbers))
+            parts = [captions[n : n + batch_size] for n in range(0, len(captions), batch_size)]
+            features = torch.cat([_run(model, part, precision=precision) for part in parts])
+            _require_finite(features, [records[number].name for number in indices])
+            ids = tuple(records[number].video_id for number in indices)
+            yield EmbeddedCaptions(torch.tensor(indices), ids, captions, features)
+
+    return batches()
+
+
+def _embedded(
+    model: SimVTP,
+    records: Sequence[ClipRecord],
+    clips: Sequence[ViewedClip],
+    *,
+    batch_size: int,
+    precision: Precision,
+) -> EmbeddedBatch:
+    features = [torch.empty(0, model.config.width)]
+    places: list[tuple[int, int, float]] = []
+    videos: list[Tensor] = []
+    for clip in clips:
+        if clip.video is not None:
+            videos.append(clip.video)
+            places += [(clip.index, view, start) for view, start in enumerate(clip.starts)]
+    if videos:
+        for part in torch.cat(videos).split(batch_size):
+            features.append(_run(model, part, precision=precision))
+    indices, views, starts = zip(*places, strict=True) if places else ((), (), ())
+    found = [records[number] for number in indices]
+    joined = torch.cat(features)
+    _require_finite(joined, [record.name for record in found])
+    return EmbeddedBatch(
+        indices=torch.tensor(indices, dtype=torch.int64),
+        ids=tuple(record.video_id for record in found),
+        views=torch.tensor(views, dtype=torch.int64),
+        starts=torch.tensor(starts, dtype=torch.float64),
+        features=joined,
+        unreadable=tuple((clip.index, clip.error) for clip in clips if clip.error is not None),
+    )
+
+
+@torch.no_grad()
+def _run(model: SimVTP, batch: Tensor | Sequence[str], *, precision: Precision) -> Tensor:
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        if isinstance(batch, Tensor):
+            return model.encode_video(batch).cpu()
+        return model.encode_text(batch).cpu()
+
+
+def _require_finite(features: Tensor, names: Sequence[str]) -> None:
+    finite = features.isfinite().all(dim=1)
+    if not finite.all():
+        row = int((~finite).int().argmax())
+        raise ValueError(
+            f"the features of {names[row]} are not finite; the model's weights are at fault, take "
+            "an earlier checkpoint, or --precision fp32"
+        )
+
+
+def _require_counts(
+    records: Sequence[ClipRecord], *, start: int, batch_size: int, num_workers: int = 0
+) -> None:
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("num_workers", num_workers, 0),
+        ("start", start, 0),
+    ):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    if not records:
+        raise ValueError("there must be at least one clip to embed, got no records")
