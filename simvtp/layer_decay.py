@@ -24,25 +24,19 @@ def layer_scales(module: nn.Module, *, decay: float) -> dict[str, float]:
     """
     if not 0 < decay <= 1:
         raise ValueError(f"layer decay must lie in (0, 1], got {decay}; 0.75 is usual")
-    encoders = {
-        name: part for name, part in module.named_modules() if isinstance(part, JointEncoder)
-    }
+    encoders = [part for part in module.modules() if isinstance(part, JointEncoder)]
     if not encoders:
         raise ValueError("layer decay needs a JointEncoder to take its layers from, found none")
-    depth = max(len(encoder.transformer.blocks) for encoder in encoders.values())
-    layers: dict[str, int] = {}
-    for name, part in module.named_modules():
+    depth = max(len(encoder.transformer.blocks) for encoder in encoders)
+    # By the parameters themselves: one that two modules share goes by the first one's name.
+    layers: dict[nn.Parameter, int] = {}
+    for part in module.modules():
         if isinstance(part, VideoEmbedding | TextEmbedding):
-            layers |= dict.fromkeys(_names(part, name), 0)
-    for name, encoder in encoders.items():
-        for number, block in enumerate(encoder.transformer.blocks):
-            inside = _names(block, f"{name}.transformer.blocks.{number}")
-            layers |= dict.fromkeys(inside, number + 1)
+            layers |= dict.fromkeys(part.parameters(), 0)
+    for encoder in encoders:
+        for layer, block in enumerate(encoder.transformer.blocks, start=1):
+            layers |= dict.fromkeys(block.parameters(), layer)
     return {
-        name: decay ** (depth + 1 - layers.get(name, depth + 1))
-        for name, _ in module.named_parameters()
+        name: decay ** (depth + 1 - layers.get(parameter, depth + 1))
+        for name, parameter in module.named_parameters()
     }
-
-
-def _names(part: nn.Module, prefix: str) -> list[str]:
-    return [f"{prefix}.{name}" if prefix else name for name, _ in part.named_parameters()]

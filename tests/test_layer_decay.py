@@ -72,6 +72,44 @@ def test_the_scales_act_and_survive_a_checkpoint():
         assert [id(p) for p in one["params"]] == [id(p) for p in other["params"]]
 
 
+def test_names_do_not_matter():
+    """An encoder that is the whole module, and a weight that a head ahead of it shares."""
+    model = SimVTP(CONFIG)
+    by_name = layer_scales(model.encoder, decay=0.5)
+    assert by_name["transformer.blocks.0.mlp.0.weight"] == 0.5**3
+    assert by_name["transformer.norm.weight"] == 1.0
+    head = nn.Linear(16, 20, bias=False)
+    head.weight = model.text_embedding.words.weight
+    scales = layer_scales(nn.ModuleList([head, model]), decay=0.5)
+    assert scales["0.weight"] == 0.5**4
+
+
+@pytest.mark.parametrize("decay", [0.75, 1.0])
+def test_a_resume_with_another_decay_uses_it(decay):
+    torch.manual_seed(0)
+    model = VideoClassifier.from_model(SimVTP(CONFIG), classes=["a", "b"])
+
+    def optimizer(decay, weight_decay):
+        settings = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": weight_decay}
+        return build_optimizer(model, **settings, scales=layer_scales(model, decay=decay))
+
+    first, second = optimizer(0.5, 0.05), optimizer(decay, 0.02)
+    for parameter in model.parameters():
+        parameter.grad = torch.rand_like(parameter)
+    first.step()
+    first.zero_grad()
+    scatter_state(model, second, gather_state(model, first))
+    scales = layer_scales(model, decay=decay)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for group in second.param_groups:
+        assert group["weight_decay"] in (0.0, 0.02)
+        for parameter in group["params"]:
+            assert group["lr_scale"] == scales[names.pop(parameter)]
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                assert torch.equal(first.state[parameter][key], second.state[parameter][key])
+    assert not names
+
+
 def test_refusals():
     with pytest.raises(ValueError, match=r"must lie in \(0, 1\]"):
         layer_scales(SimVTP(CONFIG), decay=0.0)

@@ -33,8 +33,15 @@ class ClipAugment:
     erase_probability: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.size < 1 or self.num_operations < 0:
+            raise ValueError(
+                "size must be at least 1 pixel and num_operations at least 0, got "
+                f"{self.size} and {self.num_operations}"
+            )
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"scale must be two rising shares in (0, 1], got {self.scale}")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"ratio must be two rising numbers above 0, got {self.ratio}")
         if not 0 <= self.magnitude <= 30:
             raise ValueError(f"magnitude must lie in [0, 30], got {self.magnitude}")
         for name in ("flip_probability", "erase_probability"):
@@ -43,7 +50,7 @@ class ClipAugment:
 
     @property
     def short_side(self) -> int:
-        """Short side of which even the smallest cut is no smaller than the result."""
+        """Short side of which the smallest square cut is as large as the result."""
         return round(self.size / self.scale[0] ** 0.5)
 
     def __call__(self, video: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -61,9 +68,11 @@ class ClipAugment:
         if self.num_operations > 0:
             steps.append(v2.RandAugment(self.num_operations, self.magnitude))
         steps.append(v2.RandomErasing(self.erase_probability))
-        # torchvision draws from the global generator, which belongs to the whole process.
+        # torchvision draws from the CPU's global generator, which belongs to the whole process;
+        # torch.manual_seed would set those of all devices.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            seed = int(torch.randint(2**62, (), generator=generator))
+            torch.default_generator.manual_seed(seed)
             for step in steps:
                 video = step(video)
         return video

@@ -45,7 +45,8 @@ class MixAugment:
         if not choices or len(video) < 2:
             return video, targets
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            # Not torch.manual_seed, which would set the generators of all devices.
+            torch.default_generator.manual_seed(seed)
             # torchvision mixes pictures; the frames of a clip are further channels to it.
             pictures = video.flatten(1, 2).float()
             mixed, targets = v2.RandomChoice(choices)(pictures, targets)

@@ -42,7 +42,10 @@ class WeightAverage:
 
     def state_dict(self) -> dict[str, Any]:
         """The average and how many steps it holds, on the CPU."""
-        weights = {name: value.cpu() for name, value in self.module.state_dict().items()}
+        # Copied on the CPU too, or a later update would change a state that was taken before it.
+        weights = {
+            name: value.to("cpu", copy=True) for name, value in self.module.state_dict().items()
+        }
         return {"weights": weights, "num_updates": self.num_updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

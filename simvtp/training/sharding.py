@@ -79,6 +79,8 @@ def scatter_state(
 ) -> None:
     """Load what `gather_state` made, on as many ranks as there are now.
 
+    What the optimiser was built with (weight decay, scales of the learning rate) stays.
+
     Args:
         module: sharded or not.
         optimizer: its optimiser.
@@ -93,6 +95,15 @@ def scatter_state(
     try:
         set_model_state_dict(module, state["parameters"], options=options)
         if state["optimizer"] is not None:
+            # Groups go by their parameters' names: those of other groups would leave theirs here.
+            built = [_settings_of(group) for group in optimizer.param_groups]
             set_optimizer_state_dict(module, optimizer, state["optimizer"], options=options)
+            for group, own in zip(optimizer.param_groups, built, strict=True):
+                group.update(own)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the checkpoint is of another model: {error}") from error
+
+
+def _settings_of(group: dict[str, Any]) -> dict[str, Any]:
+    """A parameter group without its parameters and its learning rate, which a schedule sets."""
+    return {key: value for key, value in group.items() if key not in ("params", "lr")}

@@ -57,11 +57,80 @@ def test_a_whole_crop_of_the_right_size_changes_nothing_but_flips():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"scale": (0.0, 1.0)}, {"scale": (0.9, 0.5)}, {"magnitude": 31}, {"flip_probability": 1.1}],
+    [
+        *({"size": 0}, {"num_operations": -1}, {"ratio": (2.0, 1.0)}, {"ratio": (0.0, 1.0)}),
+        *({"scale": (0.0, 1.0)}, {"scale": (0.9, 0.5)}, {"magnitude": 31}),
+        *({"flip_probability": 1.1}, {"erase_probability": -0.1}),
+    ],
 )
 def test_impossible_numbers_are_refused(wrong):
     with pytest.raises(ValueError, match="got"):
-        ClipAugment(16, **wrong)
+        ClipAugment(**({"size": 16} | wrong))
+
+
+@given(seed=st.integers(0, 10_000))
+def test_cuts_keep_to_their_area_and_ratio(seed):
+    """Each pixel tells its place, so the first and last ones of the cut tell its sides."""
+    across = torch.arange(200, dtype=torch.uint8).expand(160, 200)
+    down = torch.arange(160, dtype=torch.uint8)[:, None].expand(160, 200)
+    video = torch.stack([across, down, torch.zeros_like(down)])[None]
+    augment = ClipAugment(64, scale=(0.3, 0.6), ratio=(0.8, 1.25))
+    cut = augment(video, generator=generator(seed))[0].float()
+    # The centres of the outermost of 64 pixels stand 63/64 of a side apart.
+    width, height = (
+        (cut[channel].max() - cut[channel].min()).item() * 64 / 63 for channel in (0, 1)
+    )
+    assert 0.3 * 0.93 < width * height / (160 * 200) < 0.6 * 1.07
+    assert 0.8 * 0.93 < width / height < 1.25 * 1.07
+
+
+def test_operations_and_erasing_act_as_often_as_asked():
+    video = clip(height=32, width=32).clamp(min=1)
+    whole = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
+    changed = [
+        not torch.equal(
+            ClipAugment(32, **whole, num_operations=2, magnitude=20)(
+                video, generator=generator(seed)
+            ),
+            video,
+        )
+        for seed in range(40)
+    ]
+    # One of the 14 operations leaves a clip as it is.
+    assert sum(changed) > 30
+    erase = ClipAugment(32, **whole, erase_probability=0.25)
+    erased = 0
+    for seed in range(400):
+        black = (erase(video, generator=generator(seed)) == 0).all(dim=(0, 1))
+        erased += bool(black.any())
+        rows, columns = black.any(dim=1).nonzero(), black.any(dim=0).nonzero()
+        if len(rows):
+            assert black[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all()
+    # Four standard deviations of 400 draws.
+    assert erased / 400 == pytest.approx(0.25, abs=0.087)
+
+
+def test_no_other_device_is_seeded(monkeypatch):
+    def refuse(seed):
+        raise AssertionError("the generators of CUDA devices were set")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", refuse)
+    state = torch.get_rng_state()
+    ClipAugment(16, num_operations=1)(clip(), generator=generator(0))
+    MixAugment()(clip()[None].expand(2, -1, -1, -1, -1), torch.eye(2), seed=0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_mixing_treats_all_frames_alike_and_leaves_the_batch_as_it_was():
+    still = torch.stack([clip(frames=1, seed=seed).expand(4, -1, -1, -1) for seed in range(3)])
+    before = still.clone()
+    for alphas in ((0.8, 0.0), (0.0, 1.0)):
+        mix = MixAugment(mixup_alpha=alphas[0], cutmix_alpha=alphas[1])
+        outcomes = [mix(still, torch.eye(3), seed=seed)[0] for seed in range(5)]
+        for mixed in outcomes:
+            assert torch.equal(mixed, mixed[:, :1].expand_as(mixed))
+        assert len({tuple(mixed.flatten().tolist()) for mixed in outcomes}) == 5
+    assert torch.equal(still, before)
 
 
 @pytest.mark.parametrize("alphas", [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])

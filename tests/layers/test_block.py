@@ -18,6 +18,7 @@ from simvtp.layers import (
     compile_blocks,
     pack,
     recompute_blocks,
+    set_drop_path,
 )
 from simvtp.layers import block as block_module
 
@@ -200,6 +201,28 @@ def test_no_length_and_no_number_of_sequences_compiles_again(first, monkeypatch)
                     assert_equal_up_to_rounding(got, run_both(plain, lengths, **sizes))
         run_both(copy.deepcopy(compiled), [6, 2], batch=4)
     assert len(compiled_for) == 8
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.usefixtures("fresh_compiler")
+def test_no_draw_of_drop_path_compiles_again(monkeypatch):
+    def eager(graph, inputs):
+        return graph.forward
+
+    def run_seeded(model, lengths, *, batch):
+        torch.manual_seed(5)
+        return run_both(model, lengths, batch=batch)
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=eager))
+    plain, compiled = encoder_and_decoder(), encoder_and_decoder()
+    for model in (plain, compiled):
+        set_drop_path(model, 0.5)
+    compile_blocks(compiled)
+    run_seeded(compiled, [3, 7, 4], batch=3)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for lengths, batch in PACKS:
+            got = run_seeded(compiled, lengths, batch=batch)
+            assert_equal_up_to_rounding(got, run_seeded(plain, lengths, batch=batch))
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")

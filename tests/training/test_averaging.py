@@ -33,6 +33,44 @@ def test_average_follows_the_formula_and_resumes_exactly():
     assert not average.module[0].weight.requires_grad
 
 
+def test_a_state_survives_a_file_and_later_updates(tmp_path):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    average = WeightAverage(module, decay=0.9)
+
+    def train(*averages):
+        module(torch.randn(4, 2))
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter += torch.randn(parameter.shape)
+        for each in averages:
+            each.update(module)
+
+    train(average)
+    state = average.state_dict()
+    torch.save(state, tmp_path / "state.pt")
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)
+    resumed = WeightAverage(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), decay=0.9)
+    resumed.load_state_dict(saved)
+    for _ in range(3):
+        train(average, resumed)
+    for name, value in state["weights"].items():
+        assert torch.equal(value, saved["weights"][name]), "a later update changed the state"
+    ours, theirs = average.state_dict(), resumed.state_dict()
+    assert ours["num_updates"] == theirs["num_updates"] == 4
+    for name, value in ours["weights"].items():
+        assert torch.equal(value, theirs["weights"][name])
+
+
+def test_a_skipped_step_keeps_an_average_that_has_arrived():
+    module = nn.Linear(3, 2)
+    average = WeightAverage(module, decay=0.9)
+    for _ in range(3):
+        average.update(module)
+    for kept, weight in zip(average.module.parameters(), module.parameters(), strict=True):
+        assert torch.equal(kept, weight)
+
+
 @pytest.mark.parametrize("decay", [0.0, 1.0])
 def test_impossible_decays_are_refused(decay):
     with pytest.raises(ValueError, match=r"must lie in \(0, 1\)"):

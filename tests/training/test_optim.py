@@ -42,6 +42,21 @@ def test_only_matrices_decay():
     }
 
 
+def test_groups_are_two_without_scales_and_one_for_each_scale_with_them():
+    plain = build_optimizer(Model(), **SETTINGS).param_groups
+    assert [(group["weight_decay"], group["lr"]) for group in plain] == [(0.05, 1e-2), (0.0, 1e-2)]
+    assert not any("lr_scale" in group for group in plain)
+    model = Model()
+    scales = {name: 0.5 if "head" in name else 1.0 for name, _ in model.named_parameters()}
+    scaled = build_optimizer(model, **SETTINGS, scales=scales).param_groups
+    assert [(g["lr_scale"], g["weight_decay"], g["lr"], len(g["params"])) for g in scaled] == [
+        (1.0, 0.05, 1e-2, 1),
+        (1.0, 0.0, 1e-2, 5),
+        (0.5, 0.05, 5e-3, 1),
+        (0.5, 0.0, 5e-3, 1),
+    ]
+
+
 def test_one_step_equals_the_formula():
     layer = nn.Linear(2, 2)
     optimizer = build_optimizer(layer, **SETTINGS)
