@@ -4,16 +4,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from simvtp.config import OptimConfig, RunConfig
+from simvtp.config.checks import require_range
 from simvtp.data.annotations import Missing
 
 TaskName = Literal["retrieval", "classification", "qa"]
-
-
-def _require_range(settings: object, low: float, high: float, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        if not low <= value <= high:
-            raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +54,9 @@ class TaskDataConfig:
     test_crops: int = 1
 
     def __post_init__(self) -> None:
-        _require_range(self, 0, 1, "max_bad_share", "label_share")
-        _require_range(self, 0, 0.9, "validation_share")
-        _require_range(self, 1, 1000, "test_clips")
+        require_range(self, 0, 1, "max_bad_share", "label_share")
+        require_range(self, 0, 0.9, "validation_share")
+        require_range(self, 1, 1000, "test_clips")
         if self.label_share == 0 or self.test_crops not in (1, 3):
             raise ValueError(
                 f"label_share must be above 0 and test_crops 1 or 3, got {self.label_share} and "
@@ -112,9 +106,9 @@ class TuneConfig:
     rerank: int = 0
 
     def __post_init__(self) -> None:
-        _require_range(self, 0, 0.99, "drop_path", "video_ratio")
-        _require_range(self, 0.01, 1, "layer_decay")
-        _require_range(self, 0, 1e9, "vtc_weight", "vtm_weight", "memory", "rerank")
+        require_range(self, 0, 0.99, "drop_path", "video_ratio")
+        require_range(self, 0.01, 1, "layer_decay")
+        require_range(self, 0, 1e9, "vtc_weight", "vtm_weight", "memory", "rerank")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be at least 1, got {self.patience}; null for none")
         if self.rerank and not self.vtm_weight:
@@ -146,7 +140,7 @@ class AugmentConfig:
     cutmix: float = 0.0
 
     def __post_init__(self) -> None:
-        _require_range(self, 0, 1, "flip_probability", "erase_probability", "label_smoothing")
+        require_range(self, 0, 1, "flip_probability", "erase_probability", "label_smoothing")
 
 
 # Usual for fine-tuning masked autoencoders; the learning rate is for 256 samples a step.

@@ -1,0 +1,151 @@
+"""Sizes of the model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from simvtp.config.checks import require, require_positive, require_share
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "image_size": 64,
+        "patch_size": 16,
+        "max_text_length": 64,
+        "width": 128,
+        "depth": 4,
+        "num_heads": 2,
+        "decoder_width": 64,
+        "decoder_depth": 1,
+        "decoder_heads": 2,
+        "text_dropout": 0.0,
+    },
+    "small": {
+        "width": 384,
+        "num_heads": 6,
+        "decoder_width": 192,
+        "decoder_heads": 3,
+    },
+    "base": {},
+    "large": {
+        "width": 1024,
+        "depth": 24,
+        "num_heads": 16,
+        "decoder_width": 512,
+        "decoder_heads": 8,
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes of the model. The defaults are the paper's (ViT-B/16, 16 frames of 224 x 224).
+
+    Args:
+        num_frames: frames of a clip.
+        image_size: height and width of a frame, pixels.
+        tubelet_frames: frames in one tubelet.
+        patch_size: height and width of a tubelet, pixels.
+        vocab_size: rows of the word embedding.
+        max_text_length: longest caption in tokens, special tokens included.
+        width: width of the encoder.
+        depth: blocks of the encoder.
+        num_heads: attention heads of the encoder.
+        mlp_ratio: hidden width of the feed-forward layers over their width.
+        text_dropout: dropout after the word embedding.
+        decoder_width: width of the pixel decoder.
+        decoder_depth: blocks of the pixel decoder; 0 is a linear head over the encoder's output.
+        decoder_heads: attention heads of the pixel decoder.
+        word_decoder_depth: transformer blocks before the word head; 0 is the paper's linear head.
+        pixel_target: what the pixel decoder predicts: pixels normalised per tubelet (the
+            paper's), or raw values in [0, 1].
+        padding_id: word that fills captions up.
+        video_positions: positions of the tubelets by a formula (the paper's), or as a table that
+            begins with the formula's values and is learned.
+        text_encoder: captions by themselves go through the one encoder, or through a second one
+            of their own, as the paper fine-tunes for retrieval.
+    """
+
+    num_frames: int = 16
+    image_size: int = 224
+    tubelet_frames: int = 2
+    patch_size: int = 16
+    vocab_size: int = 30522
+    max_text_length: int = 512
+    width: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    text_dropout: float = 0.1
+    decoder_width: int = 384
+    decoder_depth: int = 4
+    decoder_heads: int = 6
+    word_decoder_depth: int = 0
+    pixel_target: Literal["normalized", "raw"] = "normalized"
+    padding_id: int = 0
+    video_positions: Literal["formula", "learned"] = "formula"
+    text_encoder: Literal["shared", "own"] = "shared"
+
+    def __post_init__(self) -> None:
+        require_positive(
+            self,
+            *("num_frames", "image_size", "tubelet_frames", "patch_size", "vocab_size"),
+            *("max_text_length", "width", "depth", "num_heads", "mlp_ratio"),
+            *("decoder_width", "decoder_heads"),
+        )
+        for size, part in (
+            ("num_frames", "tubelet_frames"),
+            ("image_size", "patch_size"),
+            ("width", "num_heads"),
+            ("decoder_width", "decoder_heads"),
+        ):
+            whole, divisor = getattr(self, size), getattr(self, part)
+            require(
+                whole % divisor == 0,
+                f"{size} must be a multiple of {part}, got {whole} and {divisor}; "
+                f"the nearest multiple is {max(1, round(whole / divisor)) * divisor}",
+            )
+        require(self.decoder_depth >= 0, f"decoder_depth must be >= 0, got {self.decoder_depth}")
+        require(
+            self.word_decoder_depth >= 0,
+            f"word_decoder_depth must be >= 0, got {self.word_decoder_depth}",
+        )
+        require_share("text_dropout", self.text_dropout, below_one=True)
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> "ModelConfig":
+        """Sizes by name: tiny, small, base or large, with any of them overridden.
+
+        Raises:
+            ValueError: `name` is not a preset.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+        return cls(**{**PRESETS[name], **overrides})
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
+        """Build from a decoded config.json; unknown keys are refused by name."""
+        known = cls.__dataclass_fields__
+        unknown = sorted(set(values) - set(known))
+        require(
+            not unknown,
+            f"unknown model setting(s) {', '.join(unknown)}; known are {', '.join(known)}",
+        )
+        return cls(**values)
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Tubelets along time, height and width."""
+        side = self.image_size // self.patch_size
+        return self.num_frames // self.tubelet_frames, side, side
+
+    @property
+    def num_video_tokens(self) -> int:
+        """Tubelets of a whole clip."""
+        slices, rows, columns = self.grid
+        return slices * rows * columns
+
+    @property
+    def tubelet(self) -> tuple[int, int, int]:
+        """Size of a tubelet: frames, height and width in pixels."""
+        return self.tubelet_frames, self.patch_size, self.patch_size

@@ -1,0 +1,155 @@
+"""What pre-training is told."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from simvtp.config.checks import require, require_positive, require_share
+from simvtp.config.model import ModelConfig
+from simvtp.config.training import OptimConfig, RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskingConfig:
+    """What the model does not see (paper: 90 % of the tubes, 75 % of the words).
+
+    Args:
+        video_ratio: share of tube positions dropped; the count is rounded down.
+        text_ratio: chance of each maskable token to become [MASK].
+        text_unit: mask single tokens (as the paper does) or whole words.
+        decode_ratio: share of the dropped tubelets that are reconstructed, chosen by running
+            cells (VideoMAE V2); 1 is all of them, as the paper does.
+    """
+
+    video_ratio: float = 0.9
+    text_ratio: float = 0.75
+    text_unit: Literal["token", "word"] = "token"
+    decode_ratio: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_share("video_ratio", self.video_ratio, below_one=True)
+        require_share("text_ratio", self.text_ratio)
+        require_share("decode_ratio", self.decode_ratio)
+        require(self.decode_ratio > 0, "decode_ratio must be above 0; drop pixel_weight to 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """Weights and choices of the four losses; a weight of 0 switches a loss and its pass off.
+
+    Args:
+        pixel_weight: weight of the pixel reconstruction error.
+        word_weight: weight of the masked-word cross-entropy.
+        vtc_weight: weight of the video-text contrastive loss.
+        vtm_weight: weight of the video-text matching loss.
+        temperature: softmax temperature of the contrastive loss.
+        learn_temperature: make the temperature a parameter.
+        contrast_text: caption seen by the contrastive pass; the paper's code used the masked one.
+        negatives: non-matching videos drawn by similarity, or uniformly as the paper does.
+        contrast_over: the contrastive loss sees a micro-batch, or all of a step's as one batch
+            (GradCache: features are encoded twice, memory stays that of a micro-batch).
+    """
+
+    pixel_weight: float = 1.0
+    word_weight: float = 1.0
+    vtc_weight: float = 1.0
+    vtm_weight: float = 1.0
+    temperature: float = 0.05
+    learn_temperature: bool = False
+    contrast_text: Literal["clean", "masked"] = "clean"
+    negatives: Literal["hard", "random"] = "hard"
+    contrast_over: Literal["micro_batch", "step"] = "micro_batch"
+
+    def __post_init__(self) -> None:
+        weights = ("pixel_weight", "word_weight", "vtc_weight", "vtm_weight")
+        for name in weights:
+            value = getattr(self, name)
+            require(value >= 0, f"{name} must be >= 0, got {value}")
+        require(
+            any(getattr(self, name) > 0 for name in weights),
+            "every loss weight is 0, so there is nothing to learn; set at least one above 0",
+        )
+        require_positive(self, "temperature")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where clips come from and how a clip is cut out of a video.
+
+    Args:
+        train: manifest of the training clips, or tar shards (a folder of prepared ones, a pattern
+            with braces and stars, URLs); without either the embedded corpus is rendered.
+        validation: manifest or shards of held-out clips.
+        root: folder that the manifests' paths are relative to.
+        tokenizer: tokenizer.json, vocab.txt, folder or hub name; without one a WordPiece
+            vocabulary is trained on the training captions.
+        frame_stride: frames of the source video between two frames of a clip.
+        crop_scales: sides of the random crop over the short side of the frame.
+        flip_probability: chance of a left-right flip; captions that say left or right need 0.
+        num_workers: processes that decode clips.
+        max_bad_share: the run stops when more than this share of the clips tried is unreadable.
+        clip_seconds: seconds that reading one clip may take before it counts as unreadable.
+        shuffle_buffer: most places that a clip in a shard moves from the order of the shards,
+            which is itself shuffled.
+        shard_cache_gb: gigabytes that copies of remote shards may take up on this machine.
+    """
+
+    train: str | None = None
+    validation: str | None = None
+    root: str | None = None
+    tokenizer: str | None = None
+    frame_stride: int = 4
+    crop_scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
+    flip_probability: float = 0.0
+    num_workers: int = 1
+    max_bad_share: float = 0.1
+    clip_seconds: float = 60.0
+    shuffle_buffer: int = 2048
+    shard_cache_gb: float = 50.0
+
+    def __post_init__(self) -> None:
+        require_positive(self, "frame_stride", "clip_seconds", "shuffle_buffer", "shard_cache_gb")
+        require(self.num_workers >= 0, f"num_workers must be >= 0, got {self.num_workers}")
+        require_share("flip_probability", self.flip_probability)
+        require_share("max_bad_share", self.max_bad_share)
+        require(
+            bool(self.crop_scales) and all(0 < scale <= 1 for scale in self.crop_scales),
+            f"crop_scales must be one or more shares in (0, 1], got {self.crop_scales}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Everything `python -m simvtp.pipelines.pretrain` can be told.
+
+    Args:
+        model: sizes of the model.
+        masking: what the model does not see.
+        objective: losses.
+        data: clips.
+        optim: optimiser and schedule.
+        run: length, batch and bookkeeping.
+        init_video: weights of another model that tubelet embedding, encoder and, where it fits,
+            pixel decoder begin with.
+        init_text: weights of another model that the text embedding begins with.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    init_video: str | None = None
+    init_text: str | None = None
+
+    def __post_init__(self) -> None:
+        require(
+            self.init_text is None or self.data.tokenizer is not None,
+            f"--init-text {self.init_text} brings an embedding of one vocabulary; name its "
+            "tokenizer.json or vocab.txt, or their folder, with --data.tokenizer",
+        )
+        require(
+            self.run.parallel == "ddp" or not self.objective.learn_temperature,
+            "objective.learn_temperature is a single number, which run.parallel fsdp cannot share "
+            "out; use ddp, or a fixed temperature",
+        )

@@ -1,0 +1,91 @@
+"""Optimiser and run: what every kind of training is told."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from simvtp.config.checks import require, require_positive, require_share
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW and its schedule (paper recipe: section 4 of the released script's settings).
+
+    Args:
+        lr_per_256: peak learning rate for 256 clips a step; scaled with the batch.
+        min_lr_per_256: learning rate at the end of the cosine, scaled alike.
+        warmup_epochs: epochs of linear warm-up from 0.
+        betas: AdamW's averaging factors.
+        eps: AdamW's epsilon.
+        weight_decay: decay of matrices; biases, norms and the mask token are never decayed.
+        clip_norm: largest gradient norm; None does not clip.
+    """
+
+    lr_per_256: float = 1.5e-4
+    min_lr_per_256: float = 1e-5
+    warmup_epochs: float = 40.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.05
+    clip_norm: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        require_positive(self, "lr_per_256", "eps")
+        for name in ("min_lr_per_256", "warmup_epochs", "weight_decay"):
+            value = getattr(self, name)
+            require(value >= 0, f"{name} must be >= 0, got {value}")
+        for beta in self.betas:
+            require_share("betas", beta, below_one=True)
+        require(
+            self.clip_norm is None or self.clip_norm > 0,
+            f"clip_norm must be above 0, or null to switch clipping off, got {self.clip_norm}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Length, batch, precision and bookkeeping of a run.
+
+    Args:
+        out: folder of the run.
+        epochs: passes over the training clips.
+        batch_size: clips in one micro-batch of one process.
+        accumulate: micro-batches summed before an optimiser step.
+        seed: seed of everything random.
+        device: cpu, cuda, or auto for CUDA when there is a device.
+        precision: number format of the matrix products; auto is bf16 on CUDA, else fp32.
+        compile: run the transformer blocks through torch.compile; the first step takes a minute.
+        recompute: keep all activations for the backward pass, or one per block and compute the
+            others again (a third more work, far less memory).
+        parallel: several processes hold whole copies of the model (DDP) or shares of it (FSDP2).
+        checkpoint_minutes: minutes between two saves of the latest state.
+        keep_every_epochs: epochs between two checkpoints that are kept; 0 keeps only the latest.
+        evaluate_every_epochs: epochs between two held-out evaluations; 0 only at the end.
+        log_every: optimiser steps between two lines of the log.
+        max_bad_steps: non-finite steps in a row after which the run stops.
+    """
+
+    out: str = "runs/pretrain"
+    epochs: int = 200
+    batch_size: int = 16
+    accumulate: int = 1
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
+    recompute: Literal["none", "block"] = "none"
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    checkpoint_minutes: float = 10.0
+    keep_every_epochs: int = 0
+    evaluate_every_epochs: int = 0
+    log_every: int = 10
+    max_bad_steps: int = 5
+
+    def __post_init__(self) -> None:
+        require_positive(
+            self,
+            *("epochs", "batch_size", "accumulate"),
+            *("checkpoint_minutes", "log_every", "max_bad_steps"),
+        )
+        for name in ("keep_every_epochs", "evaluate_every_epochs", "seed"):
+            value = getattr(self, name)
+            require(value >= 0, f"{name} must be >= 0, got {value}")
