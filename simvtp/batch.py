@@ -3,14 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from simvtp.data.dataset import Sample
 from simvtp.masking import RunningCellMasker, TextMasker, TubeMasker
+
+if TYPE_CHECKING:
+    # Decoders of video take a quarter of a second to import.
+    from simvtp.data.dataset import Sample
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Collator:
         """Draws that a sample has to bring: one per tube position, token, and clip to decode."""
         return self.tube_masker.num_positions + max_text_length + (self.decode_masker is not None)
 
-    def __call__(self, samples: Sequence[Sample]) -> Batch:
+    def __call__(self, samples: "Sequence[Sample]") -> Batch:
         """Collate samples whose noise has at least `num_noise` draws for their caption."""
         samples = sorted(samples, key=lambda sample: len(sample.token_ids))
         lengths = tuple(len(sample.token_ids) for sample in samples)
