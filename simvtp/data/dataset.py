@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,7 +65,7 @@ class ClipTransform(Protocol):
         ...
 
 
-class RandomClips(Dataset[T], Generic[T]):
+class RandomClips(Dataset[T], ABC, Generic[T]):
     """Random clips for training; item `(epoch, index)` depends on that pair and the seed alone.
 
     A clip that cannot be read is listed in the quarantine file and replaced by another record,
@@ -103,20 +104,20 @@ class RandomClips(Dataset[T], Generic[T]):
         self.quarantine = Quarantine(quarantine, max_bad_share=max_bad_share)
         self.time_limit = time_limit
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
+    @abstractmethod
     def record(self, index: int) -> ClipRecord:
         """The clip of an index."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sample(self, index: int, generator: torch.Generator) -> T:
         """What an index stands for, all that is random in it drawn from `generator`.
 
         Raises:
             ClipError: its clip cannot be read.
         """
-        raise NotImplementedError
 
     def __getitem__(self, key: tuple[int, int]) -> T:
         epoch, index = key

@@ -1,7 +1,10 @@
 """Files that a crash of the machine leaves whole or not at all."""
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def publish(partial: Path, target: Path) -> None:
@@ -18,3 +21,18 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def changed_settings(file: Path, settings: Mapping[str, Any]) -> str:
+    """What differs from the settings that a work was begun with; nothing if they are the same.
+
+    Args:
+        file: JSON of the settings it was begun with.
+        settings: those of now.
+    """
+    begun: dict[str, Any] = json.loads(file.read_bytes())
+    return ", ".join(
+        f"{name} was {begun.get(name)} and is now {settings.get(name)}"
+        for name in {**begun, **settings}
+        if begun.get(name) != settings.get(name)
+    )

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from simvtp.data.durable import publish, sync
+from simvtp.data.durable import changed_settings, publish, sync
 from simvtp.data.feature_tables import ROWS_PER_GROUP, regrouped
 
 QUARANTINE = ".quarantine.jsonl"
@@ -202,13 +202,8 @@ class FeatureFile:
         if not file.exists():
             self._put(json.dumps(self.settings, indent=1), file)
             return
-        begun: dict[str, Any] = json.loads(file.read_bytes())
-        names = [n for n in {**begun, **self.settings} if begun.get(n) != self.settings.get(n)]
-        if names:
-            changes = ", ".join(
-                f"{name} was {begun.get(name)} and is now {self.settings.get(name)}"
-                for name in names
-            )
+        changes = changed_settings(file, self.settings)
+        if changes:
             raise FeatureFileError(
                 f"{self.file}: it was begun with something else: {changes}; use the same again to "
                 f"go on, choose another name, or remove {self._folder} to start anew"

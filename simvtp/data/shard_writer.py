@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from simvtp.data.clip_checks import CheckedClip
 from simvtp.data.clip_table import ClipRecord, write_clip_table
-from simvtp.data.durable import publish
+from simvtp.data.durable import changed_settings, publish
 from simvtp.data.shards import (
     INDEX_NAME,
     TABLE_NAME,
@@ -146,13 +146,9 @@ class ShardFolder:
         if not file.exists():
             self._put(json.dumps(settings, indent=1).encode(), file)
             return
-        begun: dict[str, Any] = json.loads(file.read_bytes())
-        other = [name for name in {**begun, **settings} if begun.get(name) != settings.get(name)]
-        if other:
+        changes = changed_settings(file, settings)
+        if changes:
             self._lock.release()
-            changes = ", ".join(
-                f"{name} was {begun.get(name)} and is now {settings.get(name)}" for name in other
-            )
             raise ShardError(
                 f"{self.folder}: it was begun with other settings: {changes}; use the same ones "
                 "to go on, or choose a new folder"
