@@ -101,6 +101,29 @@ def parse_settings(parser: SettingsParser, arguments: Sequence[str] | None) -> N
         parser.error(str(error))
 
 
+def add_resume(parser: SettingsParser) -> None:
+    """Let a job take `--resume`."""
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run in run.out with the settings it was started with",
+    )
+
+
+def parse_job(parser: SettingsParser, arguments: Sequence[str]) -> Namespace:
+    """Parse settings; with `--resume` those of the run that goes on, with changes to them."""
+    parsed = parse_settings(parser, arguments)
+    if not parsed.resume:
+        return parsed
+    saved = Path(parsed.run.out) / "config.yaml"
+    if not saved.is_file():
+        parser.error(
+            f"there is no run to resume: {saved} is missing; name it with --run.out, or leave "
+            "--resume out if the run was stopped before it had begun"
+        )
+    return parse_settings(parser, ["--config", str(saved), *arguments])
+
+
 def save_settings(settings: Mapping[str, Any], *, file: Path) -> None:
     """Write settings as YAML, in one step: half a file would be a run with other settings."""
     partial = file.with_suffix(".partial")

@@ -138,13 +138,7 @@ def _embed_to_file(options: argparse.Namespace, stop: StopRequest, console: Cons
         )
         rows = _video_rows(batches, records, tables[VIDEO], options.max_bad_share)
         _fill(file, VIDEO, rows, len(records), options.save_every, stop)
-        if not file.num_rows(VIDEO):
-            first = next(file.unreadable())
-            file.discard()
-            raise TooManyBadClips(
-                f"none of the {len(records)} videos can be read, the first is {first['name']}: "
-                f"{first['reason']}"
-            )
+        _require_videos(file, len(records))
         if options.text:
             captions = embed_captions(model, records, start=file.next_clip(TEXT), **compute)
             rows = _caption_rows(captions, records, tables[TEXT])
@@ -152,6 +146,16 @@ def _embed_to_file(options: argparse.Namespace, stop: StopRequest, console: Cons
         file.finish()
     _report(file, len(records), console)
     return 0
+
+
+def _require_videos(file: FeatureFile, num_videos: int) -> None:
+    if not file.num_rows(VIDEO):
+        first = next(file.unreadable())
+        file.discard()
+        raise TooManyBadClips(
+            f"none of the {num_videos} videos can be read, the first is {first['name']}: "
+            f"{first['reason']}"
+        )
 
 
 def _settings(

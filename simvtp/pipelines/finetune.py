@@ -26,20 +26,28 @@ from torch import nn
 
 from simvtp.data import EpochSampler, build_loader
 from simvtp.layer_decay import layer_scales
-from simvtp.layers import compile_blocks, recompute_blocks, set_drop_path
+from simvtp.layers import set_drop_path
 from simvtp.model import SimVTP
 from simvtp.model_card import Stage
 from simvtp.pipelines.arguments import (
     SettingsParser,
-    parse_settings,
+    add_resume,
+    parse_job,
     save_settings,
     settings_parser,
 )
 from simvtp.pipelines.finetune_settings import DEFAULTS, SECTIONS, FinetuneConfig
 from simvtp.pipelines.finetune_tasks import Task, build_task
 from simvtp.pipelines.frozen_features import fit_frozen
-from simvtp.pipelines.job import choose_device, choose_precision, run_job, train_to_end
-from simvtp.pipelines.optimizer_step import OptimizerStep
+from simvtp.pipelines.job import (
+    choose_device,
+    choose_precision,
+    end_with,
+    run_job,
+    set_up_blocks,
+    train_to_end,
+)
+from simvtp.pipelines.optimizer_step import OptimizerStep, optimizer_of
 from simvtp.pipelines.plan import MODEL_STREAM, RunPlan, TrainingLoader
 from simvtp.pipelines.saved_state import on_these_ranks, require_run_state
 from simvtp.pipelines.stopping import StopRequest
@@ -51,7 +59,6 @@ from simvtp.training import (
     ProcessGroupInfo,
     RunLog,
     WeightAverage,
-    build_optimizer,
     initialize,
     is_main,
     main_first,
@@ -71,11 +78,7 @@ def build_parser() -> SettingsParser:
     )
     parser.add_argument("--task", choices=("retrieval", "classification", "qa"))
     parser.add_argument("--model", type=str, help="folder of a pre-trained model, or hub id")
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="continue the run in run.out with the settings it was started with",
-    )
+    add_resume(parser)
     return parser
 
 
@@ -83,12 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit code: 0 done or asked to stop, 1 failed, 2 bad settings."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = build_parser()
-    parsed = parse_settings(parser, arguments)
-    if parsed.resume:
-        saved = Path(parsed.run.out) / "config.yaml"
-        if not saved.is_file():
-            parser.error(f"there is no run to resume: {saved} is missing; name it with --run.out")
-        parsed = parse_settings(parser, ["--config", str(saved), *arguments])
+    parsed = parse_job(parser, arguments)
     for name in ("task", "model"):
         if parsed[name] is None:
             parser.error(f"--{name} is missing")
@@ -111,8 +109,10 @@ def _run(
     console: Console,
 ) -> int:
     if config.tune.train_parts == "features":
-        with stop.interruptible():
-            _fit_features(config, console=console)
+        # No step to share: the other ranks have nothing to do.
+        if is_main():
+            with stop.interruptible():
+                _fit_features(config, device=group.device, console=console)
         return 0
     with stop.interruptible():
         config, task, trainer = _prepare(config, resume=resume, group=group)
@@ -133,14 +133,14 @@ def _run(
     return 0
 
 
-def _fit_features(config: FinetuneConfig, *, console: Console) -> None:
+def _fit_features(config: FinetuneConfig, *, device: torch.device, console: Console) -> None:
     """No steps: the linear layer is found at once, from features computed once."""
     if (Path(config.run.out) / "results.json").exists():
         raise ValueError(f"{config.run.out} already holds a run; choose another with --run.out")
     task = _task(config)
     Path(config.run.out).mkdir(parents=True, exist_ok=True)
     save_settings(asdict(config), file=Path(config.run.out) / "config.yaml")
-    model: Any = task.objective.model
+    model: Any = task.objective.to(device).model
     fit_frozen(model, task.splits)
     _finish(config, task=task, model=model, console=console)
 
@@ -191,22 +191,35 @@ def _build_trainer(
 ) -> Trainer:
     objective, optim, run, tune = task.objective, config.optim, config.run, config.tune
     set_drop_path(objective, tune.drop_path)
-    if run.compile:
-        compile_blocks(objective)
-    if run.recompute == "block":
-        recompute_blocks(objective)
-    optimizer = build_optimizer(
-        objective,
-        lr=optim.lr_per_256,
-        betas=optim.betas,
-        eps=optim.eps,
-        weight_decay=optim.weight_decay,
-        scales=layer_scales(objective, decay=tune.layer_decay),
+    set_up_blocks(objective, run)
+    scales = layer_scales(objective, decay=tune.layer_decay)
+    data = _build_loader(config, task, group=group)
+    average = None
+    if tune.ema_decay is not None:
+        average = WeightAverage(objective, decay=tune.ema_decay)
+    kept: Any = objective if average is None else average.module
+    return Trainer(
+        RunPlan(run, optim, data.sampler),
+        run_step=OptimizerStep(
+            objective,
+            optimizer=optimizer_of(objective, optim, scales=scales),
+            precision=choose_precision(run, device=group.device),
+            clip_norm=optim.clip_norm,
+        ),
+        data=data,
+        store=store,
+        describe=lambda numbers: [task.name_of(number) for number in numbers],
+        assemble=lambda: kept.model if is_main() else None,
+        average=average,
+        patience=tune.patience,
     )
+
+
+def _build_loader(config: FinetuneConfig, task: Task, *, group: ProcessGroupInfo) -> TrainingLoader:
     sampler = EpochSampler(
         len(task.dataset),
-        seed=run.seed,
-        batch_size=run.batch_size,
+        seed=config.run.seed,
+        batch_size=config.run.batch_size,
         rank=group.rank,
         world_size=group.world_size,
     )
@@ -217,25 +230,7 @@ def _build_trainer(
         collate=task.collate,
         pin_memory=True,
     )
-    average = None
-    if tune.ema_decay is not None:
-        average = WeightAverage(objective, decay=tune.ema_decay)
-    kept: Any = objective if average is None else average.module
-    return Trainer(
-        RunPlan(run, optim, sampler),
-        run_step=OptimizerStep(
-            objective,
-            optimizer=optimizer,
-            precision=choose_precision(run, device=group.device),
-            clip_norm=optim.clip_norm,
-        ),
-        data=TrainingLoader(loader, sampler),
-        store=store,
-        describe=lambda numbers: [task.name_of(number) for number in numbers],
-        assemble=lambda: kept.model if is_main() else None,
-        average=average,
-        patience=tune.patience,
-    )
+    return TrainingLoader(loader, sampler)
 
 
 def _evaluation(task: Task, trainer: Trainer, log: RunLog) -> Callable[[nn.Module], float]:
@@ -291,8 +286,4 @@ def _finish(config: FinetuneConfig, *, task: Task, model: Any, console: Console)
 
 
 if __name__ == "__main__":
-    exit_code = main()
-    # Everything is saved; the interpreter, which takes a moment to end, must keep the exit code.
-    for stop_signal in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(stop_signal, signal.SIG_IGN)
-    raise SystemExit(exit_code)
+    end_with(main())

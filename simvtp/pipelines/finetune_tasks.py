@@ -10,7 +10,12 @@ from torch import nn
 
 from simvtp.batch import Collator
 from simvtp.data import ClipDataset, ClipRecord, special_token_ids
-from simvtp.data.annotations import load_labelled, load_questions, load_retrieval
+from simvtp.data.annotations import (
+    load_labelled,
+    load_questions,
+    load_retrieval,
+    with_known_answers,
+)
 from simvtp.data.augment import ClipAugment
 from simvtp.data.mix import MixAugment
 from simvtp.data.task_datasets import (
@@ -79,7 +84,6 @@ def build_task(config: FinetuneConfig, model: SimVTP) -> Task:
 
 def _retrieval(config: FinetuneConfig, model: SimVTP) -> Task:
     tokenizer = _require_tokenizer(model)
-    tune, workers = config.tune, config.data.num_workers
     splits: dict[str, Sequence[ClipRecord]] = read_splits(
         config,
         load_retrieval,
@@ -88,22 +92,9 @@ def _retrieval(config: FinetuneConfig, model: SimVTP) -> Task:
         names=lambda records: {},
     )
     model = with_text_encoder(model, config)
-    memory = FeatureMemory(tune.memory, width=model.config.width) if tune.memory else None
-    objective = Objective(
-        model,
-        pixel_weight=0.0,
-        word_weight=0.0,
-        vtc_weight=tune.vtc_weight,
-        vtm_weight=tune.vtm_weight,
-        temperature=tune.temperature,
-        memory=memory,
-    )
-    model.pixel_decoder.requires_grad_(False)
-    model.word_decoder.requires_grad_(False)
-    model.match_head.requires_grad_(tune.vtm_weight > 0)
     special = special_token_ids(tokenizer)
     collate = Collator(
-        TubeMasker(model.config.grid, ratio=tune.video_ratio),
+        TubeMasker(model.config.grid, ratio=config.tune.video_ratio),
         text_masker=TextMasker(special.mask, special_ids=list(special), ratio=0.0),
     )
     dataset = ClipDataset(
@@ -115,17 +106,16 @@ def _retrieval(config: FinetuneConfig, model: SimVTP) -> Task:
     )
 
     def measure(tuned: SimVTP, split: str) -> Figures:
-        top = tune.rerank if split == "test" else 0
         return measure_retrieval(
             tuned,
             splits[split],
             views=_views(config, split),
-            top=top,
-            num_workers=workers,
+            top=config.tune.rerank if split == "test" else 0,
+            num_workers=config.data.num_workers,
         )
 
     return Task(
-        objective,
+        _retrieval_objective(config, model),
         dataset,
         collate,
         measure,
@@ -133,6 +123,25 @@ def _retrieval(config: FinetuneConfig, model: SimVTP) -> Task:
         lambda number: splits["train"][number].name,
         splits,
         {name: len(records) for name, records in splits.items()},
+    )
+
+
+def _retrieval_objective(config: FinetuneConfig, model: SimVTP) -> Objective:
+    """Contrast and, if asked for, matching; the parts of the model that neither uses are frozen."""
+    tune = config.tune
+    model.pixel_decoder.requires_grad_(False)
+    model.word_decoder.requires_grad_(False)
+    model.match_head.requires_grad_(tune.vtm_weight > 0)
+    return Objective(
+        model,
+        pixel_weight=0.0,
+        word_weight=0.0,
+        vtc_weight=tune.vtc_weight,
+        vtm_weight=tune.vtm_weight,
+        temperature=tune.temperature,
+        # No word is masked, so both kinds of caption are one, embedded once.
+        contrast_text="masked",
+        memory=FeatureMemory(tune.memory, width=model.config.width) if tune.memory else None,
     )
 
 
@@ -200,18 +209,13 @@ def _answering(config: FinetuneConfig, model: SimVTP) -> Task:
         groups=lambda questions: [0] * len(questions.records),
         names=lambda questions: {"answers": questions.answers},
     )
-    train, workers = splits["train"], config.data.num_workers
-    answered = tuple(question for question in train.questions if question.answer >= 0)
-    if not answered:
-        raise ValueError(f"{config.data.train}: no question has an answer that can be learnt")
-    train = train._replace(questions=answered)
+    train = with_known_answers(splits["train"])
     answerer = VideoAnswerer.from_model(model, answers=train.answers)
     train_parts(answerer, "all" if config.tune.train_parts == "all" else "head")
 
     def measure(tuned: VideoAnswerer, split: str) -> Figures:
-        return measure_answers(
-            tuned, splits[split], views=_views(config, split), num_workers=workers
-        )
+        views, workers = _views(config, split), config.data.num_workers
+        return measure_answers(tuned, splits[split], views=views, num_workers=workers)
 
     return Task(
         AnsweringObjective(answerer),

@@ -1,13 +1,16 @@
 """The outside of a training job: stops, faults told on one line, the log, the exit code."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from simvtp.config import RunConfig
+from simvtp.layers import compile_blocks, recompute_blocks
 from simvtp.pipelines.faults import is_expected, reason_of
 from simvtp.pipelines.stopping import StopNow, StopRequest
 from simvtp.pipelines.trainer import Trainer
@@ -85,6 +88,24 @@ def print_how_to_go_on(console: Console, program: str, out: Path) -> None:
     resume = " --resume" if (out / "config.yaml").is_file() else ""
     message = f"continue: {program} --run.out {out}{resume}"
     console.print(message, markup=False, highlight=False)
+
+
+def set_up_blocks(module: nn.Module, run: RunConfig) -> None:
+    """Compile and recompute the transformer blocks below a module as the settings say."""
+    if run.compile:
+        compile_blocks(module)
+    if run.recompute == "block":
+        recompute_blocks(module)
+
+
+def end_with(exit_code: int) -> NoReturn:
+    """End the process with this exit code, whatever signal comes in its last moment.
+
+    Everything is saved; the interpreter takes a moment to end.
+    """
+    for stop_signal in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(stop_signal, signal.SIG_IGN)
+    raise SystemExit(exit_code)
 
 
 def choose_device(run: RunConfig) -> str:

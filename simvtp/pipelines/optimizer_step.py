@@ -1,7 +1,7 @@
 """One optimiser step of any objective: micro-batches summed, clipped, and skipped when bad."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from simvtp.config import OptimConfig
 from simvtp.objective import Losses
 from simvtp.seeding import derive_seed
-from simvtp.training import all_true, is_sharded, rank, whole, world_size
+from simvtp.training import all_true, build_optimizer, is_sharded, rank, whole, world_size
 
 
 class TrainingBatch(Protocol):
@@ -42,6 +43,20 @@ class StepResult(NamedTuple):
     terms: dict[str, Tensor]
     gradient_norm: Tensor
     finite: Tensor
+
+
+def optimizer_of(
+    objective: nn.Module, optim: OptimConfig, *, scales: Mapping[str, float] | None = None
+) -> torch.optim.AdamW:
+    """Fused AdamW with the settings of a run; `scales` as for `build_optimizer`."""
+    return build_optimizer(
+        objective,
+        lr=optim.lr_per_256,
+        betas=optim.betas,
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+        scales=scales,
+    )
 
 
 class OptimizerStep:

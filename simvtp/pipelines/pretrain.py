@@ -30,17 +30,26 @@ from simvtp.config import (
     PretrainConfig,
     RunConfig,
 )
-from simvtp.layers import Block, compile_blocks, recompute_blocks
+from simvtp.layers import Block
 from simvtp.model import SimVTP
 from simvtp.objective import Objective
 from simvtp.pipelines.arguments import (
     SettingsParser,
-    parse_settings,
+    add_resume,
+    parse_job,
     save_settings,
     settings_parser,
 )
 from simvtp.pipelines.initial_weights import load_initial_weights
-from simvtp.pipelines.job import choose_device, choose_precision, run_job, train_to_end
+from simvtp.pipelines.job import (
+    choose_device,
+    choose_precision,
+    end_with,
+    run_job,
+    set_up_blocks,
+    train_to_end,
+)
+from simvtp.pipelines.optimizer_step import optimizer_of
 from simvtp.pipelines.plan import RunPlan
 from simvtp.pipelines.saved_state import on_these_ranks, require_run_state
 from simvtp.pipelines.setup import (
@@ -65,7 +74,6 @@ from simvtp.training import (
     CheckpointStore,
     ProcessGroupInfo,
     RunLog,
-    build_optimizer,
     initialize,
     is_main,
     main_first,
@@ -113,11 +121,7 @@ def build_parser() -> SettingsParser:
             default=None,
             help=f"file or folder with the {modality} weights to begin with, as for convert",
         )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="continue the run in run.out with the settings it was started with",
-    )
+    add_resume(parser)
     return parser
 
 
@@ -125,15 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit code: 0 done or asked to stop, 1 failed, 2 bad settings."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = build_parser()
-    parsed = parse_settings(parser, arguments)
-    if parsed.resume:
-        saved = Path(parsed.run.out) / "config.yaml"
-        if not saved.is_file():
-            parser.error(
-                f"there is no run to resume: {saved} is missing; name it with --run.out, or leave "
-                "--resume out if the run was stopped before it had begun"
-            )
-        parsed = parse_settings(parser, ["--config", str(saved), *arguments])
+    parsed = parse_job(parser, arguments)
 
     def job(stop: StopRequest, console: Console) -> int:
         config = PretrainConfig(**{name: getattr(parsed, name) for name in SETTINGS})
@@ -211,21 +207,10 @@ def _build_trainer(
 ) -> tuple[Trainer, Objective]:
     assert model.tokenizer is not None
     objective: Objective = build_objective(config, model=model).to(group.device)
-    if config.run.compile:
-        compile_blocks(model)
-    if config.run.recompute == "block":
-        recompute_blocks(model)
+    set_up_blocks(model, config.run)
     if config.run.parallel == "fsdp" and group.world_size > 1:
         blocks = [module for module in model.modules() if isinstance(module, Block)]
         shard(objective, blocks=blocks, methods=["contrast_features"])
-    optim = config.optim
-    optimizer = build_optimizer(
-        objective,
-        lr=optim.lr_per_256,
-        betas=optim.betas,
-        eps=optim.eps,
-        weight_decay=optim.weight_decay,
-    )
     loader = build_training_loader(
         config,
         train=data.train,
@@ -235,9 +220,9 @@ def _build_trainer(
     )
     run_step = TrainStep(
         objective,
-        optimizer=optimizer,
+        optimizer=optimizer_of(objective, config.optim),
         precision=choose_precision(config.run, device=group.device),
-        clip_norm=optim.clip_norm,
+        clip_norm=config.optim.clip_norm,
         contrast_over=config.objective.contrast_over,
     )
     trainer = Trainer(
@@ -268,8 +253,4 @@ def _evaluation(
 
 
 if __name__ == "__main__":
-    exit_code = main()
-    # Everything is saved; the interpreter, which takes a moment to end, must keep the exit code.
-    for stop_signal in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(stop_signal, signal.SIG_IGN)
-    raise SystemExit(exit_code)
+    end_with(main())

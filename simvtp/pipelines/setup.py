@@ -139,26 +139,9 @@ def build_training_loader(
     world_size: int = 1,
 ) -> TrainingLoader:
     """Loader of training batches; bad clips are listed in the run's `quarantine.jsonl`."""
-    sizes, data, run = config.model, config.data, config.run
-    collator = build_collator(config, sizes=sizes, tokenizer=tokenizer)
-    dataset = ClipDataset(
-        train,
-        tokenizer=tokenizer,
-        num_frames=sizes.num_frames,
-        stride=data.frame_stride,
-        transform=MultiScaleCrop(
-            sizes.image_size,
-            scales=data.crop_scales,
-            flip_probability=data.flip_probability,
-        ),
-        max_text_length=sizes.max_text_length,
-        num_noise=collator.num_noise(max_text_length=sizes.max_text_length),
-        seed=run.seed,
-        quarantine=Path(run.out) / "quarantine.jsonl",
-        max_bad_share=data.max_bad_share,
-        cache=build_shard_cache(data),
-        time_limit=data.clip_seconds,
-    )
+    data, run = config.data, config.run
+    collator = build_collator(config, sizes=config.model, tokenizer=tokenizer)
+    dataset = _build_dataset(config, train=train, tokenizer=tokenizer, collator=collator)
     order = None
     if (shard_sizes := train.shard_sizes()) is not None:
         order = ShardOrder(
@@ -182,3 +165,27 @@ def build_training_loader(
         pin_memory=True,
     )
     return TrainingLoader(loader, sampler)
+
+
+def _build_dataset(
+    config: PretrainConfig, *, train: ClipTable, tokenizer: Tokenizer, collator: Collator
+) -> ClipDataset:
+    sizes, data = config.model, config.data
+    return ClipDataset(
+        train,
+        tokenizer=tokenizer,
+        num_frames=sizes.num_frames,
+        stride=data.frame_stride,
+        transform=MultiScaleCrop(
+            sizes.image_size,
+            scales=data.crop_scales,
+            flip_probability=data.flip_probability,
+        ),
+        max_text_length=sizes.max_text_length,
+        num_noise=collator.num_noise(max_text_length=sizes.max_text_length),
+        seed=config.run.seed,
+        quarantine=Path(config.run.out) / "quarantine.jsonl",
+        max_bad_share=data.max_bad_share,
+        cache=build_shard_cache(data),
+        time_limit=data.clip_seconds,
+    )

@@ -75,13 +75,10 @@ def fit_head(
     _check(features, labels, num_classes)
     held_out = (features, labels) if validation is None else validation
     _check(*held_out, num_classes, width=features.shape[1])
-    samples = features.detach().double()
-    centre, spread = samples.mean(dim=0), samples.std(dim=0, correction=0)
-    # A constant feature says nothing, and dividing by the rounding error of its spread too much.
-    spread = torch.where(spread > 1e-9 * samples.abs().amax(dim=0), spread, 1.0)
-    inputs = (samples - centre) / spread
-    held_out_inputs = (held_out[0].detach().double() - centre) / spread
-
+    centre, spread = _standard(features)
+    inputs, held_out_inputs = (
+        (part.detach().double() - centre) / spread for part in (features, held_out[0])
+    )
     fit = _Fit(inputs.new_zeros(num_classes, inputs.shape[1]), inputs.new_zeros(num_classes))
     tried: dict[float, tuple[float, float, _Fit]] = {}
     for l2 in sorted(set(l2_grid), reverse=True):
@@ -101,6 +98,15 @@ def fit_head(
     bias = tried[best][2].bias - weight @ centre
     accuracies = {} if validation is None else {l2: each[0] for l2, each in tried.items()}
     return FittedHead(weight.to(features.dtype), bias.to(features.dtype), best, accuracies)
+
+
+def _standard(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each feature, float64; 1 for one that is constant."""
+    samples = features.detach().double()
+    spread = samples.std(dim=0, correction=0)
+    # A constant feature says nothing, and dividing by the rounding error of its spread too much.
+    is_constant = spread <= 1e-9 * samples.abs().amax(dim=0)
+    return samples.mean(dim=0), spread.masked_fill(is_constant, 1.0)
 
 
 @torch.enable_grad()
