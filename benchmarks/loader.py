@@ -42,26 +42,10 @@ def main() -> int:
     except ValueError as error:
         sys.stderr.write(f"python -m benchmarks.loader: {error}\n")
         return 2
-    crop = MultiScaleCrop(options.image_size)
-    read = partial(_read, num_frames=options.num_frames, crop=crop)
-
-    def sample(clip: ClipRecord, generator: torch.Generator) -> Tensor:
-        return crop(read(clip, generator), generator=generator)
-
-    functions: dict[str, Callable[[ClipRecord, torch.Generator], Any]] = {
-        BARE: partial(bare_clip, num_frames=options.num_frames),
-        DECODE: partial(bare_clip, num_frames=options.num_frames, to_rgb=False),
-        READ: read,
-        SAMPLE: sample,
-    }
     device = torch.device("cpu")
-    contestants = {
-        name: partial(timed, partial(_all, function, clips), device)
-        for name, function in functions.items()
-    }
-    if sharded:
-        contestants[SHARDS] = partial(timed, partial(_all, sample, sharded), device)
-    seconds = interleave(contestants, rounds=options.rounds, warmup=1)
+    seconds = interleave(
+        _contestants(options, clips, sharded, device), rounds=options.rounds, warmup=1
+    )
     rates = {name: [len(clips) / spent for spent in each] for name, each in seconds.items()}
     frames = [
         bare_clip(clip, _start(n), num_frames=options.num_frames, to_rgb=False)
@@ -83,6 +67,33 @@ def main() -> int:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def _contestants(
+    options: argparse.Namespace,
+    clips: list[ClipRecord],
+    sharded: list[ClipRecord],
+    device: torch.device,
+) -> dict[str, Callable[[], float]]:
+    crop = MultiScaleCrop(options.image_size)
+    read = partial(_read, num_frames=options.num_frames, crop=crop)
+
+    def sample(clip: ClipRecord, generator: torch.Generator) -> Tensor:
+        return crop(read(clip, generator), generator=generator)
+
+    functions: dict[str, Callable[[ClipRecord, torch.Generator], Any]] = {
+        BARE: partial(bare_clip, num_frames=options.num_frames),
+        DECODE: partial(bare_clip, num_frames=options.num_frames, to_rgb=False),
+        READ: read,
+        SAMPLE: sample,
+    }
+    contestants = {
+        name: partial(timed, partial(_all, function, clips), device)
+        for name, function in functions.items()
+    }
+    if sharded:
+        contestants[SHARDS] = partial(timed, partial(_all, sample, sharded), device)
+    return contestants
 
 
 def _parser() -> argparse.ArgumentParser:
