@@ -15,6 +15,7 @@ def test_picture_of_a_logged_run(tmp_path):
             metrics = {"loss": 1 / step if step != 9 else math.nan, "pixel": 0.5, "lr": 1e-4}
             log.step(step, metrics, clips=1, data_seconds=0.1, step_seconds=0.1)
         log.event(30, "text_to_video", {"recall@1": 0.5, "chance_recall@1": 0.1, "mean_rank": 3.0})
+        log.event(30, "validation", {"top-1": 0.5, "accuracy": 0.1, "unreadable": 2.0})
     picture = plot_curves(log.path, out_png=tmp_path / "pictures" / "curves.png")
     with Image.open(picture) as image:
         assert image.format == "PNG"
@@ -22,7 +23,8 @@ def test_picture_of_a_logged_run(tmp_path):
         assert len(np.unique(np.asarray(image).reshape(-1, 4), axis=0)) > 10
 
     panels = _collect([json.loads(line) for line in log.path.read_text().splitlines()])
-    assert list(panels) == ["loss", "pixel", "lr", "text_to_video"]
+    assert list(panels) == ["loss", "pixel", "lr", "text_to_video", "validation"]
+    assert list(panels["validation"]) == ["top-1", "accuracy"]
     assert list(panels["text_to_video"]) == ["recall@1", "chance_recall@1"]
     assert math.isnan(panels["loss"]["loss"][8][1])
 
