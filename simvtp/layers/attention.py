@@ -227,5 +227,8 @@ class Attention(nn.Module):
         """Query, key and value `(..., tokens, heads, head_width)` of tokens."""
         bias = torch.cat([self.query_bias, torch.zeros_like(self.value_bias), self.value_bias])
         projected = functional.linear(tokens, self.qkv.weight, bias)
-        query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
+        # Cut before heads are told apart, which an exported graph does in one operation.
+        query, key, value = (
+            part.unflatten(-1, (self.num_heads, -1)) for part in projected.chunk(3, dim=-1)
+        )
         return query, key, value

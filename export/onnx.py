@@ -1,0 +1,101 @@
+"""A model folder as ONNX graphs, proven: `python -m export.onnx --model RUN/model --out DIR`.
+
+DIR gets `video` (uint8 frames to an embedding), `text` (token ids to an embedding) and `match`
+(both to a probability), on request `reconstruct`, the tokenizer, and a report. Every graph is
+checked and compared with the model in torch at the corners of its declared ranges; one that is
+further away than --atol and --min-cosine allow fails the export (exit code 1), and then nothing is
+written and an older export at DIR stays as it is.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import astuple
+from pathlib import Path
+
+from rich.console import Console
+
+from export.exporting import ExportError
+from export.folder import PRECISIONS, Range
+from export.graphs import GRAPHS
+from export.onnx_folder import export_with
+from export.parity import ParityError
+from export.quantize import METHODS
+from export.report import print_report
+from export.settings import GATES, ExportSettings
+
+_SIZES = ("MIN", "USUAL", "MAX")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Command line of the export."""
+    parser = argparse.ArgumentParser(
+        prog="python -m export.onnx",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    usual = ExportSettings()
+    gates = ", ".join(f"{name} {gate.atol:g} / {gate.min_cosine}" for name, gate in GATES.items())
+    add = parser.add_argument
+    add("--model", required=True, help="model folder or hub id")
+    add("--out", required=True, type=Path, metavar="DIR", help="new folder, or an older export")
+    add("--precision", choices=PRECISIONS, default=usual.precision, help="%(default)s")
+    add("--opset", type=int, default=usual.opset, metavar="N", help="18 to 25; %(default)s")
+    add("--batch", nargs=3, type=int, metavar=_SIZES, default=astuple(usual.batch), help="1 4 16")
+    add("--tokens", nargs=3, type=int, metavar=_SIZES, help="of captions; 3 32 64, or what fits")
+    add("--graphs", nargs="+", choices=GRAPHS, default=usual.graphs, help="video text match")
+    add(
+        "--external-data",
+        action=argparse.BooleanOptionalAction,
+        help="weights in files of their own; by default above 1.5 GB",
+    )
+    add("--atol", type=float, metavar="X", help=f"with --min-cosine by default {gates}")
+    add("--min-cosine", type=float, metavar="X")
+    add("--data", type=Path, help="videos or manifest to compare and calibrate on")
+    add("--int8-method", choices=METHODS, default=usual.int8_method, help="%(default)s")
+    add("--repeats", type=int, default=10, metavar="N", help="of timings, 0 for none; %(default)s")
+    add("--no-latency", action="store_const", dest="repeats", const=0, help="time nothing")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Export; the exit code: 0 done, 1 for a graph that failed, 2 for bad settings or disks."""
+    options = build_parser().parse_args(arguments)
+    console = Console(soft_wrap=True)
+    try:
+        exported = export_with(options.model, options.out, _settings(options))
+    except KeyboardInterrupt:
+        console.print("stopped; nothing was written", highlight=False)
+        return 130
+    except (ExportError, ParityError) as error:
+        message, code = f"{error}; nothing was written to {options.out}", 1
+    except OSError as error:
+        message, code = f"{error.filename or options.out}: {error.strerror or error}", 2
+    except ValueError as error:
+        message, code = str(error), 2
+    else:
+        print_report(console, exported.report)
+        console.print(f"exported to {exported.path}", markup=False, highlight=False)
+        return 0
+    console.print(f"error: {message}", style="red", markup=False, highlight=False)
+    return code
+
+
+def _settings(options: argparse.Namespace) -> ExportSettings:
+    return ExportSettings(
+        precision=options.precision,
+        opset=options.opset,
+        batch=Range(*options.batch),
+        tokens=None if options.tokens is None else Range(*options.tokens),
+        graphs=tuple(options.graphs),
+        external_data=options.external_data,
+        atol=options.atol,
+        min_cosine=options.min_cosine,
+        clips=options.data,
+        int8_method=options.int8_method,
+        repeats=options.repeats,
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

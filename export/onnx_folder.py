@@ -1,0 +1,255 @@
+"""A model folder exported: graphs written, checked and compared before any file is in place."""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from export.bench import BenchOptions, bench
+from export.examples import SHORTEST_CAPTION
+from export.exporting import (
+    check_file,
+    operator_counts,
+    store_weights_apart,
+    write_graph,
+)
+from export.folder import ExportedFolder, GraphSpec, Range, file_sha256, read_exported_folder
+from export.graphs import build_graph
+from export.parity import corners
+from export.placing import Work, put_in_place, require_replaceable, unfinished
+from export.proof import open_candidates, prove
+from export.quantize import quantize_graph
+from export.report import describe_graph, describe_versions, write_report
+from export.samples import Samples, batches_of, draw_samples, read_samples
+from export.settings import ExportSettings
+from simvtp.model import SimVTP
+from simvtp.model_folder import find_model_folder
+
+_DTYPES = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "int8": torch.float32,
+}
+_COPIED = ("tokenizer.json", "preprocessor.json")
+_CONTESTANTS = ("torch-eager", "torch-compiled", "onnxruntime-cpu")
+_BY_RUNTIME = "The ONNX files were run by ONNX Runtime on the CPU"
+_HOW_COMPARED = {
+    "fp32": f"{_BY_RUNTIME}.",
+    "fp16": f"{_BY_RUNTIME}, which computes some operators of float16 in float32.",
+    "bf16": "ONNX Runtime's CPU has no kernels for bfloat16. Two halves were compared instead: the "
+    "ONNX files with their bfloat16 weights widened to float32, run by ONNX Runtime (operators, "
+    "wiring and weights), and the same graphs in torch bfloat16 (rounding in between). The files "
+    "themselves have not been run.",
+    "int8": f"{_BY_RUNTIME}, in integers where they were quantised.",
+}
+
+
+class _Source(NamedTuple):
+    """A loaded model and the folder it is from."""
+
+    folder: Path
+    model: SimVTP
+    config: dict[str, Any]
+
+
+def export_folder(model: str | Path, out: str | Path, **settings: Any) -> ExportedFolder:
+    """Export a model folder to ONNX; nothing is at `out` before every check has passed.
+
+    Args:
+        model: folder written by `save_pretrained`, or a hub id.
+        out: folder to write; an older export there is replaced.
+        **settings: fields of `ExportSettings`.
+
+    Raises:
+        ValueError: a setting, the model folder or `out` is not what it must be.
+        ExportError: a graph could not be written.
+        ParityError: a graph is further from the model than the gate allows.
+        OSError: the disk is full or fails.
+    """
+    return export_with(model, out, ExportSettings(**settings))
+
+
+def export_with(model: str | Path, out: str | Path, settings: ExportSettings) -> ExportedFolder:
+    """As `export_folder`, with settings that are checked already."""
+    target = Path(out).resolve()
+    require_replaceable(target)
+    folder = find_model_folder(model, download_options={})
+    loaded = SimVTP.from_pretrained(folder)
+    source = _Source(folder, loaded, asdict(loaded.config))
+    samples = _samples(settings, source)
+    with unfinished(target) as work:
+        for name in _COPIED:
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, work.export / name)
+        report = _write_and_prove(source, work, settings, samples)
+        write_report(work.export, report)
+        if settings.repeats:
+            timed = _latency(source, work, settings)
+            report["latency"] = timed["latency"]
+            report["notes"] += timed["notes"]
+            write_report(work.export, report)
+        put_in_place(work.export, target)
+    return read_exported_folder(target)
+
+
+def _write_and_prove(
+    source: _Source, work: Work, settings: ExportSettings, samples: Samples
+) -> dict[str, Any]:
+    """Write the graphs' files and return the report.
+
+    Raises:
+        ParityError: a graph is outside the gate.
+    """
+    ranges = {name: settings.ranges(name, config=source.config) for name in settings.graphs}
+    candidates = partial(
+        open_candidates,
+        source.model,
+        folder=work.export,
+        scratch=work.scratch,
+        precision=settings.precision,
+    )
+    with _progress(settings, ranges) as step:
+        specs = {}
+        for name, sizes in ranges.items():
+            step(f"Writing {name}")
+            specs[name] = _write(source, work, settings, name, sizes, samples)
+        parity = prove(
+            source.model,
+            specs,
+            samples=samples,
+            candidates=candidates,
+            gate=settings.gate,
+            step=step,
+        )
+    return {
+        "model": _describe_model(source),
+        "precision": settings.precision,
+        "opset": settings.opset,
+        "versions": describe_versions(),
+        "graphs": {
+            name: describe_graph(spec, operators=operator_counts(work.export / spec.file))
+            for name, spec in specs.items()
+        },
+        "gate": settings.gate._asdict(),
+        "parity": parity,
+        "latency": [],
+        "notes": _notes(source, settings, samples),
+    }
+
+
+def _describe_model(source: _Source) -> dict[str, Any]:
+    weights = source.folder / "model.safetensors"
+    return {
+        "folder": str(source.folder),
+        "weights_sha256": file_sha256(weights),
+        "config": source.config,
+    }
+
+
+def _write(
+    source: _Source,
+    work: Work,
+    settings: ExportSettings,
+    name: str,
+    ranges: dict[str, Range],
+    samples: Samples,
+) -> GraphSpec:
+    is_quantized = settings.precision == "int8"
+    graph = build_graph(source.model, name, dtype=_DTYPES[settings.precision], opset=settings.opset)
+    common = {"name": name, "config": source.config, "ranges": ranges, "opset": settings.opset}
+    written = write_graph(
+        graph,
+        (work.scratch if is_quantized else work.export) / f"{name}.onnx",
+        external_data=None if is_quantized else settings.external_data,
+        **common,
+    )
+    if not is_quantized:
+        return written
+    sizes = {dimension: one.usual for dimension, one in ranges.items()}
+    path = work.export / written.file
+    quantize_graph(
+        work.scratch / written.file,
+        path,
+        method=settings.int8_method,
+        batches=batches_of(samples, name, sizes=sizes, config=source.config),
+    )
+    if settings.external_data:
+        store_weights_apart(path)
+    return check_file(path, **common)
+
+
+def _samples(settings: ExportSettings, source: _Source) -> Samples:
+    if settings.clips is not None:
+        return read_samples(settings.clips, model=source.folder, config=source.config)
+    longest = max(
+        (
+            ranges["tokens"].largest
+            for name in settings.graphs
+            if "tokens" in (ranges := settings.ranges(name, config=source.config))
+        ),
+        default=SHORTEST_CAPTION,
+    )
+    return draw_samples(source.config, tokens=longest)
+
+
+def _notes(source: _Source, settings: ExportSettings, samples: Samples) -> list[str]:
+    """What was compared with what on what, in words."""
+    notes = [
+        f"Compared with the model in torch float32 on {samples.origin}, at the corners of the "
+        "declared ranges.",
+        _HOW_COMPARED[settings.precision],
+    ]
+    if not (source.folder / "tokenizer.json").is_file():
+        notes.append("The model folder has no tokenizer.json: captions must come as token ids.")
+    return notes
+
+
+def _latency(source: _Source, work: Work, settings: ExportSettings) -> dict[str, Any]:
+    """Timings of the written folder, and why something was not timed."""
+    folder = read_exported_folder(work.export)
+    threads = torch.get_num_threads()
+    has_kernels = settings.precision != "bf16"
+    options = BenchOptions(
+        batches=sorted({settings.batch.smallest, settings.batch.usual}),
+        only=_CONTESTANTS if has_kernels else _CONTESTANTS[:2],
+        repeats=settings.repeats,
+        threads=threads,
+        model=source.folder,
+    )
+    timings, skipped = bench(folder, options)
+    reasons = dict.fromkeys(f"Not timed: {one.contestant}: {one.reason}" for one in skipped)
+    return {
+        "latency": [timing._asdict() for timing in timings],
+        "notes": [
+            f"Timed on the CPU with {threads} threads, contestants in turn; torch in "
+            f"{'float32' if has_kernels else 'bfloat16'}.",
+            *reasons,
+        ],
+    }
+
+
+@contextmanager
+def _progress(
+    settings: ExportSettings, ranges: Mapping[str, Mapping[str, Range]]
+) -> Iterator[Callable[[str], None]]:
+    """A bar; what it yields is told what comes next."""
+    compared = 2 if settings.precision == "bf16" else 1
+    total = sum(1 + compared * len(corners(sizes)) for sizes in ranges.values())
+    total += {"video", "text"} <= set(ranges)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=total, completed=-1)
+
+        def step(description: str) -> None:
+            progress.update(task, advance=1, description=description)
+
+        yield step
+        progress.update(task, completed=total)

@@ -1,0 +1,164 @@
+"""Exported graphs against the model in torch: what is right, what computes them, how they fare."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from export.folder import GraphSpec, file_sha256
+from export.graphs import INPUTS, OUTPUTS, build_graph
+from export.onnx_session import OnnxSession
+from export.parity import (
+    Embeddings,
+    Gate,
+    Inputs,
+    ParityError,
+    Run,
+    compare_batch,
+    corners,
+    describe_row,
+    gate_failures,
+    ranking_change,
+)
+from export.samples import Samples, batch_of, batches_of
+from export.widened import widen
+from simvtp.model import SimVTP
+
+
+class Candidate(NamedTuple):
+    """Something that computes a graph, and what it shows."""
+
+    name: str
+    run: Run
+
+
+def torch_reference(model: SimVTP, name: str) -> Run:
+    """What is right: the model's own methods in float32.
+
+    `SimVTP.reconstruct` draws its masks itself, so there it is the graph's module.
+    """
+    calls: dict[str, Callable[..., Tensor]] = {
+        "video": model.encode_video,
+        "text": lambda ids, mask: model.encode_text(ids, attend=mask.bool()),
+        "match": lambda frames, ids, mask: model.match(frames, ids, attend=mask.bool()),
+    }
+    if name == "reconstruct":
+        return _torch_run(build_graph(model, name), name)
+    return _torch_run(calls[name], name)
+
+
+def open_candidates(
+    model: SimVTP, spec: GraphSpec, *, folder: Path, scratch: Path, precision: str
+) -> Iterator[Candidate]:
+    """What computes a written graph on this machine.
+
+    Args:
+        model: the model.
+        spec: the graph.
+        folder: where its file is.
+        scratch: folder for a widened copy.
+        precision: of the graph.
+    """
+    threads = torch.get_num_threads()
+    if precision != "bf16":
+        session = OnnxSession(folder / spec.file, spec, threads=threads)
+        yield Candidate("onnxruntime", lambda inputs: _as_one(session.run(inputs), inputs))
+        return
+    widened = scratch / f"widened-{spec.file}"
+    widen(folder / spec.file, widened)
+    session = OnnxSession(widened, replace(spec, sha256=file_sha256(widened)), threads=threads)
+    yield Candidate("onnxruntime, widened", lambda inputs: _as_one(session.run(inputs), inputs))
+    graph = build_graph(model, spec.name, dtype=torch.bfloat16)
+    yield Candidate("torch bf16", _torch_run(graph, spec.name))
+
+
+def prove(
+    model: SimVTP,
+    specs: Mapping[str, GraphSpec],
+    *,
+    samples: Samples,
+    candidates: Callable[[GraphSpec], Iterable[Candidate]],
+    gate: Gate,
+    step: Callable[[str], None],
+) -> dict[str, Any]:
+    """Compare graphs with the model at the corners of their ranges, and the rankings.
+
+    Args:
+        model: the model.
+        specs: the graphs, by name.
+        samples: what to compare on.
+        candidates: what computes a graph; the last one also ranks.
+        gate: how close they must be.
+        step: told what comes next, once for each comparison.
+
+    Returns:
+        Rows for each graph, and "ranking" where both embeddings were exported.
+
+    Raises:
+        ParityError: some graph is outside the gate.
+    """
+    config = asdict(model.config)
+    parity: dict[str, Any] = {}
+    failures: list[str] = []
+    embedders: dict[str, tuple[Run, Run]] = {}
+    for name, spec in specs.items():
+        reference = torch_reference(model, name)
+        parity[name] = []
+        for candidate in candidates(spec):
+            for sizes in corners(spec.ranges):
+                step(f"Comparing {name}, {candidate.name}")
+                inputs = batch_of(samples, name, sizes=sizes, config=config)
+                row = compare_batch(reference, candidate.run, inputs, sizes=sizes)
+                parity[name].append({"by": candidate.name, **describe_row(row)})
+                failures += gate_failures(f"{name} by {candidate.name}", row, gate=gate)
+            if name in ("video", "text"):
+                embedders[name] = reference, candidate.run
+    if failures:
+        raise ParityError("; ".join(failures))
+    if len(embedders) == 2:
+        step("Comparing rankings")
+        sizes = {key: sizes.usual for key, sizes in specs["text"].ranges.items()}
+        before, after = (
+            _embed({name: runs[place] for name, runs in embedders.items()}, samples, sizes, config)
+            for place in range(2)
+        )
+        parity["ranking"] = ranking_change(before, after)._asdict()
+    return parity
+
+
+def _embed(
+    runs: Mapping[str, Run], samples: Samples, sizes: Mapping[str, int], config: Mapping[str, Any]
+) -> Embeddings:
+    parts = {
+        name: [run(inputs) for inputs in batches_of(samples, name, sizes=sizes, config=config)]
+        for name, run in runs.items()
+    }
+    count = len(samples.frames)
+    return Embeddings(**{name: np.concatenate(rows)[:count] for name, rows in parts.items()})
+
+
+def _torch_run(call: nn.Module | Callable[..., Tensor], name: str) -> Run:
+    def run(inputs: Inputs) -> np.ndarray:
+        with torch.inference_mode():
+            found = call(*(torch.from_numpy(inputs[key]) for key in INPUTS[name]))
+        values = found if isinstance(found, tuple) else (found,)
+        arrays = (value.numpy() for value in values)
+        return _as_one(dict(zip(OUTPUTS[name], arrays, strict=True)), inputs)
+
+    return run
+
+
+def _as_one(outputs: Mapping[str, np.ndarray], inputs: Inputs) -> np.ndarray:
+    """The output, or of several all numbers in one row, logits as probabilities of real words."""
+    arrays: Sequence[np.ndarray] = tuple(outputs.values())
+    if len(arrays) == 1:
+        return arrays[0]
+    clips, logits = arrays
+    real = inputs["attention_mask"] == 1
+    powers = np.exp(logits[real] - logits[real].max(axis=-1, keepdims=True))
+    words = powers / powers.sum(axis=-1, keepdims=True)
+    return np.concatenate([clips.ravel(), words.ravel()])

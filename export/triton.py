@@ -1,0 +1,135 @@
+"""A Triton model repository of an export: `python -m export.triton --from DIR --out REPO`.
+
+REPO gets the graphs (`video`, `text`, `match`), Python code that reads captions (`tokenize`) and
+video files (`preprocess`), and ensembles that take what users have: `search` (a caption to its
+embedding and, with --gallery, to the closest clips), `embed_video` and `match_video`. Every
+config.pbtxt is generated from the graphs.
+"""
+
+import argparse
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from export.folder import read_exported_folder
+
+_ABOUT = {
+    "onnxruntime": "Triton's ONNX Runtime backend",
+    "tensorrt": "Triton's TensorRT backend, engines of export.trt --backend tensorrt",
+    "python": "ONNX Runtime in Triton's Python backend",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Command line of the generator."""
+    parser = argparse.ArgumentParser(
+        prog="python -m export.triton",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--from", required=True, type=Path, dest="source", metavar="DIR", help="exported folder")
+    add("--out", required=True, type=Path, metavar="REPO", help="new repository, or an older one")
+    backends = "; ".join(f"{name}: {text}" for name, text in _ABOUT.items())
+    add("--backend", choices=_ABOUT, default="onnxruntime", help=f"{backends}; %(default)s")
+    add("--device", choices=("gpu", "cpu"), default="gpu", help="%(default)s")
+    add("--instances", type=int, default=1, metavar="N", help="of each graph; %(default)s")
+    add("--queue-delay", type=int, default=2000, metavar="MICROSECONDS", help="%(default)s")
+    add("--threads", type=int, metavar="N", help="of each graph on the CPU")
+    add("--gallery", type=Path, metavar="FILE.parquet", help="clips to find, of pipelines.embed")
+    add("--top", type=int, default=10, metavar="K", help="clips that search finds; %(default)s")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Generate; the exit code: 0 done, 2 for bad settings, folders or disks."""
+    options = build_parser().parse_args(arguments)
+    console = Console(soft_wrap=True)
+    try:
+        configs = _run(options)
+    except ImportError as error:
+        message = f"{error}; pip install 'simvtp[triton]'"
+    except OSError as error:
+        message = f"{error.filename or options.out}: {error.strerror or error}"
+    except ValueError as error:
+        message = str(error)
+    else:
+        console.print(_table(configs))
+        said = f"repository {options.out}, to serve with: tritonserver --model-repository"
+        console.print(f"{said} {options.out}", markup=False, highlight=False)
+        return 0
+    console.print(f"error: {message}", style="red", markup=False, highlight=False)
+    return 2
+
+
+def _run(options: argparse.Namespace) -> list[Any]:
+    # Here, so that a missing tritonclient is told as one.
+    from export.triton_config import ServingSettings
+    from export.triton_repository import read_gallery, write_repository
+
+    settings = ServingSettings(
+        backend=options.backend,
+        device=options.device,
+        instances=options.instances,
+        queue_delay=options.queue_delay,
+        threads=options.threads,
+        top=options.top,
+    )
+    exported = read_exported_folder(options.source, check_hashes=True)
+    if exported.precision == "bf16" and settings.backend != "tensorrt":
+        raise ValueError(
+            f"{options.source} is bf16, for which ONNX Runtime lacks kernels; serve it as TensorRT "
+            "engines (--backend tensorrt), or export it in fp16"
+        )
+    gallery = None if options.gallery is None else read_gallery(options.gallery)
+    with _unfinished(options.out.resolve()) as folder:
+        return write_repository(exported, folder, settings, gallery)
+
+
+@contextmanager
+def _unfinished(target: Path) -> Iterator[Path]:
+    """A folder beside the target that takes its place when all went well."""
+    from export.triton_repository import LISTING
+
+    if target.exists() and not (target.is_dir() and (target / LISTING).is_file()):
+        raise ValueError(
+            f"{target} exists and is no repository of export.triton, so it is left as it is; "
+            "choose a new folder"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
+    work.mkdir()
+    try:
+        yield work
+        older = work.with_name(f"{work.name}-older")
+        if target.exists():
+            target.rename(older)
+        work.rename(target)
+        shutil.rmtree(older, ignore_errors=True)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _table(configs: Sequence[Any]) -> Table:
+    table = Table(title="models")
+    for column in ("model", "runs as", "inputs", "outputs", "batch", "preferred"):
+        table.add_column(column)
+    for config in configs:
+        batching = config.dynamic_batching.preferred_batch_size
+        table.add_row(
+            *(config.name, config.platform or config.backend),
+            *(", ".join(tensor.name for tensor in part) for part in (config.input, config.output)),
+            *(str(config.max_batch_size), ", ".join(str(size) for size in batching)),
+        )
+    return table
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,86 @@
+"""Triton's Python backend: an ONNX graph on ONNX Runtime, for servers without its backend."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    """Requests whose inputs have equal shapes are run as one batch."""
+
+    def initialize(self, args):
+        """Open the graph that lies beside this file."""
+        config = json.loads(args["model_config"])
+        options = onnxruntime.SessionOptions()
+        threads = config["parameters"].get("threads")
+        if threads is not None:
+            options.intra_op_num_threads = int(threads["string_value"])
+        providers = onnxruntime.get_available_providers()
+        if args["model_instance_kind"] != "GPU":
+            providers = ["CPUExecutionProvider"]
+        self.session = onnxruntime.InferenceSession(
+            str(Path(__file__).with_name("model.onnx")), options, providers=providers
+        )
+        self.inputs = [tensor.name for tensor in self.session.get_inputs()]
+        self.outputs = [tensor.name for tensor in self.session.get_outputs()]
+        limits = config["parameters"].get("tokens", {"string_value": "0,0"})
+        self.fewest, self.most = (int(size) for size in limits["string_value"].split(","))
+
+    def execute(self, requests):
+        """Answer every request, with the reason where its inputs are out of range."""
+        responses = [None] * len(requests)
+        alike = {}
+        for number, request in enumerate(requests):
+            arrays = [
+                pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs
+            ]
+            reason = self._fault(dict(zip(self.inputs, arrays, strict=True)))
+            if reason:
+                responses[number] = _refusal(reason)
+            else:
+                shapes = tuple(array.shape[1:] for array in arrays)
+                alike.setdefault(shapes, []).append((number, arrays))
+        for group in alike.values():
+            self._answer(group, responses)
+        return responses
+
+    def _answer(self, group, responses):
+        numbers, arrays = zip(*group, strict=True)
+        batch = {
+            name: np.concatenate(parts)
+            for name, parts in zip(self.inputs, zip(*arrays, strict=True), strict=True)
+        }
+        try:
+            results = self.session.run(self.outputs, batch)
+        except Exception as error:  # ONNX Runtime's errors share no class but this.
+            for number in numbers:
+                responses[number] = _refusal(f"the graph failed: {error}")
+            return
+        ends = np.cumsum([len(parts[0]) for parts in arrays])[:-1]
+        pieces = zip(*(np.split(result, ends) for result in results), strict=True)
+        for number, outputs in zip(numbers, pieces, strict=True):
+            tensors = [
+                pb_utils.Tensor(name, np.ascontiguousarray(output))
+                for name, output in zip(self.outputs, outputs, strict=True)
+            ]
+            responses[number] = pb_utils.InferenceResponse(output_tensors=tensors)
+
+    def _fault(self, inputs):
+        """What is wrong with the captions of a request; None for nothing."""
+        if "token_ids" not in inputs:
+            return None
+        ids, mask = inputs["token_ids"], inputs["attention_mask"]
+        if ids.shape != mask.shape:
+            return f"token_ids and attention_mask must be alike, got {ids.shape} and {mask.shape}"
+        if not self.fewest <= ids.shape[1] <= self.most:
+            return f"tokens must lie in {self.fewest} to {self.most}, got {ids.shape[1]}"
+        if (mask[:, 0] != 1).any() or not np.isin(mask, (0, 1)).all():
+            return "attention_mask must be 1 at real tokens, which come first, and 0 at padding"
+        return None
+
+
+def _refusal(reason):
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(reason))

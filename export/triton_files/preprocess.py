@@ -1,0 +1,29 @@
+"""Triton's Python backend: the bytes of video files to clips as the graphs take them."""
+
+import json
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from clips import ClipError, decode_clip
+
+
+class TritonPythonModel:
+    """Each request holds `VIDEO` (batch, 1), the bytes of files, and gets `frames`."""
+
+    def initialize(self, args):
+        """Read how clips are cut."""
+        parameters = json.loads(args["model_config"])["parameters"]
+        names = ("num_frames", "frame_stride", "image_size")
+        self.cut = {name: int(parameters[name]["string_value"]) for name in names}
+
+    def execute(self, requests):
+        """Answer every request, with the reason where its videos cannot be read."""
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request):
+        videos = pb_utils.get_input_tensor_by_name(request, "VIDEO").as_numpy().ravel()
+        try:
+            frames = np.stack([decode_clip(bytes(video), **self.cut) for video in videos])
+        except ClipError as error:
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
+        return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor("frames", frames)])

@@ -1,0 +1,261 @@
+"""A Triton model repository: every model's folder with its config, files and code."""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from export.engine_file import EngineFile, check_engine_bytes, find_engine_file
+from export.folder import ExportedFolder, GraphSpec, Range, TensorSpec, read_json_object
+from export.triton_config import (
+    Config,
+    ServingSettings,
+    caption_lengths,
+    ensemble_config,
+    graph_config,
+    print_config,
+    python_config,
+)
+
+LISTING = "repository.json"
+_TEXT = TensorSpec("TEXT", "string", ("batch", 1))
+_VIDEO = TensorSpec("VIDEO", "string", ("batch", 1))
+_CUT = ("num_frames", "frame_stride", "image_size")
+
+
+class Gallery(NamedTuple):
+    """Clips to search in: `embeddings` `(clips, width)` float32 of unit norm, and their ids."""
+
+    embeddings: np.ndarray
+    ids: tuple[str, ...]
+
+
+def write_repository(
+    exported: ExportedFolder, repository: Path, settings: ServingSettings, gallery: Gallery | None
+) -> list[Config]:
+    """Write a repository into an empty folder.
+
+    Args:
+        exported: what to serve.
+        repository: where to.
+        settings: how to serve it.
+        gallery: clips that `search` finds; without them it only embeds captions.
+
+    Returns:
+        The configs of its models.
+
+    Raises:
+        ValueError: an engine, the tokenizer or a graph is missing or damaged.
+        OSError: the disk is full or fails.
+    """
+    graphs = {name: _served(exported, graph, settings) for name, graph in exported.graphs.items()}
+    graphs.pop("reconstruct", None)
+    configs = {name: graph_config(graph, settings) for name, graph in graphs.items()}
+    for name, graph in graphs.items():
+        folder = _folder(repository, configs[name])
+        _copy_graph(exported, graph, folder / "1", settings)
+        _write_warm_up(folder, graph)
+    if "tokens" in {key for graph in graphs.values() for key in graph.ranges}:
+        configs["tokenize"] = _write_tokenize(exported, graphs, repository)
+    if any(tensor.name == "frames" for graph in graphs.values() for tensor in graph.inputs):
+        configs["preprocess"] = _write_preprocess(exported, graphs, repository)
+    if gallery is not None and "text" in configs:
+        configs["rank"] = _write_rank(configs["text"], gallery, repository, settings)
+    for ensemble in _ensembles(configs):
+        configs[ensemble.name] = ensemble
+        (_folder(repository, ensemble) / "1").mkdir()
+    listing = {"format": 1, "models": sorted(configs), "from": str(exported.path)}
+    (repository / LISTING).write_text(json.dumps(listing, indent=2) + "\n", "utf-8")
+    return list(configs.values())
+
+
+def _served(exported: ExportedFolder, graph: GraphSpec, settings: ServingSettings) -> GraphSpec:
+    """The graph with the ranges that it is served with: those of its engine, if it is one."""
+    if settings.backend != "tensorrt":
+        return graph
+    engine = find_engine_file(exported.path, graph, backend="tensorrt")
+    check_engine_bytes(engine)
+    return replace(graph, ranges=_engine_ranges(engine, graph))
+
+
+def _engine_ranges(engine: EngineFile, graph: GraphSpec) -> dict[str, Range]:
+    profile = engine.profiles[0]
+    ranges = {}
+    for tensor in graph.inputs:
+        for place, size in enumerate(tensor.shape):
+            if isinstance(size, str):
+                shapes = profile[tensor.name]
+                ends = (shapes.smallest, shapes.usual, shapes.largest)
+                ranges[size] = Range(*(shape[place] for shape in ends))
+    return ranges
+
+
+def _folder(repository: Path, config: Config) -> Path:
+    folder = repository / config.name
+    folder.mkdir()
+    (folder / "config.pbtxt").write_text(print_config(config), "utf-8")
+    return folder
+
+
+def _copy_graph(
+    exported: ExportedFolder, graph: GraphSpec, version: Path, settings: ServingSettings
+) -> None:
+    version.mkdir()
+    if settings.backend == "tensorrt":
+        engine = find_engine_file(exported.path, graph, backend="tensorrt")
+        shutil.copyfile(engine.path, version / "model.plan")
+        return
+    shutil.copyfile(exported.path / graph.file, version / "model.onnx")
+    for name in graph.external_data:
+        # The graph names this file, wherever it lies itself.
+        shutil.copyfile(exported.path / name, version / name)
+    if settings.backend == "python":
+        _copy_code("triton_files/graph.py", version / "model.py")
+
+
+def _write_warm_up(folder: Path, graph: GraphSpec) -> None:
+    if "tokens" in graph.ranges:
+        (folder / "warmup").mkdir()
+        ones = np.ones(graph.ranges["tokens"].usual, dtype=np.int64)
+        (folder / "warmup" / "attention_mask").write_bytes(ones.tobytes())
+
+
+def _write_tokenize(
+    exported: ExportedFolder, graphs: dict[str, GraphSpec], repository: Path
+) -> Config:
+    ranges = [graph.ranges["tokens"] for graph in graphs.values() if "tokens" in graph.ranges]
+    lengths = caption_lengths(
+        max(tokens.smallest for tokens in ranges), min(tokens.largest for tokens in ranges)
+    )
+    config = python_config(
+        "tokenize",
+        inputs=[_TEXT],
+        outputs=[
+            TensorSpec(name, "int64", ("batch", "tokens"))
+            for name in ("token_ids", "attention_mask")
+        ],
+        max_batch=_largest_batch(graphs),
+        parameters={
+            "max_length": exported.max_text_length,
+            "lengths": ",".join(str(length) for length in lengths),
+        },
+    )
+    tokenizer = exported.path / "tokenizer.json"
+    if not tokenizer.is_file():
+        raise ValueError(
+            f"{tokenizer} is missing, which turns captions into ids; export a model folder that "
+            "has a tokenizer"
+        )
+    version = _folder(repository, config) / "1"
+    version.mkdir()
+    shutil.copyfile(tokenizer, version / "tokenizer.json")
+    _copy_code("captions.py", version / "captions.py")
+    _copy_code("triton_files/tokenize.py", version / "model.py")
+    return config
+
+
+def _write_preprocess(
+    exported: ExportedFolder, graphs: dict[str, GraphSpec], repository: Path
+) -> Config:
+    preprocessor = read_json_object(exported.path / "preprocessor.json")
+    size = preprocessor["image_size"]
+    shape = ("batch", preprocessor["num_frames"], 3, size, size)
+    config = python_config(
+        "preprocess",
+        inputs=[_VIDEO],
+        outputs=[TensorSpec("frames", "uint8", shape)],
+        max_batch=_largest_batch(graphs),
+        parameters={name: preprocessor[name] for name in _CUT},
+        instances=2,
+    )
+    version = _folder(repository, config) / "1"
+    version.mkdir()
+    _copy_code("clips.py", version / "clips.py")
+    _copy_code("triton_files/preprocess.py", version / "model.py")
+    return config
+
+
+def _write_rank(
+    text: Config,
+    gallery: Gallery,
+    repository: Path,
+    settings: ServingSettings,
+) -> Config:
+    width = text.output[0].dims[0]
+    if gallery.embeddings.shape[1] != width:
+        raise ValueError(
+            f"the gallery's embeddings must be {width} wide, as the model's, got "
+            f"{gallery.embeddings.shape[1]}; embed it with this model"
+        )
+    top = min(settings.top, len(gallery.ids))
+    config = python_config(
+        "rank",
+        inputs=[TensorSpec("text_embed", "float32", ("batch", width))],
+        outputs=[
+            TensorSpec("ids", "string", ("batch", top)),
+            TensorSpec("scores", "float32", ("batch", top)),
+        ],
+        max_batch=text.max_batch_size,
+        parameters={"top": top},
+    )
+    version = _folder(repository, config) / "1"
+    version.mkdir()
+    np.save(version / "gallery.npy", gallery.embeddings)
+    (version / "gallery.json").write_text(json.dumps(gallery.ids), "utf-8")
+    _copy_code("triton_files/rank.py", version / "model.py")
+    return config
+
+
+def _ensembles(configs: dict[str, Any]) -> Iterator[Config]:
+    if "text" in configs:
+        steps = [configs["tokenize"], configs["text"]]
+        returned = ["text_embed"]
+        if "rank" in configs:
+            steps.append(configs["rank"])
+            returned += ["ids", "scores"]
+        yield ensemble_config("search", steps, returned=returned)
+    if "video" in configs:
+        steps = [configs["preprocess"], configs["video"]]
+        yield ensemble_config("embed_video", steps, returned=["video_embed"])
+    if "match" in configs:
+        steps = [configs["preprocess"], configs["tokenize"], configs["match"]]
+        yield ensemble_config("match_video", steps, returned=["match_probability"])
+
+
+def _largest_batch(graphs: dict[str, GraphSpec]) -> int:
+    return max(graph.ranges["batch"].largest for graph in graphs.values())
+
+
+def _copy_code(name: str, target: Path) -> None:
+    with as_file(files("export").joinpath(*Path(name).parts)) as source:
+        shutil.copyfile(source, target)
+
+
+def read_gallery(file: Path) -> Gallery:
+    """Clips of a file that `python -m simvtp.pipelines.embed` wrote; of several, the first view.
+
+    Raises:
+        ValueError: it is no such file, or holds no clip.
+    """
+    # Needed for galleries only.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(file, columns=["video_id", "view", "video_embed"])
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise ValueError(
+            f"{file} is no file of features ({error}); write one with "
+            "python -m simvtp.pipelines.embed"
+        ) from error
+    rows: Sequence[bool] = [view == 0 for view in table["view"].to_pylist()]
+    table = table.filter(pa.array(rows))
+    if not table.num_rows:
+        raise ValueError(f"{file} holds no clip")
+    embeddings = np.stack(table["video_embed"].to_numpy(zero_copy_only=False)).astype(np.float32)
+    return Gallery(embeddings, tuple(str(name) for name in table["video_id"].to_pylist()))

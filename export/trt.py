@@ -1,0 +1,144 @@
+"""TensorRT engines of an exported model: `python -m export.trt --model RUN/model --out DIR`.
+
+Takes a model folder, which is exported to ONNX first, or what `export.onnx` wrote (--onnx DIR), or
+a single ONNX file. Each graph becomes `NAME.plan` (data-centre TensorRT, on the GPU it is for) or
+`NAME.engine` (TensorRT-RTX, ahead of time for a named compute capability, no GPU needed), with a
+JSON file beside it that tells all about it. The precision is that of the ONNX graph.
+"""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from export.engine_file import ENDINGS, read_engine_file
+from export.folder import PRECISIONS, Range
+from export.parity import ParityError
+from export.trt_job import build_graph_engine, refit_graph_engine
+from export.trt_library import (
+    Library,
+    MissingError,
+    open_library,
+    target_capabilities,
+)
+from export.trt_parse import BuildError, graph_support
+from export.trt_report import print_engines, print_support
+from export.trt_settings import BuildSettings, Plan, check_options
+from export.trt_source import Source, find_source
+
+_SIZES = ("MIN", "OPT", "MAX")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Command line of the builder."""
+    parser = argparse.ArgumentParser(
+        prog="python -m export.trt",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", type=Path, metavar="FOLDER", help="exported to --out first")
+    source.add_argument("--onnx", type=Path, metavar="DIR_OR_FILE", help="exported already")
+    add("--out", type=Path, metavar="DIR", help="default: where the ONNX file is")
+    add("--backend", choices=ENDINGS, default="tensorrt", help="%(default)s")
+    add("--precision", choices=PRECISIONS, help="of --model's export, fp16; or what --onnx has")
+    add("--compute-capability", nargs="+", metavar="X.Y", help="GPUs to build for: 8.9 12.0 (rtx)")
+    add("--graphs", nargs="+", metavar="NAME", help="default: all there are")
+    add("--batch", nargs=3, type=int, metavar=_SIZES, help="default: as exported")
+    add("--tokens", nargs=3, type=int, metavar=_SIZES, help="default: as exported")
+    add("--workspace", type=float, metavar="GIB", help="most memory of a layer; no limit")
+    add("--timing-cache", type=Path, metavar="FILE", help="kept between builds (tensorrt)")
+    add("--version-compatible", action="store_true", help="for later minor versions too")
+    add("--refittable", action="store_true", help="other weights can be put in later")
+    add("--tf32", action="store_true", help="let float32 products round to TF32")
+    add("--refit", type=Path, metavar="ENGINE", help="put the weights into this engine instead")
+    add("--dry-run", action="store_true", help="say which operators are supported; build nothing")
+    add("--verbose", action="store_true", help="show TensorRT's log")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build; the exit code: 0 done, 1 for a graph that fails, 2 for what is missing or wrong."""
+    options = build_parser().parse_args(arguments)
+    console = Console(soft_wrap=True)
+    _show_log(console, options.verbose)
+    try:
+        return _run(options, console)
+    except KeyboardInterrupt:
+        message, code = "stopped", 130
+    except (BuildError, ParityError) as error:
+        message, code = str(error), 1
+    except (MissingError, ValueError) as error:
+        message, code = str(error), 2
+    except OSError as error:
+        message, code = f"{error.filename or options.out}: {error.strerror or error}", 2
+    console.print(f"error: {message}", style="red", markup=False, highlight=False)
+    return code
+
+
+def _run(options: argparse.Namespace, console: Console) -> int:
+    settings = BuildSettings(
+        workspace=options.workspace,
+        timing_cache=options.timing_cache,
+        version_compatible=options.version_compatible,
+        refittable=options.refittable,
+        tf32=options.tf32,
+    )
+    library = open_library(options.backend)
+    ranges = {
+        name: Range(*sizes)
+        for name in ("batch", "tokens")
+        if (sizes := getattr(options, name)) is not None
+    }
+    if options.dry_run:
+        return _dry_run(library, find_source(options, ranges), console)
+    if options.refit is not None:
+        sidecar = refit_graph_engine(library, find_source(options, ranges), options.refit)
+        console.print(f"refitted as {sidecar.with_suffix('')}", markup=False, highlight=False)
+        return 0
+    capabilities = target_capabilities(library, options.compute_capability)
+    check_options(library, settings)
+    source = find_source(options, ranges)
+    _build(Plan(library, capabilities, settings, ranges), source, console)
+    return 0
+
+
+def _build(plan: Plan, source: Source, console: Console) -> None:
+    for graph in source.graphs:
+        plan.profile(graph)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    quiet = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
+        sidecars = [
+            build_graph_engine(plan, source, graph, progress=progress) for graph in source.graphs
+        ]
+    print_engines(console, [read_engine_file(sidecar).sidecar for sidecar in sidecars])
+    console.print(f"engines in {source.out}", markup=False, highlight=False)
+
+
+def _dry_run(library: Library, source: Source, console: Console) -> int:
+    complete = True
+    for graph in source.graphs:
+        support = graph_support(library, source.folder / graph.file)
+        print_support(console, graph.name, support, version=library.version)
+        complete = complete and not any(row.unsupported for row in support.operators)
+    verdict = "all operators are supported" if complete else "some operators are not supported"
+    console.print(f"{verdict}; nothing was built", highlight=False)
+    return 0 if complete else 1
+
+
+def _show_log(console: Console, verbose: bool) -> None:
+    logger = logging.getLogger("export.trt")
+    logger.setLevel(logging.INFO if verbose else logging.WARNING)
+    if verbose and not logger.handlers:
+        logger.addHandler(RichHandler(console=console, show_path=False))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

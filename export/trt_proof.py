@@ -1,0 +1,106 @@
+"""An engine on its GPU: how close to ONNX Runtime it is, and how fast beside torch."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from export.bench import BenchOptions, bench
+from export.engine import Engine
+from export.engine_file import EngineFile
+from export.examples import example_inputs
+from export.folder import ExportedFolder, GraphSpec, file_sha256
+from export.onnx_session import OnnxSession
+from export.parity import (
+    Gate,
+    ParityError,
+    ParityRow,
+    compare_batch,
+    corners,
+    gate_failures,
+)
+from export.widened import widen
+
+_IN_TORCH = ("torch-eager-cuda", "torch-compiled-cuda")
+# That of float16, whose mantissa TF32 has.
+_TF32_GATE = Gate(1e-2, 0.9995)
+
+
+def measure_parity(
+    engine: EngineFile,
+    graph: GraphSpec,
+    *,
+    onnx_file: Path,
+    precision: str,
+    config: Mapping[str, Any],
+) -> list[ParityRow]:
+    """The engine beside ONNX Runtime on the CPU, at the corners of the graph's ranges.
+
+    Args:
+        engine: the engine.
+        graph: what it was built from, with the ranges of its profile.
+        onnx_file: the graph's file.
+        precision: of the graph.
+        config: the model's config.json.
+
+    Raises:
+        ValueError: the engine cannot run here.
+        ParityError: its outputs are no finite numbers of the right shape.
+    """
+    output = graph.outputs[0].name
+    running = Engine(engine)
+    try:
+        with _reference(onnx_file, graph, precision) as session:
+            return [
+                compare_batch(
+                    lambda inputs: session.run(inputs)[output],
+                    lambda inputs: running.run(inputs)[output],
+                    example_inputs(config, graph.name, **({"tokens": 0} | sizes)),
+                    sizes=sizes,
+                )
+                for sizes in corners(graph.ranges)
+            ]
+    finally:
+        running.close()
+
+
+def check_gate(
+    name: str, rows: Sequence[ParityRow], *, report: Mapping[str, Any], tf32: bool
+) -> None:
+    """Hold an engine to what its graph was held to when it was exported.
+
+    Raises:
+        ParityError: it is further from the graph than that.
+    """
+    gate = _TF32_GATE if tf32 else Gate(**report["gate"])
+    failures = [text for row in rows for text in gate_failures(name, row, gate=gate)]
+    if failures:
+        raise ParityError("; ".join(failures))
+
+
+def measure_latency(
+    folder: ExportedFolder, graph: str, *, backend: str, model: Path | None
+) -> list[dict[str, Any]]:
+    """Latencies of an engine in a folder, and of torch in bf16 where the model is given."""
+    options = BenchOptions(
+        graphs=[graph], only=[*_IN_TORCH, backend], model=model, torch_precision="bf16"
+    )
+    timings, _ = bench(folder, options)
+    return [
+        {**row._asdict(), "precision": "bf16" if row.contestant in _IN_TORCH else folder.precision}
+        for row in timings
+    ]
+
+
+@contextmanager
+def _reference(onnx_file: Path, graph: GraphSpec, precision: str) -> Iterator[OnnxSession]:
+    """ONNX Runtime over the graph; bfloat16, which it lacks on CPUs, as float32."""
+    if precision != "bf16":
+        yield OnnxSession(onnx_file, graph)
+        return
+    with TemporaryDirectory() as scratch:
+        widened = Path(scratch) / onnx_file.name
+        widen(onnx_file, widened)
+        yield OnnxSession(widened, replace(graph, sha256=file_sha256(widened)))

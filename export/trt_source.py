@@ -1,0 +1,151 @@
+"""The ONNX graphs that engines are built from: a model exported first, a folder, or one file."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import onnx
+
+from export.folder import (
+    ExportedFolder,
+    GraphSpec,
+    Range,
+    TensorSpec,
+    file_sha256,
+    read_exported_folder,
+)
+
+_PRECISIONS = {
+    onnx.TensorProto.BFLOAT16: "bf16",
+    onnx.TensorProto.FLOAT16: "fp16",
+    onnx.TensorProto.INT8: "int8",
+}
+
+
+class Source(NamedTuple):
+    """Graphs to build engines of.
+
+    Attributes:
+        folder: where the ONNX files are.
+        out: where the engines go.
+        graphs: the graphs.
+        precision: of their numbers.
+        exported: the folder as `export.onnx` wrote it; None for a single file.
+        model: the model folder, where it was given.
+    """
+
+    folder: Path
+    out: Path
+    graphs: tuple[GraphSpec, ...]
+    precision: str
+    exported: ExportedFolder | None
+    model: Path | None
+
+
+def find_source(options: argparse.Namespace, ranges: Mapping[str, Range]) -> Source:
+    """The graphs that the command line names; a model is exported to `options.out` first.
+
+    Args:
+        options: model or onnx, out, precision and graphs of `python -m export.trt`.
+        ranges: of symbolic dimensions, as far as they are given.
+
+    Raises:
+        ValueError: there is no such export or file, or it is not what was asked for.
+    """
+    if options.model is None and options.onnx.is_file():
+        return _single_file(options, ranges)
+    if options.model is not None:
+        exported = _export(options, ranges)
+    else:
+        exported = read_exported_folder(options.onnx, check_hashes=True)
+        if options.out is not None and options.out.resolve() != options.onnx.resolve():
+            raise ValueError(
+                f"engines lie beside their graphs in {options.onnx}, got --out {options.out}; "
+                "leave --out away, or copy the folder"
+            )
+    if options.precision not in (None, exported.precision):
+        raise ValueError(
+            f"{exported.path} was exported in {exported.precision}, and an engine has the "
+            f"precision of its graph, got --precision {options.precision}; export it with "
+            f"python -m export.onnx --precision {options.precision}"
+        )
+    graphs = _chosen(exported, options.graphs)
+    return Source(exported.path, exported.path, graphs, exported.precision, exported, options.model)
+
+
+def _export(options: argparse.Namespace, ranges: Mapping[str, Range]) -> ExportedFolder:
+    if options.out is None:
+        raise ValueError("--out is missing: name the folder for the graphs and engines")
+    if options.refit is not None and options.refit.parent.resolve() == options.out.resolve():
+        raise ValueError(
+            f"--out {options.out} holds {options.refit.name} itself, and an export replaces its "
+            "folder; choose another --out"
+        )
+    # Needs torch, which building from an exported folder does not.
+    from export.onnx_folder import export_folder
+
+    graphs = {} if options.graphs is None else {"graphs": tuple(options.graphs)}
+    precision = options.precision or "fp16"
+    # What it takes on the CPU is nothing that an engine is measured against.
+    settings = {"precision": precision, "repeats": 0, **ranges, **graphs}
+    return export_folder(options.model, options.out, **settings)
+
+
+def _chosen(exported: ExportedFolder, names: Sequence[str] | None) -> tuple[GraphSpec, ...]:
+    if names is None:
+        return tuple(exported.graphs.values())
+    return tuple(exported.graph(name) for name in names)
+
+
+def _single_file(options: argparse.Namespace, ranges: Mapping[str, Range]) -> Source:
+    """A file on its own: what a report would say of it is read from the graph."""
+    file: Path = options.onnx
+    try:
+        model = onnx.load(file, load_external_data=False)
+    except Exception as error:  # The protobuf library raises errors of its own.
+        raise ValueError(f"{file} cannot be read as ONNX ({error}); export it anew") from error
+    if not model.graph.node:
+        raise ValueError(f"{file} holds no ONNX graph, it is empty or truncated; export it anew")
+    inputs, outputs = (
+        tuple(_tensor(value) for value in values)
+        for values in (model.graph.input, model.graph.output)
+    )
+    symbolic = {size for tensor in inputs for size in tensor.shape if isinstance(size, str)}
+    if missing := sorted(symbolic - set(ranges)):
+        raise ValueError(
+            f"{file} does not say how large {', '.join(missing)} may be; give "
+            + " and ".join(f"--{name} MIN OPT MAX" for name in missing)
+            + ", or the folder that export.onnx wrote"
+        )
+    graph = GraphSpec(
+        name=file.stem,
+        file=file.name,
+        sha256=file_sha256(file),
+        bytes=file.stat().st_size,
+        external_data=(),
+        inputs=inputs,
+        outputs=outputs,
+        ranges={name: ranges[name] for name in symbolic},
+    )
+    precision = _precision(model.graph)
+    if options.precision not in (None, precision):
+        raise ValueError(
+            f"{file} holds {precision} weights, and an engine has the precision of its graph, got "
+            f"--precision {options.precision}; export it in that precision"
+        )
+    out = file.parent if options.out is None else options.out
+    out.mkdir(parents=True, exist_ok=True)
+    return Source(file.parent, out, (graph,), precision, None, None)
+
+
+def _tensor(value: onnx.ValueInfoProto) -> TensorSpec:
+    kind = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+    shape = tuple(size.dim_param or size.dim_value for size in kind.shape.dim)
+    return TensorSpec(value.name, dtype, shape)
+
+
+def _precision(graph: onnx.GraphProto) -> str:
+    types = {tensor.data_type for tensor in graph.initializer}
+    return next((name for kind, name in _PRECISIONS.items() if kind in types), "fp32")

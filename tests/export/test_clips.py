@@ -1,0 +1,114 @@
+import csv
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from export.clips import ClipError, decode_clip, read_clips
+from simvtp.data import ClipError as TrainingClipError
+from simvtp.data.clips import read_clip
+from simvtp.data.transforms import CentreCrop
+
+PREPROCESSOR = {"num_frames": 4, "frame_stride": 2, "image_size": 32}
+
+
+def write_video(file: Path, *, num_frames=20, width=64, height=48, rate=10, seed=0):
+    """Smooth pictures that move and change their colour."""
+    x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.gop_size = 6
+        for number in range(num_frames):
+            phase = 0.3 * number + seed
+            channels = (np.sin(6 * x + phase), np.cos(5 * y - phase), np.sin(4 * (x + y) + phase))
+            picture = (127 + 100 * np.stack(channels, axis=-1)).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return file
+
+
+def clip_of_training(file, *, num_frames, frame_stride, image_size):
+    crop = CentreCrop(image_size)
+    clip = read_clip(file, num_frames=num_frames, stride=frame_stride, short_side=crop.short_side)
+    return crop(clip).numpy()
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    num_frames=st.integers(1, 60),
+    width=st.integers(8, 60).map(lambda half: 2 * half),
+    height=st.integers(8, 60).map(lambda half: 2 * half),
+    stride=st.integers(1, 5),
+    size=st.sampled_from([16, 32, 48]),
+)
+def test_clips_are_those_of_evaluation(num_frames, width, height, stride, size, tmp_path_factory):
+    file = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    write_video(file, num_frames=num_frames, width=width, height=height)
+    cut = {"num_frames": 8, "frame_stride": stride, "image_size": size}
+    found = decode_clip(file, **cut)
+    assert found.dtype == np.uint8
+    assert found.shape == (8, 3, size, size)
+    # Two libraries resize; each rounds to whole numbers.
+    difference = np.abs(found.astype(int) - clip_of_training(file, **cut))
+    assert difference.max() <= 2
+    np.testing.assert_array_equal(decode_clip(file.read_bytes(), **cut), found)
+
+
+REAL = Path(__file__).parents[3] / "shared" / "clips"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs a folder of real clips beside the repository")
+def test_real_clips_are_read_or_refused_as_in_evaluation():
+    cut = {"num_frames": 8, "frame_stride": 4, "image_size": 64}
+    for file in sorted((*REAL.glob("*.mp4"), *(REAL / "hard").iterdir())):
+        try:
+            expected = clip_of_training(file, **cut)
+        except TrainingClipError:
+            with pytest.raises(ClipError):
+                decode_clip(file, **cut)
+            continue
+        assert np.abs(decode_clip(file, **cut).astype(int) - expected).max() <= 2, file.name
+
+
+def test_a_manifest_and_a_folder_give_the_same_clips(tmp_path):
+    for number in range(3):
+        write_video(tmp_path / f"{number}.mp4", seed=number)
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    rows = [("1.mp4", "one"), ("broken.mp4", "none"), ("2.mp4", "two"), ("0.mp4", "zero")]
+    with (tmp_path / "clips.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "caption"), *rows])
+    listed = read_clips(tmp_path / "clips.csv", preprocessor=PREPROCESSOR, limit=2)
+    assert listed.captions == ("one", "two")
+    found = read_clips(tmp_path, preprocessor=PREPROCESSOR, limit=9)
+    assert found.captions == ()
+    assert found.frames.shape == (3, 4, 3, 32, 32)
+    np.testing.assert_array_equal(listed.frames, found.frames[1:])
+
+
+def test_sources_without_clips_are_refused(tmp_path):
+    read = {"preprocessor": PREPROCESSOR, "limit": 2}
+    with pytest.raises(ValueError, match=r"must be a folder of videos or a \.csv file"):
+        read_clips(tmp_path / "nothing", **read)
+    with pytest.raises(ValueError, match="has no video that can be read: it lists none"):
+        read_clips(tmp_path, **read)
+    table = tmp_path / "clips.csv"
+    table.write_text("file,caption\nx.mp4,y\n")
+    with pytest.raises(ValueError, match="must have a column path"):
+        read_clips(table, **read)
+    table.write_text("path,caption\n../outside.mp4,y\n")
+    with pytest.raises(ValueError, match="leaves its folder"):
+        read_clips(table, **read)
+    table.write_text("path,caption\nmissing.mp4,y\n")
+    with pytest.raises(ValueError, match="No such file"):
+        read_clips(table, **read)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00" * 100, b"no video at all"])
+def test_what_is_no_video_is_refused(data):
+    with pytest.raises(ClipError, match="the video cannot be decoded"):
+        decode_clip(data, num_frames=4, frame_stride=2, image_size=32)

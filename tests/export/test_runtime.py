@@ -1,0 +1,448 @@
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from export.captions import encode_captions, load_tokenizer
+from export.folder import file_sha256
+from export.runtime import Runtime
+from simvtp.data.tokenizer import encode_caption
+from tests.export.conftest import CAPTIONS
+
+ROOT = Path(__file__).parents[2]
+# fp32 graphs run the same sums in another order.
+TOLERANCE = 1e-5
+PLAIN = st.text(max_size=40)
+NASTY = st.lists(
+    st.sampled_from(
+        ["[SEP]", "[MASK]", "[PAD", "[CLS]red", "ball", "##ing", "é", "中文", "x" * 120]
+    ),
+    max_size=20,
+).map(" ".join)
+WORDS = " ".join(CAPTIONS).split()
+
+
+@pytest.fixture(scope="module")
+def runtime(exported):
+    with Runtime(exported.path, threads=1) as opened:
+        yield opened
+
+
+def clips(model, batch, seed):
+    size = model.config.image_size
+    shape = (batch, model.config.num_frames, 3, size, size)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+@st.composite
+def token_batches(draw, max_batch=4, max_tokens=16):
+    """Ids of 3 to 16 tokens a row, padded with anything up to 16 columns."""
+    lengths = draw(st.lists(st.integers(3, max_tokens), min_size=1, max_size=max_batch))
+    columns = draw(st.integers(max(lengths), max_tokens))
+    seed = draw(st.integers(0, 2**32 - 1))
+    ids = np.random.default_rng(seed).integers(5, 60, (len(lengths), columns))
+    mask = (np.arange(columns) < np.array(lengths)[:, None]).astype(np.int64)
+    return ids, mask, lengths
+
+
+def rows_alone(ids, lengths):
+    """Each caption as a tensor of its own, without padding."""
+    return [torch.from_numpy(row[None, :length]) for row, length in zip(ids, lengths, strict=True)]
+
+
+class TestParity:
+    @given(batch=st.integers(1, 4), seed=st.integers(0, 2**32 - 1))
+    @settings(max_examples=15)
+    def test_video(self, runtime, exported_model, batch, seed):
+        frames = clips(exported_model, batch, seed)
+        with torch.no_grad():
+            wanted = exported_model.encode_video(torch.from_numpy(frames)).numpy()
+        found = runtime.encode_video(frames)
+        assert found.dtype == np.float32
+        assert np.abs(found - wanted).max() < TOLERANCE
+
+    @given(tokens=token_batches())
+    @settings(max_examples=25)
+    def test_text_of_any_padding_is_that_of_each_caption_alone(
+        self, runtime, exported_model, tokens
+    ):
+        ids, mask, lengths = tokens
+        with torch.no_grad():
+            wanted = torch.cat(
+                [exported_model.encode_text(row) for row in rows_alone(ids, lengths)]
+            ).numpy()
+        found = runtime.encode_text((ids, mask))
+        assert found.dtype == np.float32
+        assert np.abs(found - wanted).max() < TOLERANCE
+        assert np.abs(np.linalg.norm(found, axis=1) - 1).max() < 1e-5
+
+    @given(tokens=token_batches(), seed=st.integers(0, 2**32 - 1))
+    @settings(max_examples=15)
+    def test_match(self, runtime, exported_model, tokens, seed):
+        ids, mask, lengths = tokens
+        frames = clips(exported_model, len(ids), seed)
+        with torch.no_grad():
+            wanted = torch.cat(
+                [
+                    exported_model.match(torch.from_numpy(frame[None]), row)
+                    for frame, row in zip(frames, rows_alone(ids, lengths), strict=True)
+                ]
+            ).numpy()
+        found = runtime.match(frames, (ids, mask))
+        assert found.shape == (len(ids),)
+        assert np.abs(found - wanted).max() < TOLERANCE
+
+    @given(
+        captions=st.lists(
+            st.lists(st.sampled_from(WORDS), min_size=1, max_size=30).map(" ".join),
+            min_size=1,
+            max_size=4,
+        )
+    )
+    @settings(max_examples=15)
+    def test_captions_as_text(self, runtime, exported_model, captions):
+        with torch.no_grad():
+            wanted = exported_model.encode_text(captions).numpy()
+        assert np.abs(runtime.encode_text(captions) - wanted).max() < TOLERANCE
+        alone = runtime.encode_text(captions[0])
+        assert np.abs(alone - wanted[:1]).max() < TOLERANCE
+
+    def test_embeddings_differ(self, runtime, exported_model):
+        # Or the tolerance above would say nothing.
+        found = runtime.encode_video(clips(exported_model, 2, 0))
+        assert np.abs(found[0] - found[1]).max() > 100 * TOLERANCE
+        found = runtime.encode_text(list(CAPTIONS[:2]))
+        assert np.abs(found[0] - found[1]).max() > 100 * TOLERANCE
+
+    def test_frames_need_not_be_contiguous(self, runtime, exported_model):
+        frames = clips(exported_model, 2, 1)
+        turned = np.ascontiguousarray(frames.transpose(0, 1, 3, 4, 2)).transpose(0, 1, 4, 2, 3)
+        assert not turned.flags.c_contiguous
+        assert np.array_equal(runtime.encode_video(turned), runtime.encode_video(frames))
+
+    def test_threads_may_share_it(self, exported, exported_model):
+        frames = [clips(exported_model, 1, seed) for seed in range(8)]
+        found = [None] * len(frames)
+        with Runtime(exported.path, threads=1) as shared:
+
+            def work(number):
+                found[number] = shared.encode_video(frames[number])
+
+            threads = [threading.Thread(target=work, args=(n,)) for n in range(len(frames))]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            for frame, embedding in zip(frames, found, strict=True):
+                assert np.array_equal(embedding, shared.encode_video(frame))
+
+
+class TestCaptions:
+    @given(text=PLAIN | NASTY, max_length=st.integers(3, 20))
+    @settings(max_examples=200)
+    def test_ids_are_those_of_training(self, exported, exported_model, text, max_length):
+        tokenizer = load_tokenizer(exported.path / "tokenizer.json")
+        wanted = encode_caption(exported_model.tokenizer, text, max_length=max_length)
+        ids = wanted.token_ids.tolist()
+        if len(ids) < 3:
+            with pytest.raises(ValueError, match="at least one word"):
+                encode_captions(tokenizer, [text], max_length=max_length)
+            return
+        longer = "ball " * 30
+        found = encode_captions(tokenizer, [text, longer], max_length=max_length)
+        assert found.token_ids.dtype == found.attention_mask.dtype == np.int64
+        assert found.token_ids.shape == (2, max_length)
+        assert found.token_ids[0, found.attention_mask[0] == 1].tolist() == ids
+        assert found.attention_mask[0].tolist() == [1] * len(ids) + [0] * (max_length - len(ids))
+        assert found.token_ids[0, -1] in (0, tokenizer.token_to_id("[SEP]"))
+        assert found.token_ids[1, -1] == tokenizer.token_to_id("[SEP]")
+
+    def test_a_tokenizer_that_cuts_and_pads_is_freed_of_it(self, exported, tmp_path):
+        values = json.loads((exported.path / "tokenizer.json").read_text("utf-8"))
+        tokenizer = load_tokenizer(exported.path / "tokenizer.json")
+        wanted = encode_captions(tokenizer, CAPTIONS, max_length=16)
+        tokenizer.enable_truncation(4)
+        tokenizer.enable_padding(length=40)
+        tokenizer.save(str(tmp_path / "tokenizer.json"))
+        changed = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
+        changed["post_processor"] = None
+        assert changed["truncation"]
+        assert values["truncation"] is None
+        (tmp_path / "tokenizer.json").write_text(json.dumps(changed), "utf-8")
+        found = encode_captions(
+            load_tokenizer(tmp_path / "tokenizer.json"), CAPTIONS, max_length=16
+        )
+        assert np.array_equal(found.token_ids, wanted.token_ids)
+
+    @pytest.mark.parametrize(
+        ("caption", "reason"),
+        [
+            ("", "caption 1 must hold at least one word, got ''"),
+            (" \t\n", "caption 1 must hold at least one word"),
+            ("\ud800", "caption 1 is no valid Unicode text"),
+            (None, "caption 1 must be a str, got NoneType"),
+            (b"red", "caption 1 must be a str, got bytes"),
+        ],
+    )
+    def test_what_is_no_caption(self, runtime, caption, reason):
+        with pytest.raises(ValueError, match=reason):
+            runtime.encode_text(["a red ball", caption])
+
+    @pytest.mark.parametrize(("text", "reason"), [([], "at least one text"), (3, "got int")])
+    def test_no_captions(self, runtime, text, reason):
+        with pytest.raises(ValueError, match=reason):
+            runtime.encode_text(text)
+
+    @pytest.mark.parametrize(
+        ("content", "reason"),
+        [(None, "tokenizer.json is missing"), ("{", "not a tokenizer"), ("", "not a tokenizer")],
+    )
+    def test_bad_tokenizer(self, exported_copy, content, reason):
+        file = exported_copy / "tokenizer.json"
+        if content is None:
+            file.unlink()
+        else:
+            file.write_text(content)
+        with pytest.raises(ValueError, match=reason):
+            Runtime(exported_copy).encode_text("a ball")
+
+    def test_a_tokenizer_without_special_tokens(self, exported_copy):
+        file = exported_copy / "tokenizer.json"
+        file.write_text(file.read_text("utf-8").replace("[SEP]", "[END]"), "utf-8")
+        with pytest.raises(ValueError, match=r"lacks the special tokens \[SEP\]"):
+            Runtime(exported_copy).encode_text("a ball")
+
+
+class TestRefusals:
+    """Nothing out of range reaches a session: `opened` would hold one."""
+
+    @pytest.fixture
+    def closed(self, exported):
+        opened = Runtime(exported.path)
+        yield opened
+        assert not opened._sessions
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            (lambda f: f[:0], "batch must be from 1 to 4, got 0; there is nothing to run"),
+            (lambda f: f.repeat(5, 0), "batch must be from 1 to 4, got 5; split .* at most 4"),
+            (lambda f: f.astype(np.float32), "frames must be uint8, got float32; give pixels"),
+            (lambda f: f[0], r"\(batch, 4, 3, 32, 32\), got 4 dimensions .* frames\[None\]"),
+            (lambda f: f[:, :3], r"\(batch, 4, 3, 32, 32\), got \(1, 3, 3, 32, 32\); cut"),
+            (lambda f: f.transpose(0, 1, 3, 4, 2), r"got \(1, 4, 32, 32, 3\)"),
+            (lambda f: f[..., :16, :16], r"got \(1, 4, 3, 16, 16\)"),
+            (lambda f: torch.from_numpy(f), "numpy array, got Tensor"),
+            (lambda f: f.tolist(), "numpy array, got list"),
+        ],
+    )
+    def test_frames(self, closed, exported_model, change, reason):
+        frames = change(clips(exported_model, 1, 0))
+        with pytest.raises(ValueError, match=reason):
+            closed.encode_video(frames)
+        with pytest.raises(ValueError, match=reason if "batch must" not in reason else "batch"):
+            closed.match(frames, "a ball")
+
+    @pytest.mark.parametrize(
+        ("ids", "mask", "reason"),
+        [
+            ([[2, 3]], [[1, 1]], "tokens must be from 3 to 16, got 2"),
+            ([[5] * 17], [[1] * 17], "tokens must be from 3 to 16, got 17; shorten"),
+            ([[2, 6, 3]] * 5, [[1, 1, 1]] * 5, "batch must be from 1 to 4, got 5"),
+            ([[2, 6, 3]], [[1, 1, 1, 0]], "tokens 3, attention_mask has 4; they must agree"),
+            ([[2, 6, 3]], [[1, 1, 1]] * 2, "batch 1, attention_mask has 2"),
+            ([[2, 6, 3]], [[1, 0, 1]], "padding on the right, row 0"),
+            ([[2, 6, 3]] * 2, [[1, 1, 1], [0, 0, 0]], "row 1 begins with padding"),
+            ([[2, 6, 3]], [[1, 1, 2]], "got 2"),
+            ([[2, -1, 3]], [[1, 1, 1]], "got -1 to 3"),
+            ([[2, 10**6, 3]], [[1, 1, 1]], "got 2 to 1000000"),
+        ],
+    )
+    def test_token_ids(self, closed, ids, mask, reason):
+        with pytest.raises(ValueError, match=reason):
+            closed.encode_text((np.array(ids), np.array(mask)))
+
+    def test_types_of_ids(self, closed):
+        ids = np.array([[2, 6, 3]])
+        with pytest.raises(ValueError, match=r"token_ids must be int64, got int32; .*astype"):
+            closed.encode_text((ids.astype(np.int32), np.ones_like(ids)))
+        with pytest.raises(ValueError, match="attention_mask must be int64, got bool"):
+            closed.encode_text((ids, ids > 0))
+
+    def test_pairs_must_be_as_many(self, closed, exported_model):
+        with pytest.raises(ValueError, match="frames has batch 2, token_ids has 3; they must"):
+            closed.match(clips(exported_model, 2, 0), ["a ball"] * 3)
+
+    def test_unknown_graphs_and_inputs(self, closed):
+        with pytest.raises(ValueError, match="no graph 'sound', only video, text, match"):
+            closed.run("sound", {})
+        with pytest.raises(ValueError, match="graph 'video' takes frames, got nothing"):
+            closed.run("video", {})
+
+    def test_tubelets_that_are_not_there(self, exported_copy, exported_model):
+        report = json.loads((exported_copy / "report.json").read_text())
+        graph = {**report["graphs"]["match"]}
+        graph["inputs"] = [
+            *graph["inputs"],
+            {"name": "keep", "dtype": "int64", "shape": ["batch", "kept"]},
+        ]
+        graph["ranges"] = {**graph["ranges"], "kept": [1, 2, 8]}
+        report["graphs"]["reconstruct"] = graph
+        (exported_copy / "report.json").write_text(json.dumps(report))
+        inputs = {"frames": clips(exported_model, 1, 0), "token_ids": np.array([[2, 6, 3]])}
+        inputs["attention_mask"] = np.ones((1, 3), dtype=np.int64)
+        with pytest.raises(ValueError, match="keep must be from 0 to 7, got 0 to 8; number"):
+            Runtime(exported_copy).run("reconstruct", {**inputs, "keep": np.array([[0, 8]])})
+
+    def test_captions_longer_than_the_graph_are_not_cut_silently(self, exported_copy):
+        report = json.loads((exported_copy / "report.json").read_text())
+        report["graphs"]["text"]["ranges"]["tokens"] = [3, 4, 5]
+        (exported_copy / "report.json").write_text(json.dumps(report))
+        with pytest.raises(ValueError, match="tokens must be from 3 to 5, got 16"):
+            Runtime(exported_copy).encode_text("ball " * 20)
+        assert Runtime(exported_copy).encode_text("ball").shape == (1, 32)
+
+    def test_captions_shorter_than_the_graph_are_padded(self, exported_copy, runtime):
+        report = json.loads((exported_copy / "report.json").read_text())
+        report["graphs"]["text"]["ranges"]["tokens"] = [9, 9, 16]
+        (exported_copy / "report.json").write_text(json.dumps(report))
+        found = Runtime(exported_copy).encode_text("ball")
+        assert np.abs(found - runtime.encode_text("ball")).max() < TOLERANCE
+
+
+class TestBackends:
+    @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+    def test_a_provider_that_is_not_there(self, exported, provider):
+        full = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}[provider]
+        if full in onnxruntime.get_available_providers():
+            pytest.skip("this onnxruntime has it")
+        with pytest.raises(ValueError, match=rf"no {full}, only .*CPU.*; install onnxruntime-gpu"):
+            Runtime(exported.path, provider=provider)
+
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+    def test_cuda_agrees_with_the_cpu(self, exported, exported_model, runtime):
+        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            pytest.skip("onnxruntime-gpu is not installed")
+        frames = clips(exported_model, 4, 0)
+        with Runtime(exported.path, provider="cuda") as on_gpu:
+            found = on_gpu.match(frames, list(CAPTIONS))
+        assert np.abs(found - runtime.match(frames, list(CAPTIONS))).max() < 1e-3
+
+    @pytest.mark.parametrize(
+        ("options", "reason"),
+        [
+            ({"backend": "torch"}, "backend must be one of .*, got 'torch'"),
+            ({"provider": "rocm"}, "provider must be one of cpu, cuda, tensorrt, got 'rocm'"),
+            ({"backend": "rtx", "provider": "cuda"}, "leave it out"),
+            ({"threads": 0}, "threads must be at least 1, got 0"),
+        ],
+    )
+    def test_bad_settings(self, exported, options, reason):
+        with pytest.raises(ValueError, match=reason):
+            Runtime(exported.path, **options)
+
+    def test_a_truncated_graph(self, exported_copy):
+        file = exported_copy / "video.onnx"
+        file.write_bytes(file.read_bytes()[:-100])
+        with pytest.raises(ValueError, match="the copy is truncated"):
+            Runtime(exported_copy)
+
+    def test_a_changed_graph(self, exported_copy, exported_model):
+        file = exported_copy / "video.onnx"
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"SHA-256 .* was changed or damaged"):
+            Runtime(exported_copy).encode_video(clips(exported_model, 1, 0))
+        assert Runtime(exported_copy).encode_text("a ball").shape == (1, 32)
+
+    def test_a_graph_that_is_none(self, exported_copy, exported_model):
+        file = exported_copy / "video.onnx"
+        file.write_bytes(b"no graph")
+        self._tell(exported_copy, file)
+        with pytest.raises(ValueError, match=r"video\.onnx cannot be loaded by onnxruntime"):
+            Runtime(exported_copy).encode_video(clips(exported_model, 1, 0))
+
+    def test_a_graph_with_other_inputs(self, exported_copy, exported_model):
+        file = exported_copy / "video.onnx"
+        file.write_bytes((exported_copy / "text.onnx").read_bytes())
+        self._tell(exported_copy, file)
+        with pytest.raises(ValueError, match=r"takes token_ids, attention_mask, .* says frames"):
+            Runtime(exported_copy).encode_video(clips(exported_model, 1, 0))
+
+    @staticmethod
+    def _tell(folder, file):
+        report = json.loads((folder / "report.json").read_text())
+        report["graphs"]["video"] |= {"sha256": file_sha256(file), "bytes": file.stat().st_size}
+        (folder / "report.json").write_text(json.dumps(report))
+
+
+WITHOUT_TRAINING = """
+import sys
+
+BLOCKED = ("torch", "simvtp", "torchvision", "onnx", "transformers", *{extra!r})
+
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in BLOCKED:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+
+sys.meta_path.insert(0, Blocker())
+import numpy as np
+from export.runtime import Runtime
+
+with np.load({inputs!r}) as inputs:
+    with Runtime({folder!r}, threads=1) as runtime:
+        found = {{"video": runtime.encode_video(inputs["frames"])}}
+        if "tokenizers" in BLOCKED:
+            found["text"] = runtime.encode_text((inputs["ids"], inputs["mask"]))
+            try:
+                runtime.encode_text("a ball")
+            except ValueError as error:
+                assert "pip install tokenizers" in str(error), error
+            else:
+                raise AssertionError("captions without tokenizers")
+        else:
+            found["text"] = runtime.encode_text({captions!r})
+            found["match"] = runtime.match(inputs["frames"], {captions!r})
+np.savez({outputs!r}, **found)
+loaded = {{name.partition(".")[0] for name in sys.modules}}
+assert not loaded & set(BLOCKED), loaded & set(BLOCKED)
+"""
+
+
+@pytest.mark.parametrize("extra", [(), ("tokenizers",)])
+def test_runs_with_no_training_library(exported, exported_model, runtime, tmp_path, extra):
+    captions = list(CAPTIONS[:2])
+    frames = clips(exported_model, 2, 4)
+    tokens = encode_captions(
+        load_tokenizer(exported.path / "tokenizer.json"), captions, max_length=16
+    )
+    np.savez(tmp_path / "in.npz", frames=frames, ids=tokens[0], mask=tokens[1])
+    program = WITHOUT_TRAINING.format(
+        extra=extra,
+        folder=str(exported.path),
+        captions=captions,
+        inputs=str(tmp_path / "in.npz"),
+        outputs=str(tmp_path / "out.npz"),
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "out.npz") as found:
+        assert np.array_equal(found["video"], runtime.encode_video(frames))
+        assert np.array_equal(found["text"], runtime.encode_text(captions))
+        if "match" in found:
+            assert np.array_equal(found["match"], runtime.match(frames, captions))

@@ -1,0 +1,110 @@
+"""What is measured on a GPU, on a TensorRT that runs in the host's memory."""
+
+import json
+from dataclasses import replace
+
+import onnx
+import pytest
+
+from export.engine_file import read_engine_file
+from export.folder import Range, file_sha256, read_exported_folder
+from export.parity import ParityError, ParityRow
+from export.trt_proof import check_gate, measure_latency, measure_parity
+from tests.export.host_tensorrt import VERSION, HostCuda, host_tensorrt
+
+NAMES = ("token_ids", "attention_mask")
+PROFILES = [{name: {"min": [1, 3], "opt": [2, 8], "max": [4, 16]} for name in NAMES}]
+RANGES = {"batch": Range(1, 2, 4), "tokens": Range(3, 8, 16)}
+
+
+@pytest.fixture
+def host(monkeypatch):
+    cuda = HostCuda()
+    modules = {
+        "tensorrt": host_tensorrt(PROFILES, cuda),
+        "cuda.bindings.runtime": cuda,
+    }
+    monkeypatch.setattr("export.engine.importlib.import_module", modules.__getitem__)
+
+
+def engine_of(folder, *, content=None):
+    """The text graph's engine for the TensorRT of host_tensorrt: an ONNX file."""
+    graph = json.loads((folder / "report.json").read_text())["graphs"]["text"]
+    file = folder / "text.plan"
+    file.write_bytes((folder / "text.onnx").read_bytes() if content is None else content)
+    sidecar = {
+        "format": 1,
+        "backend": "tensorrt",
+        "graph": "text",
+        "file": file.name,
+        "sha256": file_sha256(file),
+        "bytes": file.stat().st_size,
+        "tensorrt_version": VERSION,
+        "gpu": "Host GPU",
+        "compute_capability": "7.5 8.9",
+        "onnx_sha256": graph["sha256"],
+        "profiles": PROFILES,
+        "inputs": graph["inputs"],
+        "outputs": graph["outputs"],
+    }
+    path = folder / "text.plan.json"
+    path.write_text(json.dumps(sidecar))
+    return read_engine_file(path)
+
+
+def parity(folder, engine):
+    exported = read_exported_folder(folder)
+    return measure_parity(
+        engine,
+        replace(exported.graph("text"), ranges=RANGES),
+        onnx_file=exported.file("text"),
+        precision="fp32",
+        config=exported.model["config"],
+    )
+
+
+def test_an_engine_is_compared_at_all_corners(host, exported_copy):
+    rows = parity(exported_copy, engine_of(exported_copy))
+    corners = [tuple(row.sizes.values()) for row in rows]
+    assert corners == [(1, 3), (1, 16), (4, 3), (4, 16)]
+    assert all(row.max_abs_error < 1e-6 and row.min_cosine > 1 - 1e-6 for row in rows)
+    report = read_exported_folder(exported_copy).report
+    check_gate("text", rows, report=report, tf32=False)
+
+
+def test_an_engine_of_other_weights_is_outside_the_gate(host, exported_copy):
+    model = onnx.load(exported_copy / "text.onnx")
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) == 2 and tensor.data_type == onnx.TensorProto.FLOAT:
+            values = 1.01 * onnx.numpy_helper.to_array(tensor)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    engine = engine_of(exported_copy, content=model.SerializeToString())
+    rows = parity(exported_copy, engine)
+    assert max(row.max_abs_error for row in rows) > 1e-4
+    report = read_exported_folder(exported_copy).report
+    with pytest.raises(ParityError, match=r"text at batch 1, tokens 3: max_abs_error .* > 1e-05"):
+        check_gate("text", rows, report=report, tf32=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "tf32", "fits"),
+    [(9e-6, False, True), (2e-5, False, False), (5e-3, True, True), (2e-2, True, False)],
+)
+def test_tf32_has_the_gate_of_float16(error, tf32, fits):
+    rows = [ParityRow({"batch": 1}, error, 1.0)]
+    report = {"gate": {"atol": 1e-5, "min_cosine": 0.999999}}
+    if fits:
+        check_gate("text", rows, report=report, tf32=tf32)
+    else:
+        with pytest.raises(ParityError):
+            check_gate("text", rows, report=report, tf32=tf32)
+
+
+def test_latencies_tell_the_precision_of_each(host, exported_copy, exported_model_folder):
+    engine_of(exported_copy)
+    exported = read_exported_folder(exported_copy)
+    rows = measure_latency(exported, "text", backend="tensorrt", model=exported_model_folder)
+    rows = [row for row in rows if row["contestant"] == "tensorrt"]
+    assert [row["batch"] for row in rows] == [1, 2, 4]
+    assert {row["precision"] for row in rows} == {"fp32"}
+    assert all(0 < row["p50_ms"] <= row["p95_ms"] for row in rows)
