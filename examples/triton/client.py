@@ -72,7 +72,8 @@ def _answer(
         _rank(client, embedding, options.among)
     if options.save is not None:
         np.save(options.save, embedding)
-    print(f"{len(embedding)} numbers, the first {np.round(embedding[:4], 4).tolist()}")
+    first = ", ".join(f"{value:.4f}" for value in embedding[:4])
+    print(f"{len(embedding)} numbers, the first {first}")
 
 
 def _rank(client: InferenceServerClient, embedding: np.ndarray, folder: Path) -> None:

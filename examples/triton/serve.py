@@ -14,7 +14,6 @@ import argparse
 import os
 import shutil
 import sys
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,8 +32,8 @@ def main() -> None:
         sys.exit(f"error: there is no folder {options.repository}")
     package = Path(spec.origin).parent
     # The server looks for the interpreter's stub beside its backend, the wheel has one of each.
-    backends = Path(tempfile.gettempdir()) / f"triton-backends-{os.getuid()}-{os.getpid()}"
-    shutil.copytree(package / "tritonserver" / "backends", backends)
+    backends = Path(sys.prefix) / "triton-backends"
+    shutil.copytree(package / "tritonserver" / "backends", backends, dirs_exist_ok=True)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = (
         package / "tritonserver" / "python_backend_stubs" / version / "triton_python_backend_stub"

@@ -350,27 +350,23 @@ class TestChecks:
 
         ranges = {"batch": Range(1, 2, 4)}
         config = asdict(exported_model.config)
-        with pytest.raises(ExportError, match="graph 'video' cannot be exported with opset 20"):
-            write_graph(
-                Unsupported(), tmp_path / "video.onnx", name="video", config=config, ranges=ranges
-            )
+        graph, path = Unsupported().eval(), tmp_path / "video.onnx"
+        with pytest.raises(ExportError, match=r"graph 'video' .* opset 20: .*aten\._linalg_eigh"):
+            write_graph(graph, path, name="video", config=config, ranges=ranges)
         assert not list(tmp_path.iterdir())
 
     def test_a_batch_that_became_fixed(self, exported_model, tmp_path):
         class Fixed(nn.Module):
             def forward(self, frames):
-                count = int(frames.sum()) * 0 + frames.shape[0]
-                return torch.ones(count, 32) + frames.float().flatten(1)[:, :32]
+                # `len` is a number to Python, and so to the tracer.
+                return torch.ones(len(frames), 32) + frames.float().flatten(1)[:, :32]
 
+        graph, path = Fixed().eval(), tmp_path / "video.onnx"
         config = asdict(exported_model.config)
-        with pytest.raises(ExportError, match="video"):
-            write_graph(
-                Fixed(),
-                tmp_path / "video.onnx",
-                name="video",
-                config=config,
-                ranges={"batch": Range(1, 2, 4)},
-            )
+        with pytest.raises(
+            ExportError, match=r"frames uint8 \(2, 4, 3, 32, 32\)|specialized|batch"
+        ):
+            write_graph(graph, path, name="video", config=config, ranges={"batch": Range(1, 2, 4)})
 
 
 class TestRanges:
