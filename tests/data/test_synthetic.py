@@ -14,7 +14,7 @@ import pytest
 from simvtp.data import synthetic
 from simvtp.data.drawing import draw_scene
 from simvtp.data.scenes import sample_scenes
-from simvtp.data.synthetic import Corpus, render_corpus
+from simvtp.data.synthetic import Corpus, render_corpus, render_scenes
 
 MINI = {"num_train": 6, "num_validation": 3, "num_frames": 8, "num_processes": 1}
 
@@ -149,6 +149,20 @@ def test_two_processes_render_the_same_bytes_as_one(tmp_path: Path) -> None:
     for path in one.root.rglob("*.mp4"):
         assert path.read_bytes() == (two.root / path.relative_to(one.root)).read_bytes()
     assert not multiprocessing.active_children()
+
+
+def test_scenes_of_ones_own_choice_are_rendered_like_the_corpus(tmp_path: Path) -> None:
+    corpus = mini(tmp_path, size=48)
+    chosen = sample_scenes(6, split="train")[::-2]
+    settings = {"size": 48, "num_frames": MINI["num_frames"], "num_processes": 1}
+    paths = render_scenes(tmp_path / "own" / "clips", chosen, **settings, progress=False)
+    assert [str(path.relative_to(tmp_path)) for path in paths] == [
+        f"own/clips/{number:06d}.mp4" for number in range(3)
+    ]
+    assert [path.read_bytes() for path in paths] == [
+        (corpus.root / "train" / f"{number:06d}.mp4").read_bytes() for number in (5, 3, 1)
+    ]
+    assert len({path.read_bytes() for path in paths}) == 3
 
 
 @pytest.mark.parametrize(

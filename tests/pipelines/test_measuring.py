@@ -8,7 +8,7 @@ from simvtp import ModelConfig, SimVTP
 from simvtp.data import ClipRecord, load_manifest, load_tokenizer
 from simvtp.data.task_datasets import LabelledClips, Question, QuestionSet
 from simvtp.data.views import ViewDataset
-from simvtp.pipelines.measuring import measure_answers, measure_classes
+from simvtp.pipelines.measuring import measure_answers, measure_classes, measure_retrieval
 from simvtp.tasks import VideoAnswerer, VideoClassifier
 
 VIEWS = (2, 3)
@@ -75,6 +75,44 @@ def test_classes_are_judged_by_the_mean_over_views(model, records):
     assert figures["top-1"] == pytest.approx(sum(hits) / 5)
     assert figures["unreadable"] == 1
     assert "top-5" not in figures, "there are three classes"
+
+
+def ranks_of(scores):
+    """Rank of each row's own column, ties averaged, by counting."""
+    return [
+        1 + sum(s > row[own] for s in row) + (sum(s == row[own] for s in row) - 1) / 2
+        for own, row in enumerate(scores)
+    ]
+
+
+def figures_of(ranks, prefix):
+    recalls = {k: sum(rank <= k for rank in ranks) / len(ranks) for k in (1, 5, 10)}
+    return {
+        **{f"{prefix} recall@{k}": share for k, share in recalls.items()},
+        f"{prefix} mean recall": sum(recalls.values()) / 3,
+        f"{prefix} mean rank": sum(ranks) / len(ranks),
+    }
+
+
+def test_retrieval_is_judged_by_the_mean_over_views(model, corpus, records):
+    model = model.eval()
+    clips = [*list(load_manifest(corpus.train))[5:], records[2]]
+    video, text = [], []
+    for number, record in enumerate(clips[:-1]):
+        with torch.inference_mode():
+            views = [
+                model.encode_video(view[None])[0].double()
+                for view in views_of(model, clips, number)
+            ]
+            text.append(model.encode_text(record.captions[0])[0].double())
+        mean = sum(view / view.norm() for view in views) / len(views)
+        video.append(mean / mean.norm())
+    scores = (torch.stack(text) @ torch.stack(video).T).tolist()
+    expected = figures_of(ranks_of(scores), "t2v") | {"unreadable": 1}
+    expected |= figures_of(ranks_of([list(column) for column in zip(*scores, strict=True)]), "v2t")
+    figures = measure_retrieval(model, clips, views=VIEWS)
+    assert figures == pytest.approx(expected)
+    assert measure_retrieval(model, clips) != pytest.approx(expected), "one view tells less"
 
 
 @pytest.mark.parametrize("kind", ["open", "options"])
