@@ -1,6 +1,5 @@
 import json
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,7 @@ from simvtp.data import (
     load_questions,
     with_known_answers,
 )
-
-Write = Callable[..., Path]
+from tests.data.annotations.conftest import Write
 
 MSRVTT_QA = [
     {"answer": "couch", "category_id": 14, "id": 0, "question": "what is it?", "video_id": 7},
@@ -46,23 +44,6 @@ ACTION = (
     "tumblr_nedt_400\tWhat does he do after ?\ta\tb\tc\td\te\t4\tTRANS4\t16\n"
 )
 GIFS = ("gifs/tumblr_no73_250.gif", "gifs/tumblr_nedt_400.mp4")
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    """Write an annotation into one folder and its videos' files, still empty, into another."""
-
-    def write(name: str, content: object, *videos: str) -> Path:
-        for video in videos:
-            path = tmp_path / "videos" / video
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        source = tmp_path / "annotations" / name
-        source.parent.mkdir(exist_ok=True)
-        source.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
-        return source
-
-    return write
 
 
 def load(source: Path, **settings: object) -> QuestionSet:

@@ -1,13 +1,10 @@
-import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from simvtp.data import LabelledClips, ManifestError, MissingVideosWarning, load_labelled
-
-Write = Callable[..., Path]
+from tests.data.annotations.conftest import Write
 
 KINETICS = (
     "label,youtube_id,time_start,time_end,split,is_cc\n"
@@ -33,23 +30,6 @@ SSV2 = [
     {"id": "100904", "label": "x", "template": "Showing [part] of [something]", "placeholders": []},
 ]
 SSV2_LABELS = {"Showing part of something": "1", "Holding something next to something": "0"}
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    """Write an annotation into one folder and its videos' files, still empty, into another."""
-
-    def write(name: str, content: object, *videos: str) -> Path:
-        for video in videos:
-            path = tmp_path / "videos" / video
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        source = tmp_path / "annotations" / name
-        source.parent.mkdir(exist_ok=True)
-        source.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
-        return source
-
-    return write
 
 
 def load(source: Path, **settings: object) -> LabelledClips:

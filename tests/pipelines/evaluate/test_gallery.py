@@ -1,0 +1,87 @@
+"""Embedded and matched clips: over views, over each query's best, over clips that all can read."""
+
+import pytest
+import torch
+
+from simvtp import SimVTP
+from simvtp.data import CentreCrop, EvaluationDataset, ViewDataset, load_manifest, read_clip
+from simvtp.pipelines.reranking import rerank
+from simvtp.pipelines.retrieval import embed_gallery, keep_clips, score
+from simvtp.pipelines.retrieval_methods import over_same_clips
+
+
+def test_reranking_stays_within_each_querys_own_best(model_folder, captioned):
+    model = SimVTP.from_pretrained(model_folder)
+    records = load_manifest(captioned)
+    gallery = embed_gallery(model, records)
+    cosine = (gallery.text @ gallery.video.T).double()
+    scores = rerank(model, records, gallery, top=2, batch_size=3)
+    crop, unused = CentreCrop(16), torch.Generator()
+    options = {"num_frames": 4, "stride": 4, "short_side": crop.short_side}
+    clips = [crop(read_clip(r.path, **options), generator=unused) for r in records]
+    for direction, own in (("text_to_video", cosine), ("video_to_text", cosine.T)):
+        got = getattr(scores, direction)
+        for query, row in enumerate(own.tolist()):
+            best = sorted(range(len(row)), key=lambda item: -row[item])[:2]
+            for item, value in enumerate(row):
+                if item in best:
+                    text, clip = (query, item) if direction == "text_to_video" else (item, query)
+                    with torch.inference_mode():
+                        value = 2 + model.match(clips[clip][None], gallery.captions[text]).item()
+                assert got[query, item].item() == pytest.approx(value, abs=1e-6)
+
+
+def test_views_are_the_mean_of_unit_features(model_folder, corpus):
+    model = SimVTP.from_pretrained(model_folder)
+    records = load_manifest(corpus.validation)
+    dataset = ViewDataset(records, num_frames=4, stride=4, num_clips=3, num_crops=2, image_size=16)
+    gallery = embed_gallery(model, records, views=(3, 2), batch_size=4)
+    for number in range(len(records)):
+        views = dataset[number].video
+        assert views.shape[0] == 6
+        with torch.inference_mode():
+            features = [model.encode_video(view[None])[0].double() for view in views]
+        total = sum(feature / feature.norm() for feature in features)
+        torch.testing.assert_close(gallery.video[number].double(), total / total.norm())
+    centre = embed_gallery(model, records)
+    assert (centre.video - gallery.video).abs().max() > 1e-3
+    middle = EvaluationDataset(records, num_frames=4, stride=4, transform=CentreCrop(16))[0].video
+    with torch.inference_mode():
+        expected = model.encode_video(middle[None])[0]
+    torch.testing.assert_close(centre.video[0], expected)
+
+
+def test_matching_is_averaged_over_views(model_folder, corpus):
+    model = SimVTP.from_pretrained(model_folder)
+    records = load_manifest(corpus.validation)[:2]
+    gallery = embed_gallery(model, records, views=(2, 1))
+    scores = rerank(model, records, gallery, top=9, views=(2, 1)).text_to_video
+    views = {"num_frames": 4, "stride": 4, "num_clips": 2, "num_crops": 1, "image_size": 16}
+    for clip, viewed in enumerate(ViewDataset(records, **views)):
+        for text, caption in enumerate(gallery.captions):
+            with torch.inference_mode():
+                chances = [model.match(view[None], caption).item() for view in viewed.video]
+            assert scores[text, clip].item() == pytest.approx(2 + sum(chances) / 2, abs=1e-6)
+
+
+def test_clips_that_one_model_cannot_read_are_left_out_for_both(model_folder, captioned):
+    model = SimVTP.from_pretrained(model_folder)
+    records = load_manifest(captioned)
+    kept = keep_clips(embed_gallery(model, records), {0, 2, 3, 99})
+    part = embed_gallery(model, [records[number] for number in (0, 2, 3)])
+    assert kept.clip_index.tolist() == [0, 2, 3]
+    assert kept.captions == part.captions
+    assert torch.equal(kept.positives, part.positives)
+    torch.testing.assert_close(kept.video, part.video)
+    torch.testing.assert_close(kept.text, part.text)
+    results = [score(each.text @ each.video.T, each.positives) for each in (kept, part)]
+    assert results[0] == results[1]
+    # One model read 0, 2 and 3, the other 2, 3 and 5.
+    other = keep_clips(embed_gallery(model, records), {2, 3, 5})
+    galleries = [kept._replace(unreadable={5: "slow"}), other._replace(unreadable={0: "cut"})]
+    for gallery in over_same_clips(galleries):
+        assert gallery.clip_index.tolist() == [2, 3]
+        assert list(gallery.unreadable.items()) == [(0, "cut"), (5, "slow")]
+        assert gallery.captions == kept.captions[2:]
+    with pytest.raises(ValueError, match="no clip can be read for all 2 models"):
+        over_same_clips([keep_clips(kept, {0}), other])
