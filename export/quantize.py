@@ -30,8 +30,9 @@ def quantize_graph(
 ) -> list[str]:
     """Write a graph whose products with weights are int8, one scale for each output channel.
 
-    Products of two activations, as in attention, stay in float32, and so does the first product
-    with the pixels, whose range is the widest.
+    Weights have seven of the eight bits, so that every CPU computes the same. Products of two
+    activations, as in attention, stay in float32, and so does the first product with the pixels,
+    whose range is the widest.
 
     Args:
         source: float32 graph.
@@ -63,6 +64,8 @@ def quantize_graph(
             "op_types_to_quantize": list(_PRODUCTS),
             "per_channel": True,
             "weight_type": QuantType.QInt8,
+            # CPUs without VNNI sum two products in 16 bits, which eight-bit weights overflow.
+            "reduce_range": True,
         }
         if method == "dynamic":
             quantize_dynamic(

@@ -33,10 +33,11 @@ def test_int8_graphs_say_nearly_the_same(exported, tmp_path, name, method):
     inputs = example_inputs(config, name, batch=3, tokens=8, seed=9)
     expected, found = run(source, inputs), run(target, inputs)
     assert not np.array_equal(expected, found)
-    np.testing.assert_allclose(found, expected, atol=0.1)
+    np.testing.assert_allclose(found, expected, atol=0.08)
 
 
-def test_weights_are_rounded_to_255_steps_of_their_channel(exported, tmp_path):
+def test_weights_are_rounded_to_seven_bits_of_their_channel(exported, tmp_path):
+    """Two products of eight bits overflow the 16 that CPUs without VNNI sum them in."""
     quantize_graph(exported.file("text"), tmp_path / "int8.onnx", method="dynamic")
     graph = onnx.load(tmp_path / "int8.onnx").graph
     values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -56,6 +57,7 @@ def test_weights_are_rounded_to_255_steps_of_their_channel(exported, tmp_path):
             if original.shape == whole.shape
         ]
         assert min(errors) <= 0.51
+        assert np.abs(whole.astype(int)).max(axis=0).tolist() == [64] * whole.shape[1]
         checked += 1
     assert checked >= 8
 
