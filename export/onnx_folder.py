@@ -96,6 +96,7 @@ def export_with(model: str | Path, out: str | Path, settings: ExportSettings) ->
             report["latency"] = timed["latency"]
             report["notes"] += timed["notes"]
             write_report(work.export, report)
+        require_replaceable(target)
         put_in_place(work.export, target)
     return read_exported_folder(target)
 

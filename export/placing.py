@@ -55,11 +55,15 @@ def unfinished(target: Path) -> Iterator[Work]:
 
 
 def put_in_place(finished: Path, target: Path) -> None:
-    """Give a folder its final name; an older one goes beside it, to be deleted with the rest."""
+    """Give a folder its final name; an older one goes beside it, to be deleted with the rest.
+
+    Args:
+        finished: the folder, of `unfinished`.
+        target: its place; the caller has seen that what is there may be replaced.
+    """
     if not target.exists():
         finished.rename(target)
         return
-    require_replaceable(target)
     older = finished.with_name("older")
     target.rename(older)
     try:

@@ -9,7 +9,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from export.folder import GraphSpec, read_exported_folder
-from export.input_checks import check_attention_mask, check_indices, check_inputs
+from export.input_checks import check_inputs
+from export.token_checks import check_attention_mask, check_indices
 
 BACKENDS = ("onnxruntime", "tensorrt", "rtx")
 TokenArrays = tuple[np.ndarray, np.ndarray]

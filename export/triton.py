@@ -7,10 +7,7 @@ config.pbtxt is generated from the graphs.
 """
 
 import argparse
-import secrets
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from export.folder import read_exported_folder
+from export.placing import put_in_place, unfinished
 
 _ABOUT = {
     "onnxruntime": "Triton's ONNX Runtime backend",
@@ -72,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> list[Any]:
     # Here, so that a missing tritonclient is told as one.
     from export.triton_config import ServingSettings
-    from export.triton_repository import read_gallery, write_repository
+    from export.triton_repository import LISTING, read_gallery, write_repository
 
     settings = ServingSettings(
         backend=options.backend,
@@ -89,32 +87,20 @@ def _run(options: argparse.Namespace) -> list[Any]:
             "engines (--backend tensorrt), or export it in fp16"
         )
     gallery = None if options.gallery is None else read_gallery(options.gallery)
-    with _unfinished(options.out.resolve()) as folder:
-        return write_repository(exported, folder, settings, gallery)
+    target = options.out.resolve()
+    _require_replaceable(target, LISTING)
+    with unfinished(target) as work:
+        configs = write_repository(exported, work.export, settings, gallery)
+        put_in_place(work.export, target)
+    return configs
 
 
-@contextmanager
-def _unfinished(target: Path) -> Iterator[Path]:
-    """A folder beside the target that takes its place when all went well."""
-    from export.triton_repository import LISTING
-
-    if target.exists() and not (target.is_dir() and (target / LISTING).is_file()):
+def _require_replaceable(target: Path, listing: str) -> None:
+    if target.exists() and not (target.is_dir() and (target / listing).is_file()):
         raise ValueError(
             f"{target} exists and is no repository of export.triton, so it is left as it is; "
             "choose a new folder"
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
-    work.mkdir()
-    try:
-        yield work
-        older = work.with_name(f"{work.name}-older")
-        if target.exists():
-            target.rename(older)
-        work.rename(target)
-        shutil.rmtree(older, ignore_errors=True)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _table(configs: Sequence[Any]) -> Table:

@@ -65,12 +65,13 @@ class ServingSettings:
             raise ValueError("TensorRT runs on GPUs only, got device cpu; use backend onnxruntime")
 
 
-def graph_config(graph: GraphSpec, settings: ServingSettings) -> Config:
+def graph_config(graph: GraphSpec, settings: ServingSettings, *, vocab_size: int) -> Config:
     """Config of a graph: batched, warmed up, with its ranges kept.
 
     Args:
         graph: as report.json or an engine's profile has it.
         settings: of the repository.
+        vocab_size: number of token ids.
     """
     config = _base(graph.name, graph.inputs, graph.outputs, graph.ranges["batch"].largest)
     if settings.backend == "tensorrt":
@@ -85,7 +86,7 @@ def graph_config(graph: GraphSpec, settings: ServingSettings) -> Config:
     config.dynamic_batching.max_queue_delay_microseconds = settings.queue_delay
     if "tokens" in graph.ranges:
         tokens = graph.ranges["tokens"]
-        _set(config, tokens=f"{tokens.smallest},{tokens.largest}")
+        _set(config, tokens=f"{tokens.smallest},{tokens.largest}", vocab_size=vocab_size)
     if settings.threads is not None:
         name = "threads" if settings.backend == "python" else "intra_op_thread_count"
         _set(config, **{name: settings.threads})

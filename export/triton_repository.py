@@ -55,7 +55,10 @@ def write_repository(
     """
     graphs = {name: _served(exported, graph, settings) for name, graph in exported.graphs.items()}
     graphs.pop("reconstruct", None)
-    configs = {name: graph_config(graph, settings) for name, graph in graphs.items()}
+    configs = {
+        name: graph_config(graph, settings, vocab_size=exported.vocab_size)
+        for name, graph in graphs.items()
+    }
     for name, graph in graphs.items():
         folder = _folder(repository, configs[name])
         _copy_graph(exported, graph, folder / "1", settings)
@@ -115,6 +118,7 @@ def _copy_graph(
         # The graph names this file, wherever it lies itself.
         shutil.copyfile(exported.path / name, version / name)
     if settings.backend == "python":
+        _copy_code("token_checks.py", version / "token_checks.py")
         _copy_code("triton_files/graph.py", version / "model.py")
 
 

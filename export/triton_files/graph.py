@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
+from token_checks import check_attention_mask, check_indices
 
 
 class TritonPythonModel:
@@ -26,8 +27,12 @@ class TritonPythonModel:
         )
         self.inputs = [tensor.name for tensor in self.session.get_inputs()]
         self.outputs = [tensor.name for tensor in self.session.get_outputs()]
-        limits = config["parameters"].get("tokens", {"string_value": "0,0"})
-        self.fewest, self.most = (int(size) for size in limits["string_value"].split(","))
+        if "token_ids" in self.inputs:
+            tokens, vocabulary = (
+                config["parameters"][name]["string_value"] for name in ("tokens", "vocab_size")
+            )
+            self.fewest, self.most = (int(size) for size in tokens.split(","))
+            self.vocab_size = int(vocabulary)
 
     def execute(self, requests):
         """Answer every request, with the reason where its inputs are out of range."""
@@ -37,12 +42,13 @@ class TritonPythonModel:
             arrays = [
                 pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs
             ]
-            reason = self._fault(dict(zip(self.inputs, arrays, strict=True)))
-            if reason:
-                responses[number] = _refusal(reason)
-            else:
-                shapes = tuple(array.shape[1:] for array in arrays)
-                alike.setdefault(shapes, []).append((number, arrays))
+            try:
+                self._check(dict(zip(self.inputs, arrays, strict=True)))
+            except ValueError as error:
+                responses[number] = _refusal(str(error))
+                continue
+            shapes = tuple(array.shape[1:] for array in arrays)
+            alike.setdefault(shapes, []).append((number, arrays))
         for group in alike.values():
             self._answer(group, responses)
         return responses
@@ -68,18 +74,20 @@ class TritonPythonModel:
             ]
             responses[number] = pb_utils.InferenceResponse(output_tensors=tensors)
 
-    def _fault(self, inputs):
-        """What is wrong with the captions of a request; None for nothing."""
+    def _check(self, inputs):
+        """See that the captions of a request are fit to share a batch with those of others."""
         if "token_ids" not in inputs:
-            return None
+            return
         ids, mask = inputs["token_ids"], inputs["attention_mask"]
         if ids.shape != mask.shape:
-            return f"token_ids and attention_mask must be alike, got {ids.shape} and {mask.shape}"
+            raise ValueError(
+                f"token_ids and attention_mask must be alike, got {ids.shape} and {mask.shape}"
+            )
         if not self.fewest <= ids.shape[1] <= self.most:
-            return f"tokens must lie in {self.fewest} to {self.most}, got {ids.shape[1]}"
-        if (mask[:, 0] != 1).any() or not np.isin(mask, (0, 1)).all():
-            return "attention_mask must be 1 at real tokens, which come first, and 0 at padding"
-        return None
+            raise ValueError(f"tokens must lie in {self.fewest} to {self.most}, got {ids.shape[1]}")
+        check_attention_mask(mask)
+        advice = "use the tokenizer that the model was trained with"
+        check_indices("token_ids", ids, count=self.vocab_size, advice=advice)
 
 
 def _refusal(reason):

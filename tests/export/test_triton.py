@@ -97,7 +97,7 @@ def test_preferred_sizes_lie_in_the_range(smallest, more, still_more, instances)
     graph = GraphSpec("video", "v.onnx", "0", 1, (), (tensor,), (output,), {"batch": sizes})
     for backend, device in (("onnxruntime", "gpu"), ("tensorrt", "gpu"), ("python", "cpu")):
         settings = ServingSettings(backend=backend, device=device, instances=instances)
-        config = graph_config(graph, settings)
+        config = graph_config(graph, settings, vocab_size=99)
         preferred = list(config.dynamic_batching.preferred_batch_size)
         assert all(1 < size <= config.max_batch_size == sizes.largest for size in preferred)
         assert preferred == sorted(set(preferred))
@@ -124,7 +124,7 @@ def test_an_ensemble_takes_what_none_of_its_models_makes():
     made = TensorSpec("y", "float32", ("batch", 3))
     graph = GraphSpec("one", "o", "0", 1, (), (tensor,), (made,), {"batch": Range(1, 2, 8)})
     after = GraphSpec("two", "o", "0", 1, (), (made, tensor), (made,), {"batch": Range(1, 2, 4)})
-    steps = [graph_config(one, ServingSettings()) for one in (graph, after)]
+    steps = [graph_config(one, ServingSettings(), vocab_size=99) for one in (graph, after)]
     config = ensemble_config("both", steps, returned=["y"])
     assert [tensor.name for tensor in config.input] == ["x"]
     assert config.max_batch_size == 4

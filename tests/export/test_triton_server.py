@@ -205,7 +205,30 @@ def counts(client, model):
     return int(statistics["inference_count"]), int(statistics["execution_count"])
 
 
+def test_a_malformed_request_costs_no_other_one(server, exported):
+    client, *_ = server
+    inputs = example_inputs(exported.model["config"], "text", batch=1, tokens=8, seed=5)
+    with Runtime(exported.path, threads=1) as runtime:
+        expected = runtime.run("text", inputs)["text_embed"]
+
+    def request(number):
+        if number % 5:
+            return ask(client, "text", **inputs)["text_embed"]
+        beyond = inputs | {"token_ids": inputs["token_ids"] + 10**6}
+        with pytest.raises(InferenceServerException, match="must be from 0 to"):
+            ask(client, "text", **beyond)
+        return None
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(request, range(60)))
+    assert sum(answer is None for answer in answers) == 12
+    for answer in answers:
+        if answer is not None:
+            np.testing.assert_allclose(answer, expected, atol=1e-5)
+
+
 IDS, MASK = np.ones((1, 4), dtype=np.int64), np.ones((1, 4), dtype=np.int64)
+GAP = np.array([[1, 0, 1, 1]])
 
 
 @pytest.mark.parametrize(
@@ -215,8 +238,10 @@ IDS, MASK = np.ones((1, 4), dtype=np.int64), np.ones((1, 4), dtype=np.int64)
         ("text", {"token_ids": IDS}, "expected 2 inputs but got 1"),
         ("text", {"token_ids": IDS, "attention_mask": MASK[:, :3]}, "must be alike"),
         ("text", {"token_ids": IDS[:, :2], "attention_mask": MASK[:, :2]}, "must lie in 3 to 16"),
-        ("text", {"token_ids": IDS, "attention_mask": 0 * MASK}, "must be 1 at real tokens"),
-        ("text", {"token_ids": IDS + 10**6, "attention_mask": MASK}, "out of data bounds"),
+        ("text", {"token_ids": IDS, "attention_mask": 0 * MASK}, "must begin with 1 in each row"),
+        ("text", {"token_ids": IDS, "attention_mask": 2 * MASK}, "must be 1 at real tokens"),
+        ("text", {"token_ids": IDS, "attention_mask": GAP}, "row 0 has a real token after"),
+        ("text", {"token_ids": IDS + 10**6, "attention_mask": MASK}, "must be from 0 to"),
         (
             "text",
             {"token_ids": np.repeat(IDS, 5, 0), "attention_mask": np.repeat(MASK, 5, 0)},
