@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from export.examples import example_inputs
+from export.external_data import external_files
 from export.folder import GraphSpec, Range, TensorSpec, file_sha256
 from export.graphs import INPUTS, OUTPUTS
 
@@ -115,20 +116,14 @@ def check_file(
     _require_equal(path, inputs, tuple(_expected(key, config) for key in INPUTS[name]))
     _require_equal(path, outputs, tuple(_expected(key, config) for key in OUTPUTS[name]))
     _require_own_names(path, model.graph)
-    data = sorted(
-        {
-            entry.value
-            for tensor in model.graph.initializer
-            for entry in tensor.external_data
-            if entry.key == "location"
-        }
-    )
+    data = external_files(model)
+    files = [path.parent / file for file in (path.name, *data)]
     return GraphSpec(
         name=name,
         file=path.name,
-        sha256=file_sha256(path),
-        bytes=sum((path.parent / file).stat().st_size for file in (path.name, *data)),
-        external_data=tuple(data),
+        sha256=file_sha256(*files),
+        bytes=sum(file.stat().st_size for file in files),
+        external_data=data,
         inputs=inputs,
         outputs=outputs,
         ranges=dict(ranges),

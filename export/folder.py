@@ -54,7 +54,7 @@ class Range:
 class GraphSpec:
     """One ONNX graph of a folder: its files, inputs, outputs and the ranges they may have.
 
-    `sha256` is that of `file` alone; `bytes` counts the external data too.
+    `sha256` and `bytes` are those of `file` followed by its external data.
     """
 
     name: str
@@ -122,7 +122,7 @@ def read_exported_folder(path: str | Path, *, check_hashes: bool = False) -> Exp
 
     Args:
         path: the folder.
-        check_hashes: also hash every ONNX file and compare with what the report says.
+        check_hashes: also hash the graphs' files and compare with what the report says.
 
     Raises:
         ValueError: there is no folder or report, the report is damaged, of another format or
@@ -148,25 +148,28 @@ def read_exported_folder(path: str | Path, *, check_hashes: bool = False) -> Exp
     return exported
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, as lower-case hexadecimal digits."""
+def file_sha256(*paths: Path) -> str:
+    """SHA-256 of the bytes of files, one after the other, as lower-case hexadecimal digits."""
     digest = hashlib.sha256()
-    with path.open("rb") as source:
-        while block := source.read(_BLOCK_BYTES):
-            digest.update(block)
+    for path in paths:
+        with path.open("rb") as source:
+            while block := source.read(_BLOCK_BYTES):
+                digest.update(block)
     return digest.hexdigest()
 
 
 def check_graph_hash(file: Path, graph: GraphSpec) -> None:
-    """Compare a graph's file with the hash in the report; external data are not hashed.
+    """Compare a graph's file and external data with the hash in the report.
 
     Raises:
         ValueError: they differ.
     """
-    if (found := file_sha256(file)) != graph.sha256:
+    names = (file.name, *graph.external_data)
+    if (found := file_sha256(*(file.parent / name for name in names))) != graph.sha256:
         raise ValueError(
-            f"{file} has SHA-256 {found[:12]}..., {REPORT_NAME} says {graph.sha256[:12]}...: the "
-            "file was changed or damaged; copy it again or export the folder anew"
+            f"{file.parent}: {' and '.join(names)} have SHA-256 {found[:12]}..., {REPORT_NAME} "
+            f"says {graph.sha256[:12]}...: they were changed or damaged; copy them again or export "
+            "the folder anew"
         )
 
 

@@ -1,7 +1,7 @@
 """How far an exported graph is from the model: error, cosine, and change in retrieval ranking."""
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,22 +68,6 @@ def corners(ranges: Mapping[str, Range]) -> list[dict[str, int]]:
     """Sizes at all corners of the ranges, each once."""
     ends = [sorted({sizes.smallest, sizes.largest}) for sizes in ranges.values()]
     return [dict(zip(ranges, sizes, strict=True)) for sizes in itertools.product(*ends)]
-
-
-def compare(
-    reference: Run, candidate: Run, inputs: Iterable[tuple[Mapping[str, int], Inputs]]
-) -> list[ParityRow]:
-    """Compare two ways to compute the same on some inputs.
-
-    Args:
-        reference: what is right.
-        candidate: what is in question.
-        inputs: sizes of the symbolic dimensions, and inputs of these sizes.
-
-    Raises:
-        ParityError: as `compare_batch`.
-    """
-    return [compare_batch(reference, candidate, batch, sizes=sizes) for sizes, batch in inputs]
 
 
 def compare_batch(

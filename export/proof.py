@@ -1,7 +1,7 @@
 """Exported graphs against the model in torch: what is right, what computes them, how they fare."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from export.folder import GraphSpec, file_sha256
+from export.folder import GraphSpec
 from export.graphs import INPUTS, OUTPUTS, build_graph
 from export.onnx_session import OnnxSession
 from export.parity import (
@@ -69,8 +69,7 @@ def open_candidates(
         yield Candidate("onnxruntime", lambda inputs: _as_one(session.run(inputs), inputs))
         return
     widened = scratch / f"widened-{spec.file}"
-    widen(folder / spec.file, widened)
-    session = OnnxSession(widened, replace(spec, sha256=file_sha256(widened)), threads=threads)
+    session = OnnxSession(widened, widen(folder / spec.file, widened, spec=spec), threads=threads)
     yield Candidate("onnxruntime, widened", lambda inputs: _as_one(session.run(inputs), inputs))
     graph = build_graph(model, spec.name, dtype=torch.bfloat16)
     yield Candidate("torch bf16", _torch_run(graph, spec.name))

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,7 +10,7 @@ from export.bench import BenchOptions, bench
 from export.engine import Engine
 from export.engine_file import EngineFile
 from export.examples import example_inputs
-from export.folder import ExportedFolder, GraphSpec, file_sha256
+from export.folder import ExportedFolder, GraphSpec
 from export.onnx_session import OnnxSession
 from export.parity import (
     Gate,
@@ -102,5 +101,4 @@ def _reference(onnx_file: Path, graph: GraphSpec, precision: str) -> Iterator[On
         return
     with TemporaryDirectory() as scratch:
         widened = Path(scratch) / onnx_file.name
-        widen(onnx_file, widened)
-        yield OnnxSession(widened, replace(graph, sha256=file_sha256(widened)))
+        yield OnnxSession(widened, widen(onnx_file, widened, spec=graph))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import onnx
 
+from export.external_data import external_files
 from export.folder import (
     ExportedFolder,
     GraphSpec,
@@ -118,12 +119,14 @@ def _single_file(options: argparse.Namespace, ranges: Mapping[str, Range]) -> So
             + " and ".join(f"--{name} MIN OPT MAX" for name in missing)
             + ", or the folder that export.onnx wrote"
         )
+    data = external_files(model)
+    files = [file, *(file.parent / name for name in data)]
     graph = GraphSpec(
         name=file.stem,
         file=file.name,
-        sha256=file_sha256(file),
-        bytes=file.stat().st_size,
-        external_data=(),
+        sha256=file_sha256(*files),
+        bytes=sum(path.stat().st_size for path in files),
+        external_data=data,
         inputs=inputs,
         outputs=outputs,
         ranges={name: ranges[name] for name in symbolic},

@@ -30,7 +30,7 @@ def report():
         "graphs": {
             "text": {
                 "file": "text.onnx",
-                "sha256": hashlib.sha256(GRAPH).hexdigest(),
+                "sha256": hashlib.sha256(GRAPH + DATA).hexdigest(),
                 "bytes": len(GRAPH) + len(DATA),
                 "external_data": ["text.onnx.data"],
                 "inputs": [{"name": "token_ids", "dtype": "int64", "shape": ["batch", "tokens"]}],
@@ -187,11 +187,12 @@ def test_truncated_files(tmp_path, name):
         read_exported_folder(tmp_path)
 
 
-def test_changed_files(tmp_path):
+@pytest.mark.parametrize(("name", "content"), [("text.onnx", GRAPH), ("text.onnx.data", DATA)])
+def test_changed_files(tmp_path, name, content):
     write(tmp_path, report())
-    (tmp_path / "text.onnx").write_bytes(GRAPH[:-1] + b"E")
+    (tmp_path / name).write_bytes(content[:-1] + b"E")
     assert read_exported_folder(tmp_path)
-    with pytest.raises(ValueError, match=r"SHA-256 .* was changed or damaged"):
+    with pytest.raises(ValueError, match=r"SHA-256 .* were changed or damaged"):
         read_exported_folder(tmp_path, check_hashes=True)
 
 

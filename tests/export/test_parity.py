@@ -11,7 +11,6 @@ from export.parity import (
     Gate,
     ParityError,
     ParityRow,
-    compare,
     compare_batch,
     corners,
     gate_failures,
@@ -37,10 +36,10 @@ def test_corners_are_all_ends_each_once():
 def test_the_worst_row_counts():
     expected = np.array([[1, 0], [0, 1]], dtype=np.float32)
     found = np.array([[1, 0], [0.6, 0.8]], dtype=np.float32)
-    rows = compare(lambda _: expected, lambda _: found, [({"batch": 2}, {})])
-    assert [row.sizes for row in rows] == [{"batch": 2}]
-    assert rows[0].max_abs_error == pytest.approx(0.6)
-    assert rows[0].min_cosine == pytest.approx(0.8)
+    row = compare_batch(lambda _: expected, lambda _: found, {}, sizes={"batch": 2})
+    assert row.sizes == {"batch": 2}
+    assert row.max_abs_error == pytest.approx(0.6)
+    assert row.min_cosine == pytest.approx(0.8)
 
 
 def test_probabilities_have_no_cosine():

@@ -361,7 +361,7 @@ class TestBackends:
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 1
         file.write_bytes(content)
-        with pytest.raises(ValueError, match=r"SHA-256 .* was changed or damaged"):
+        with pytest.raises(ValueError, match=r"SHA-256 .* were changed or damaged"):
             Runtime(exported_copy).encode_video(clips(exported_model, 1, 0))
         assert Runtime(exported_copy).encode_text("a ball").shape == (1, 32)
 
