@@ -1,7 +1,7 @@
 """How far an exported graph is from the model: error, cosine, and change in retrieval ranking."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,6 +68,18 @@ def corners(ranges: Mapping[str, Range]) -> list[dict[str, int]]:
     """Sizes at all corners of the ranges, each once."""
     ends = [sorted({sizes.smallest, sizes.largest}) for sizes in ranges.values()]
     return [dict(zip(ranges, sizes, strict=True)) for sizes in itertools.product(*ends)]
+
+
+def as_one(outputs: Mapping[str, np.ndarray], inputs: Inputs) -> np.ndarray:
+    """The output, or of several all numbers in one row, logits as probabilities of real words."""
+    arrays: Sequence[np.ndarray] = tuple(outputs.values())
+    if len(arrays) == 1:
+        return arrays[0]
+    clips, logits = arrays
+    real = inputs["attention_mask"] == 1
+    powers = np.exp(logits[real] - logits[real].max(axis=-1, keepdims=True))
+    words = powers / powers.sum(axis=-1, keepdims=True)
+    return np.concatenate([clips.ravel(), words.ravel()])
 
 
 def compare_batch(

@@ -1,6 +1,6 @@
 """Exported graphs against the model in torch: what is right, what computes them, how they fare."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from export.parity import (
     Inputs,
     ParityError,
     Run,
+    as_one,
     compare_batch,
     corners,
     describe_row,
@@ -66,11 +67,11 @@ def open_candidates(
     threads = torch.get_num_threads()
     if precision != "bf16":
         session = OnnxSession(folder / spec.file, spec, threads=threads)
-        yield Candidate("onnxruntime", lambda inputs: _as_one(session.run(inputs), inputs))
+        yield Candidate("onnxruntime", lambda inputs: as_one(session.run(inputs), inputs))
         return
     widened = scratch / f"widened-{spec.file}"
     session = OnnxSession(widened, widen(folder / spec.file, widened, spec=spec), threads=threads)
-    yield Candidate("onnxruntime, widened", lambda inputs: _as_one(session.run(inputs), inputs))
+    yield Candidate("onnxruntime, widened", lambda inputs: as_one(session.run(inputs), inputs))
     graph = build_graph(model, spec.name, dtype=torch.bfloat16)
     yield Candidate("torch bf16", _torch_run(graph, spec.name))
 
@@ -146,18 +147,6 @@ def _torch_run(call: nn.Module | Callable[..., Tensor], name: str) -> Run:
             found = call(*(torch.from_numpy(inputs[key]) for key in INPUTS[name]))
         values = found if isinstance(found, tuple) else (found,)
         arrays = (value.numpy() for value in values)
-        return _as_one(dict(zip(OUTPUTS[name], arrays, strict=True)), inputs)
+        return as_one(dict(zip(OUTPUTS[name], arrays, strict=True)), inputs)
 
     return run
-
-
-def _as_one(outputs: Mapping[str, np.ndarray], inputs: Inputs) -> np.ndarray:
-    """The output, or of several all numbers in one row, logits as probabilities of real words."""
-    arrays: Sequence[np.ndarray] = tuple(outputs.values())
-    if len(arrays) == 1:
-        return arrays[0]
-    clips, logits = arrays
-    real = inputs["attention_mask"] == 1
-    powers = np.exp(logits[real] - logits[real].max(axis=-1, keepdims=True))
-    words = powers / powers.sum(axis=-1, keepdims=True)
-    return np.concatenate([clips.ravel(), words.ravel()])

@@ -66,14 +66,10 @@ def quantize_graph(
             "weight_type": QuantType.QInt8,
             # CPUs without VNNI sum two products in 16 bits, which eight-bit weights overflow.
             "reduce_range": True,
+            "extra_options": {"MatMulConstBOnly": True},
         }
         if method == "dynamic":
-            quantize_dynamic(
-                str(prepared),
-                str(target),
-                extra_options={"MatMulConstBOnly": True},
-                **options,
-            )
+            quantize_dynamic(str(prepared), str(target), **options)
         else:
             quantize_static(
                 str(prepared),
@@ -82,7 +78,6 @@ def quantize_graph(
                 quant_format=QuantFormat.QDQ,
                 activation_type=QuantType.QUInt8,
                 calibrate_method=CalibrationMethod.MinMax,
-                extra_options={"MatMulConstBOnly": True},
                 **options,
             )
     return names

@@ -16,6 +16,7 @@ from export.parity import (
     Gate,
     ParityError,
     ParityRow,
+    as_one,
     compare_batch,
     corners,
     gate_failures,
@@ -48,14 +49,13 @@ def measure_parity(
         ValueError: the engine cannot run here.
         ParityError: its outputs are no finite numbers of the right shape.
     """
-    output = graph.outputs[0].name
     running = Engine(engine)
     try:
         with _reference(onnx_file, graph, precision) as session:
             return [
                 compare_batch(
-                    lambda inputs: session.run(inputs)[output],
-                    lambda inputs: running.run(inputs)[output],
+                    lambda inputs: as_one(session.run(inputs), inputs),
+                    lambda inputs: as_one(running.run(inputs), inputs),
                     example_inputs(config, graph.name, **({"tokens": 0} | sizes)),
                     sizes=sizes,
                 )

@@ -1,17 +1,23 @@
 """A small random model, and the folder exported from it."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from export.folder import ExportedFolder, Range
+from export.folder import ExportedFolder, Range, read_exported_folder
+from export.onnx import main
 from export.onnx_folder import export_folder
+from export.runtime import Runtime
 from simvtp import SimVTP
 from simvtp.config import ModelConfig
 from simvtp.data import train_tokenizer
 
+SIZES = ("--batch", "1", "2", "4", "--tokens", "3", "8", "16")
+QUICK = ("--no-latency", *SIZES)
 CAPTIONS = (
     "a red ball rolls to the left",
     "two blue squares jump over a green circle, slowly!",
@@ -71,3 +77,28 @@ def exported(
 def exported_copy(exported: ExportedFolder, tmp_path: Path) -> Path:
     """A copy of the exported folder that a test may damage."""
     return Path(shutil.copytree(exported.path, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def runtime(exported: ExportedFolder) -> Iterator[Runtime]:
+    """The exported folder on ONNX Runtime."""
+    with Runtime(exported.path, threads=1) as opened:
+        yield opened
+
+
+def clips(model: SimVTP, batch: int, seed: int) -> np.ndarray:
+    """Clips of noise, of the model's size."""
+    size = model.config.image_size
+    shape = (batch, model.config.num_frames, 3, size, size)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def reconstructing(
+    exported_model_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> ExportedFolder:
+    """The graph that is exported on request, by the command."""
+    out = tmp_path_factory.mktemp("request") / "deep" / "exported"
+    command = ("--model", exported_model_folder, "--out", out, "--graphs", "reconstruct", *QUICK)
+    assert main([str(argument) for argument in command]) == 0
+    return read_exported_folder(out, check_hashes=True)

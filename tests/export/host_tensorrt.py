@@ -4,13 +4,27 @@ Both are used as the real ones are: by address, with shapes set before and copie
 """
 
 import ctypes
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
 from cuda.bindings import runtime as real
 
+from export.folder import file_sha256
+
 VERSION = "10.99.0.1"
+CLIP = [4, 3, 32, 32]
+PROFILES = [
+    {"frames": {"min": [1, *CLIP], "opt": [2, *CLIP], "max": [4, *CLIP]}},
+    {"frames": {"min": [1, *CLIP], "opt": [1, *CLIP], "max": [1, *CLIP]}},
+]
+TEXT_PROFILES = [
+    {
+        name: {"min": [1, 3], "opt": [2, 8], "max": [4, 16]}
+        for name in ("token_ids", "attention_mask")
+    }
+]
 
 
 class HostCuda:
@@ -97,10 +111,13 @@ class Context:
         return fits
 
     def get_tensor_shape(self, name):
-        (output,) = self.session.get_outputs()
-        assert name == output.name
-        batch = next(iter(self.shapes.values()))[0]
-        return (batch, *output.shape[1:])
+        sizes = {
+            dimension: size
+            for value in self.session.get_inputs()
+            for dimension, size in zip(value.shape, self.shapes[value.name], strict=True)
+        }
+        (output,) = (value for value in self.session.get_outputs() if value.name == name)
+        return tuple(sizes.get(dimension, dimension) for dimension in output.shape)
 
     def set_tensor_address(self, name, address):
         self.addresses[name] = address
@@ -109,9 +126,9 @@ class Context:
     def execute_async_v3(self, stream):
         self.used.append(self.active_optimization_profile)
         feeds = {name: self._view(name, self.shapes[name]) for name in self.types}
-        (output,) = self.session.get_outputs()
-        (result,) = self.session.run([output.name], feeds)
-        ctypes.memmove(self.addresses[output.name], result.ctypes.data, result.nbytes)
+        names = [output.name for output in self.session.get_outputs()]
+        for name, result in zip(names, self.session.run(names, feeds), strict=True):
+            ctypes.memmove(self.addresses[name], result.ctypes.data, result.nbytes)
         return True
 
     def _view(self, name, shape):
@@ -152,3 +169,31 @@ def host_tensorrt(profiles, cuda):
         nptype={"FLOAT": np.float32}.__getitem__,
         contexts=contexts,
     )
+
+
+def write_engine(folder, graph, profiles, /, *, ending=".plan", content=None, **replaced):
+    """An engine of the folder's graph, for the TensorRT of host_tensorrt."""
+    report = json.loads((folder / "report.json").read_text())["graphs"][graph]
+    file = folder / f"{graph}{ending}"
+    file.write_bytes((folder / report["file"]).read_bytes() if content is None else content)
+    sidecar = {
+        "format": 1,
+        "backend": "rtx" if ending == ".engine" else "tensorrt",
+        "graph": graph,
+        "file": file.name,
+        "sha256": file_sha256(file),
+        "bytes": file.stat().st_size,
+        "tensorrt_version": VERSION,
+        "cuda_version": "13.0",
+        "gpu": "Host GPU",
+        "compute_capability": "8.9",
+        "onnx_sha256": report["sha256"],
+        "precision": "fp32",
+        "profiles": profiles,
+        "inputs": report["inputs"],
+        "outputs": report["outputs"],
+    } | replaced
+    path = folder / f"{file.name}.json"
+    kept = {key: value for key, value in sidecar.items() if value is not ...}
+    path.write_text(json.dumps(kept))
+    return path

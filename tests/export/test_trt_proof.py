@@ -1,19 +1,23 @@
 """What is measured on a GPU, on a TensorRT that runs in the host's memory."""
 
-import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import onnx
 import pytest
 
 from export.engine_file import read_engine_file
-from export.folder import Range, file_sha256, read_exported_folder
+from export.folder import Range, read_exported_folder
 from export.parity import ParityError, ParityRow
 from export.trt_proof import check_gate, measure_latency, measure_parity
-from tests.export.host_tensorrt import VERSION, HostCuda, host_tensorrt
+from tests.export.host_tensorrt import HostCuda, host_tensorrt, write_engine
 
 NAMES = ("token_ids", "attention_mask")
 PROFILES = [{name: {"min": [1, 3], "opt": [2, 8], "max": [4, 16]} for name in NAMES}]
+CLIPS = {end: [size, 4, 3, 32, 32] for end, size in (("min", 1), ("opt", 2), ("max", 4))}
+KEPT = {"min": [1, 1], "opt": [2, 4], "max": [4, 8]}
+ALL_PROFILES = [PROFILES[0] | {"frames": CLIPS, "keep": KEPT}]
 RANGES = {"batch": Range(1, 2, 4), "tokens": Range(3, 8, 16)}
 
 
@@ -21,43 +25,25 @@ RANGES = {"batch": Range(1, 2, 4), "tokens": Range(3, 8, 16)}
 def host(monkeypatch):
     cuda = HostCuda()
     modules = {
-        "tensorrt": host_tensorrt(PROFILES, cuda),
+        "tensorrt": host_tensorrt(ALL_PROFILES, cuda),
         "cuda.bindings.runtime": cuda,
     }
     monkeypatch.setattr("export.engine.importlib.import_module", modules.__getitem__)
 
 
-def engine_of(folder, *, content=None):
-    """The text graph's engine for the TensorRT of host_tensorrt: an ONNX file."""
-    graph = json.loads((folder / "report.json").read_text())["graphs"]["text"]
-    file = folder / "text.plan"
-    file.write_bytes((folder / "text.onnx").read_bytes() if content is None else content)
-    sidecar = {
-        "format": 1,
-        "backend": "tensorrt",
-        "graph": "text",
-        "file": file.name,
-        "sha256": file_sha256(file),
-        "bytes": file.stat().st_size,
-        "tensorrt_version": VERSION,
-        "gpu": "Host GPU",
-        "compute_capability": "7.5 8.9",
-        "onnx_sha256": graph["sha256"],
-        "profiles": PROFILES,
-        "inputs": graph["inputs"],
-        "outputs": graph["outputs"],
-    }
-    path = folder / "text.plan.json"
-    path.write_text(json.dumps(sidecar))
+def engine_of(folder, *, graph="text", content=None):
+    """A graph's engine for the TensorRT of host_tensorrt: an ONNX file."""
+    profiles = PROFILES if graph == "text" else ALL_PROFILES
+    path = write_engine(folder, graph, profiles, compute_capability="7.5 8.9", content=content)
     return read_engine_file(path)
 
 
-def parity(folder, engine):
+def parity(folder, engine, *, ranges=RANGES):
     exported = read_exported_folder(folder)
     return measure_parity(
         engine,
-        replace(exported.graph("text"), ranges=RANGES),
-        onnx_file=exported.file("text"),
+        replace(exported.graph(engine.graph), ranges=ranges),
+        onnx_file=exported.file(engine.graph),
         precision="fp32",
         config=exported.model["config"],
     )
@@ -70,6 +56,22 @@ def test_an_engine_is_compared_at_all_corners(host, exported_copy):
     assert all(row.max_abs_error < 1e-6 and row.min_cosine > 1 - 1e-6 for row in rows)
     report = read_exported_folder(exported_copy).report
     check_gate("text", rows, report=report, tf32=False)
+
+
+def test_every_output_is_compared(host, reconstructing, tmp_path):
+    folder = Path(shutil.copytree(reconstructing.path, tmp_path / "copy"))
+    ranges = RANGES | {"kept": Range(1, 4, 8)}
+    same = parity(folder, engine_of(folder, graph="reconstruct"), ranges=ranges)
+    assert max(row.max_abs_error for row in same) < 1e-6
+    model = onnx.load(folder / "reconstruct.onnx")
+    scale = onnx.helper.make_tensor("twice", onnx.TensorProto.FLOAT, [], [2.0])
+    last = next(node for node in model.graph.node if "word_logits" in node.output)
+    last.output[0] = "halves"
+    model.graph.initializer.append(scale)
+    model.graph.node.append(onnx.helper.make_node("Mul", ["halves", "twice"], ["word_logits"]))
+    content = model.SerializeToString()
+    other = parity(folder, engine_of(folder, graph="reconstruct", content=content), ranges=ranges)
+    assert min(row.max_abs_error for row in other) > 1e-3
 
 
 def test_an_engine_of_other_weights_is_outside_the_gate(host, exported_copy):
