@@ -58,6 +58,7 @@ def load_torch_model(
     try:
         import torch
 
+        from export.resized import resized
         from simvtp import SimVTP
     except ImportError as error:
         raise ValueError(
@@ -72,6 +73,8 @@ def load_torch_model(
             f"--model {source} does not hold the weights that {exported.path} was exported from; "
             f"give the folder it came from ({exported.model.get('folder')})"
         )
+    sizes = {name: exported.model["config"][name] for name in ("num_frames", "image_size")}
+    model = resized(model, **sizes)
     return TorchModel(model, getattr(torch, _DTYPES[precision or exported.precision]))
 
 
@@ -121,9 +124,11 @@ def _torch_run(
     is_slow = place.type == "cpu" and loaded.dtype == torch.float16
     dtype = torch.float32 if is_slow else loaded.dtype
     module = build_graph(loaded.model, graph, dtype=dtype).to(place)
-    # Of fixed sizes, as it is fastest: each batch is compiled for itself.
-    compiled = "compiled" in name
-    call: Callable[..., Any] = torch.compile(module, dynamic=False) if compiled else module
+    call: Callable[..., Any] = module
+    if "compiled" in name:
+        # Of fixed sizes, as it is fastest: each batch is compiled for itself. Whole, as torch would
+        # run what it does not compile, and batches beyond its limit, without a word as eager.
+        call = torch.compile(module, dynamic=False, fullgraph=True)
     spec = folder.graph(graph)
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -43,6 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--opset", type=int, default=usual.opset, metavar="N", help="18 to 25; %(default)s")
     add("--batch", nargs=3, type=int, metavar=_SIZES, default=astuple(usual.batch), help="1 4 16")
     add("--tokens", nargs=3, type=int, metavar=_SIZES, help="of captions; 3 32 64, or what fits")
+    add("--num-frames", type=int, metavar="N", help="of a clip; the model's")
+    add("--image-size", type=int, metavar="PIXELS", help="of frames; the model's")
     add("--graphs", nargs="+", choices=GRAPHS, default=usual.graphs, help="video text match")
     add(
         "--external-data",
@@ -87,6 +89,8 @@ def _settings(options: argparse.Namespace) -> ExportSettings:
         opset=options.opset,
         batch=Range(*options.batch),
         tokens=None if options.tokens is None else Range(*options.tokens),
+        num_frames=options.num_frames,
+        image_size=options.image_size,
         graphs=tuple(options.graphs),
         external_data=options.external_data,
         atol=options.atol,

@@ -27,10 +27,11 @@ from export.placing import Work, put_in_place, require_replaceable, unfinished
 from export.proof import open_candidates, prove
 from export.quantize import quantize_graph
 from export.report import describe_graph, describe_versions, write_report
+from export.resized import resized
 from export.samples import Samples, batches_of, draw_samples, read_samples
 from export.settings import ExportSettings
 from simvtp.model import SimVTP
-from simvtp.model_folder import find_model_folder
+from simvtp.model_folder import find_model_folder, write_json
 
 _DTYPES = {
     "fp32": torch.float32,
@@ -38,7 +39,6 @@ _DTYPES = {
     "bf16": torch.bfloat16,
     "int8": torch.float32,
 }
-_COPIED = ("tokenizer.json", "preprocessor.json")
 _CONTESTANTS = ("torch-eager", "torch-compiled", "onnxruntime-cpu")
 _BY_RUNTIME = "The ONNX files were run by ONNX Runtime on the CPU"
 _HOW_COMPARED = {
@@ -82,13 +82,14 @@ def export_with(model: str | Path, out: str | Path, settings: ExportSettings) ->
     target = Path(out).resolve()
     require_replaceable(target)
     folder = find_model_folder(model, download_options={})
-    loaded = SimVTP.from_pretrained(folder)
+    trained = SimVTP.from_pretrained(folder)
+    loaded = resized(trained, num_frames=settings.num_frames, image_size=settings.image_size)
     source = _Source(folder, loaded, asdict(loaded.config))
     samples = _samples(settings, source)
     with unfinished(target) as work:
-        for name in _COPIED:
-            if (folder / name).is_file():
-                shutil.copyfile(folder / name, work.export / name)
+        if (folder / "tokenizer.json").is_file():
+            shutil.copyfile(folder / "tokenizer.json", work.export / "tokenizer.json")
+        write_json(work.export / "preprocessor.json", loaded.preprocessor())
         report = _write_and_prove(source, work, settings, samples)
         write_report(work.export, report)
         if settings.repeats:
@@ -189,7 +190,12 @@ def _write(
 
 def _samples(settings: ExportSettings, source: _Source) -> Samples:
     if settings.clips is not None:
-        return read_samples(settings.clips, model=source.folder, config=source.config)
+        return read_samples(
+            settings.clips,
+            tokenizer=source.folder / "tokenizer.json",
+            config=source.config,
+            frame_stride=source.model.frame_stride,
+        )
     longest = max(
         (
             ranges["tokens"].largest

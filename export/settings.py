@@ -1,5 +1,6 @@
 """What to export and how close to the model it must be."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +33,15 @@ class ExportSettings:
         batch: sizes that a batch may have.
         tokens: lengths that captions may be padded to; None: from the shortest caption to 64, or
             to the model's longest.
+        num_frames: frames of a clip; None: the model's.
+        image_size: height and width of frames, pixels; None: the model's.
         graphs: which graphs.
         external_data: keep weights in files of their own; None: above 1.5 GB only.
         atol: largest absolute error; None: as the precision deserves.
         min_cosine: smallest cosine; None likewise.
         clips: folder of videos or manifest, for parity and calibration; None: drawn by a formula.
-        int8_method: ranges of activations found at run time, or calibrated on the clips.
+        int8_method: "dynamic" finds the ranges of activations at run time, "static" has found
+            them on the clips.
         repeats: rounds of the latency measurement; 0 for none.
 
     Raises:
@@ -48,6 +52,8 @@ class ExportSettings:
     opset: int = 20
     batch: Range = _USUAL_BATCH
     tokens: Range | None = None
+    num_frames: int | None = None
+    image_size: int | None = None
     graphs: tuple[str, ...] = ("video", "text", "match")
     external_data: bool | None = None
     atol: float | None = None
@@ -64,8 +70,19 @@ class ExportSettings:
         if not self.graphs or len(set(self.graphs)) < len(self.graphs):
             raise ValueError(f"graphs must be some of {', '.join(GRAPHS)}, each once")
         check_opset(self.opset)
-        if self.atol is not None and not self.atol > 0:
-            raise ValueError(f"atol must be above 0, got {self.atol}; 1e-5 is usual for fp32")
+        if self.int8_method != METHODS[0] and self.precision != "int8":
+            raise ValueError(
+                f"int8_method {self.int8_method!r} is for precision int8, got {self.precision}; "
+                "ask for precision int8, or leave the method out"
+            )
+        if self.tokens is not None and self.graphs == ("video",):
+            raise ValueError(
+                "tokens are those of captions, which graph video has not; leave them out"
+            )
+        if self.atol is not None and not 0 < self.atol < math.inf:
+            raise ValueError(
+                f"atol must be above 0 and finite, got {self.atol}; 1e-5 is usual for fp32"
+            )
         if self.min_cosine is not None and not -1 <= self.min_cosine <= 1:
             raise ValueError(f"min_cosine must lie in [-1, 1], got {self.min_cosine}")
         if self.repeats < 0:

@@ -1,16 +1,22 @@
+import io
 import json
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
+from copy import deepcopy
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
+from rich.console import Console
 
 from export.folder import Range, file_sha256, read_exported_folder
 from export.onnx import main
+from export.report import print_report
+from export.runtime import Runtime
 from export.settings import ExportSettings
 from simvtp import SimVTP
 from tests.export.conftest import QUICK, SIZES
@@ -77,6 +83,12 @@ class TestFolder:
         for row in exported.report["parity"]["match"]:
             assert f"| match | onnxruntime | {row['batch']} | {row['tokens']} |" in text
 
+    def test_paths_are_printed_as_they_are(self, exported):
+        said = io.StringIO()
+        model = exported.report["model"] | {"folder": "runs[/red]/[bold]model"}
+        print_report(Console(file=said, width=200), exported.report | {"model": model})
+        assert "runs[/red]/[bold]model: fp32, opset 20" in said.getvalue()
+
     def test_an_older_export_is_replaced(self, replaced):
         assert set(replaced.graphs) == {"text"}
         assert not (replaced.path / "video.onnx").exists()
@@ -138,6 +150,42 @@ def test_precisions(exported_model_folder, tmp_path, capsys, precision, kind, ru
     assert ("have not been run" in said) == (precision == "bf16")
 
 
+def test_an_overflow_in_half_precision_is_told_of_its_graph(exported_model, tmp_path, capsys):
+    model = deepcopy(exported_model)
+    for block in model.encoder.transformer.blocks:
+        block.attention.qkv.weight.data *= 1e6
+    model.save_pretrained(tmp_path / "model")
+    command = ("--model", tmp_path / "model", "--out", tmp_path / "out", "--graphs", "text")
+    code, said = run(capsys, *command, *QUICK, "--precision", "fp16")
+    assert code == 1
+    assert "text by onnxruntime: the output at batch 1, tokens 3 holds NaN or infinity; " in said
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_clips_of_another_size(exported_model, exported_model_folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    sizes = ("--num-frames", "6", "--image-size", "48")
+    command = ("--model", exported_model_folder, "--out", out, "--graphs", "video", *sizes)
+    code, said = run(capsys, *command, "--batch", 1, 2, 4, "--repeats", 1)
+    assert code == 0, said
+    exported = read_exported_folder(out)
+    assert exported.graph("video").inputs[0].shape == ("batch", 6, 3, 48, 48)
+    cut = json.loads((out / "preprocessor.json").read_text())
+    assert cut == exported_model.preprocessor() | {"num_frames": 6, "image_size": 48}
+    # Torch is timed with clips of that size too, so all three agree.
+    rows = exported.report["latency"]
+    assert len(rows) == 2 * 3
+    assert all(row["max_difference"] <= 1e-5 for row in rows)
+    # Positions are formulas: weights trained on few places serve more.
+    other = SimVTP(replace(exported_model.config, num_frames=6, image_size=48))
+    other.load_state_dict(exported_model.state_dict())
+    clips = np.random.default_rng(0).integers(0, 256, (2, 6, 3, 48, 48), dtype=np.uint8)
+    with torch.inference_mode():
+        expected = other.encode_video(torch.from_numpy(clips)).numpy()
+    with Runtime(out, threads=1) as runtime:
+        np.testing.assert_allclose(runtime.encode_video(clips), expected, atol=1e-5)
+
+
 class TestBadInput:
     @pytest.mark.parametrize(
         ("arguments", "reason"),
@@ -149,9 +197,14 @@ class TestBadInput:
             (("--tokens", "3", "8", "17"), "at most 16, the model's max_text_length, got 17"),
             (("--tokens", "2", "8", "16"), "at least 3 ([CLS], a word, [SEP]), got 2"),
             (("--graphs", "text", "text"), "each once"),
-            (("--atol", "-1"), "atol must be above 0, got -1.0"),
-            (("--atol", "nan"), "atol must be above 0, got nan"),
+            (("--atol", "-1"), "atol must be above 0 and finite, got -1.0"),
+            (("--atol", "nan"), "atol must be above 0 and finite, got nan"),
+            (("--atol", "inf"), "atol must be above 0 and finite, got inf"),
+            (("--int8-method", "static"), "'static' is for precision int8, got fp32"),
+            (("--graphs", "video", "--tokens", "3", "8", "16"), "which graph video has not"),
             (("--min-cosine", "1.5"), "min_cosine must lie in [-1, 1], got 1.5"),
+            (("--image-size", "40"), "40"),
+            (("--num-frames", "3"), "3"),
             (("--repeats", "-1"), "repeats must be >= 0, got -1"),
         ],
     )
@@ -176,6 +229,21 @@ class TestBadInput:
         assert (code, said[:7]) == (2, "error: ")
         assert name in said
         assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize("stride", [{}, {"frame_stride": 0}, {"frame_stride": "x"}])
+    def test_preprocessors_without_a_stride(self, exported_model_folder, tmp_path, capsys, stride):
+        model = Path(shutil.copytree(exported_model_folder, tmp_path / "model"))
+        (model / "preprocessor.json").write_text(json.dumps(stride))
+        code, said = run(capsys, "--model", model, "--out", tmp_path / "out", *QUICK)
+        assert code == 2
+        assert "preprocessor.json: frame_stride must be a whole number of at least 1, got" in said
+
+    def test_other_peoples_graphs_are_left_alone(self, exported_model_folder, tmp_path, capsys):
+        (tmp_path / "detector.onnx").write_bytes(b"mine")
+        code, said = run(capsys, "--model", exported_model_folder, "--out", tmp_path, *QUICK)
+        assert code == 2
+        assert "holds detector.onnx but no report.json" in said
+        assert files_of(tmp_path) == {"detector.onnx": b"mine"}
 
     def test_a_folder_that_is_no_export_is_left_alone(
         self, exported_model_folder, tmp_path, capsys
