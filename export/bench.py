@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from export.contestants import (
     NAMES,
@@ -53,7 +54,8 @@ class Timing(NamedTuple):
 class BenchOptions(NamedTuple):
     """What to measure; None stands for all graphs, or for what a graph was tuned for.
 
-    Torch computes in `torch_precision`, by default that of the folder.
+    Torch computes in `torch_precision`, by default that of the folder: float32 for int8, and on the
+    CPU for fp16 too.
     """
 
     graphs: Sequence[str] | None = None
@@ -89,7 +91,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--warmup", type=_whole, default=usual.warmup, help="%(default)s")
     parser.add_argument("--threads", type=_whole, metavar="N", help="on the CPU; all cores")
     parser.add_argument("--device", type=int, default=0, metavar="N", help="GPU; %(default)s")
-    parser.add_argument("--model", type=Path, metavar="FOLDER", help="time it in torch as well")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        metavar="FOLDER",
+        help="time it in torch as well, in the folder's precision; int8, and fp16 on the CPU, as "
+        "float32",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     return parser
 
@@ -105,17 +113,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if target is not None and not target.parent.is_dir():
             raise ValueError(f"--json {target}: there is no folder {target.parent}")
         timings, skipped = bench(folder, options)
+        _print(console, folder, timings, skipped)
         if target is not None:
             report = _report(folder, options, timings, skipped)
             target.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    except KeyboardInterrupt:
+        console.print("stopped", highlight=False)
+        return 130
     except (ValueError, OSError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False)
         return 2
-    console.print(_table(folder, timings))
-    for contestant, reason in dict.fromkeys(row[1:] for row in skipped):
-        graphs = [row.graph for row in skipped if row[1:] == (contestant, reason)]
-        said = f"skipped {contestant} on {', '.join(graphs)}: {reason}"
-        console.print(said, markup=False, highlight=False)
     return 0
 
 
@@ -225,8 +232,22 @@ def _time(
         )
 
 
+def _print(
+    console: Console,
+    folder: ExportedFolder,
+    timings: Sequence[Timing],
+    skipped: Sequence[Skipped],
+) -> None:
+    console.print(_table(folder, timings))
+    for contestant, reason in dict.fromkeys(row[1:] for row in skipped):
+        graphs = [row.graph for row in skipped if row[1:] == (contestant, reason)]
+        said = f"skipped {contestant} on {', '.join(graphs)}: {reason}"
+        console.print(said, markup=False, highlight=False)
+
+
 def _table(folder: ExportedFolder, timings: Sequence[Timing]) -> Table:
-    table = Table(title=f"{folder.path} ({folder.precision})", caption=_CAPTION)
+    # A path may hold what looks like markup.
+    table = Table(title=Text(f"{folder.path} ({folder.precision})"), caption=_CAPTION)
     for column in ("graph", "batch", "contestant"):
         table.add_column(column, no_wrap=True)
     for column in ("p50 ms", "p95 ms", "per second", "difference"):

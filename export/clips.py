@@ -2,22 +2,28 @@
 
 import csv
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.error import FFmpegError
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
+from av.video.stream import VideoStream
 from PIL import Image
 
 _ENDINGS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif", ".m4v", ".mpg", ".mpeg")
 _PATHS, _CAPTIONS = ("path", "contentUrl"), ("caption", "name")
 # A time stamp is the frame's true time rounded to a tick.
 _TICK_ROUNDING = 0.5
+# 8,192 x 8,192: a decoder may hold 16 frames, and a few bytes of a header claim any size.
+_MAX_PIXELS = 1 << 26
 
 
 class ClipError(ValueError):
@@ -64,30 +70,34 @@ def decode_clip(
         timeline = _timeline(source)
         wanted = _clip_times(timeline, num_frames=num_frames, frame_stride=frame_stride)
         pictures = [_picture(frame, image_size) for frame in _frames_at(source, wanted)]
-    except (FFmpegError, OSError, ValueError, MemoryError) as error:
+    # PyAV raises IndexError where a stream begins in mid file, OverflowError for absurd times.
+    except (FFmpegError, OSError, ValueError, MemoryError, IndexError, OverflowError) as error:
         raise ClipError(f"{name} cannot be decoded: {error}") from error
     return np.stack(pictures)
 
 
-def read_clips(source: str | Path, *, preprocessor: Mapping[str, Any], limit: int) -> Clips:
+def read_clips(
+    source: str | Path, *, num_frames: int, frame_stride: int, image_size: int, limit: int
+) -> Clips:
     """The first clips of a folder or manifest that can be read.
 
     Args:
         source: folder of videos (searched to any depth, in the order of their names), or a CSV
             file with the columns `path` (relative to it) and `caption`.
-        preprocessor: preprocessor.json of the model, which says how clips are cut.
+        num_frames: as for `decode_clip`.
+        frame_stride: likewise.
+        image_size: likewise.
         limit: most clips to read.
 
     Raises:
         ValueError: there is no such source, a path leaves its folder, or no clip can be read.
     """
     place = Path(source)
-    rows = list(_rows(place))
-    cut = {key: preprocessor[key] for key in ("num_frames", "frame_stride", "image_size")}
+    cut = {"num_frames": num_frames, "frame_stride": frame_stride, "image_size": image_size}
     frames: list[np.ndarray] = []
     captions: list[str] = []
     reason = "it lists none"
-    for file, caption in rows:
+    for file, caption in _rows(place):
         if len(frames) == limit:
             break
         try:
@@ -109,42 +119,60 @@ def _rows(place: Path) -> Iterator[tuple[Path, str]]:
         return
     if not place.is_file() or place.suffix.lower() != ".csv":
         raise ValueError(f"{place} must be a folder of videos or a .csv file that lists them")
+    try:
+        with place.open(newline="", encoding="utf-8-sig") as opened:
+            yield from _listed(place, csv.DictReader(opened))
+    except csv.Error as error:
+        raise ValueError(f"{place} cannot be read as CSV: {error}") from error
+
+
+def _listed(place: Path, reader: "csv.DictReader[str]") -> Iterator[tuple[Path, str]]:
     root = place.parent.resolve()
-    with place.open(newline="", encoding="utf-8-sig") as opened:
-        reader = csv.DictReader(opened)
-        path, caption = (
-            next((name for name in names if name in (reader.fieldnames or ())), None)
-            for names in (_PATHS, _CAPTIONS)
-        )
-        if path is None:
-            raise ValueError(f"{place} must have a column path, got {reader.fieldnames}")
-        for row in reader:
-            file = (root / (row[path] or "")).resolve()
-            if not file.is_relative_to(root):
-                raise ValueError(f"{place}: {row[path]} leaves its folder")
-            yield file, (row.get(caption) or "") if caption else ""
+    path, caption = (
+        next((name for name in names if name in (reader.fieldnames or ())), None)
+        for names in (_PATHS, _CAPTIONS)
+    )
+    if path is None:
+        raise ValueError(f"{place} must have a column path, got {reader.fieldnames}")
+    for row in reader:
+        file = (root / (row[path] or "")).resolve()
+        if not file.is_relative_to(root):
+            raise ValueError(f"{place}: {row[path]} leaves its folder")
+        yield file, (row.get(caption) or "") if caption else ""
 
 
-def _open(source: str | Path | bytes) -> Any:
-    container = av.open(BytesIO(source) if isinstance(source, bytes) else str(source))
-    if not container.streams.video:
-        container.close()
-        raise ClipError("it holds no video stream")
-    return container
+@contextmanager
+def _opened(source: str | Path | bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
+    # Playlists and session descriptions name files and ports; those of a stranger open none.
+    is_sent = isinstance(source, bytes)
+    container = av.open(
+        BytesIO(source) if is_sent else f"file:{source}",
+        "r",
+        options={"protocol_whitelist": "none" if is_sent else "file"},
+        metadata_errors="ignore",
+    )
+    with container:
+        stream = container.streams.best("video")
+        if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
+            raise ClipError("it holds no video stream")
+        # None where FFmpeg knows no decoder; the annotations do not say so.
+        if getattr(stream, "codec_context", None) is None:
+            raise ClipError("its codec is unknown")
+        stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
+        yield container, stream
 
 
 def _timeline(source: str | Path | bytes) -> _Timeline:
     """Counted from the packets, without decoding any; the rate is the header's, if it has one."""
     times: list[int] = []
-    with _open(source) as container:
-        stream = container.streams.video[0]
+    with _opened(source) as (container, stream):
         for packet in container.demux(stream):
             if packet.size == 0 or packet.is_discard or not (times or packet.is_keyframe):
                 continue
             time = packet.dts if packet.pts is None else packet.pts
             times.append(len(times) if time is None else time)
         duration = stream.duration
-        if duration is None and container.duration is not None:
+        if duration is None and container.duration is not None and stream.time_base:
             duration = container.duration / av.time_base / stream.time_base
     if not times:
         raise ClipError("it holds no picture that decoding can start at")
@@ -166,8 +194,7 @@ def _frames_at(source: str | Path | bytes, wanted: list[float]) -> Iterator[Vide
     """For each of the rising times the latest frame that is not after it."""
     pending = deque(wanted)
     held: VideoFrame | None = None
-    with _open(source) as container:
-        stream = container.streams.video[0]
+    with _opened(source) as (container, stream):
         container.seek(int(wanted[0]), stream=stream, backward=True)
         for number, frame in enumerate(container.decode(stream)):
             time = number if frame.pts is None else frame.pts

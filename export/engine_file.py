@@ -217,6 +217,9 @@ def _parse(path: Path, values: Mapping[str, Any]) -> EngineFile:
         raise FieldError(f"it must lie beside its engine as {file}.json")
     capability = values.get("compute_capability")
     gpu = values.get("gpu")
+    profiles = tuple(_parse_profiles(json_field(values, "profiles", list, where)))
+    inputs = parse_tensors(json_field(values, "inputs", list, where), where="inputs")
+    _require_inputs(profiles, inputs)
     return EngineFile(
         path=path.with_name(file),
         backend=backend,
@@ -229,8 +232,8 @@ def _parse(path: Path, values: Mapping[str, Any]) -> EngineFile:
         if capability is None
         else json_value(capability, str, "'compute_capability'"),
         onnx_sha256=json_field(values, "onnx_sha256", str, where),
-        profiles=tuple(_parse_profiles(json_field(values, "profiles", list, where))),
-        inputs=parse_tensors(json_field(values, "inputs", list, where), where="inputs"),
+        profiles=profiles,
+        inputs=inputs,
         outputs=parse_tensors(json_field(values, "outputs", list, where), where="outputs"),
         sidecar=values,
     )
@@ -245,6 +248,16 @@ def _parse_profiles(profiles: list[Any]) -> Iterator[Profile]:
             name: _parse_range(shapes, f"{name!r} of {where}")
             for name, shapes in json_value(profile, dict, where).items()
         }
+
+
+def _require_inputs(profiles: Sequence[Profile], inputs: Sequence[TensorSpec]) -> None:
+    for number, profile in enumerate(profiles):
+        for tensor in inputs:
+            shapes = profile.get(tensor.name)
+            if shapes is None or len(shapes.largest) != len(tensor.shape):
+                raise FieldError(
+                    f"profile {number} must hold {tensor.name!r} in {len(tensor.shape)} dimensions"
+                )
 
 
 def _parse_range(shapes: object, where: str) -> ShapeRange:

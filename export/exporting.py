@@ -115,7 +115,6 @@ def check_file(
     )
     _require_equal(path, inputs, tuple(_expected(key, config) for key in INPUTS[name]))
     _require_equal(path, outputs, tuple(_expected(key, config) for key in OUTPUTS[name]))
-    _require_own_names(path, model.graph)
     data = external_files(model)
     files = [path.parent / file for file in (path.name, *data)]
     return GraphSpec(
@@ -259,15 +258,6 @@ def _require_opset(path: Path, model: onnx.ModelProto, opset: int) -> None:
     found = {domain: versions.get(domain) for domain in sorted(used)}
     if found != {"ai.onnx": opset}:
         raise ExportError(f"{path.name} was written with opset {found}, asked for was {opset}")
-
-
-def _require_own_names(path: Path, graph: onnx.GraphProto) -> None:
-    """Two values of one name would be one to a runtime; torch's own names can meet an output's."""
-    names = [value.name for value in (*graph.input, *graph.initializer)]
-    names += [name for node in graph.node for name in node.output if name]
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise ExportError(f"{path.name} has several values called {', '.join(twice)}")
 
 
 def _root(error: BaseException) -> BaseException:

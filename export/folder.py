@@ -16,6 +16,7 @@ _SIZES = (
     *("max_text_length", "vocab_size", "num_frames", "tubelet_frames"),
     *("image_size", "patch_size"),
 )
+_DTYPES = ("uint8", "int64", "float32")
 _BLOCK_BYTES = 1 << 20
 
 
@@ -197,8 +198,10 @@ def _parse_report(folder: Path, report: Mapping[str, Any]) -> ExportedFolder:
     if not graphs:
         raise FieldError("it lists no graph")
     model = json_field(report, "model", dict, "the report")
-    for size in _SIZES:
-        json_field(json_field(model, "config", dict, "'model'"), size, int, "'config'")
+    config = json_field(model, "config", dict, "'model'")
+    for name in _SIZES:
+        if (size := json_field(config, name, int, "'config'")) < 1:
+            raise FieldError(f"{name!r} of 'config' must be at least 1, got {size}")
     return ExportedFolder(
         path=folder,
         precision=precision,
@@ -212,7 +215,8 @@ def _parse_report(folder: Path, report: Mapping[str, Any]) -> ExportedFolder:
 def _parse_graph(name: str, values: object) -> GraphSpec:
     where = f"graph {name!r}"
     spec = GraphSpec(
-        name=name,
+        # Engines and Triton's models are files and folders of this name.
+        name=_file_name(name, where),
         file=_file_name(json_field(values, "file", str, where), where),
         sha256=json_field(values, "sha256", str, where),
         bytes=json_field(values, "bytes", int, where),
@@ -229,8 +233,14 @@ def _parse_graph(name: str, values: object) -> GraphSpec:
             for dimension, sizes in json_field(values, "ranges", dict, where).items()
         },
     )
+    for tensor in (*spec.inputs, *spec.outputs):
+        if tensor.dtype not in _DTYPES:
+            raise FieldError(
+                f"{tensor.name} of {where} must be one of {', '.join(_DTYPES)}, got "
+                f"{tensor.dtype!r}"
+            )
     symbolic = {size for tensor in spec.inputs for size in tensor.shape if isinstance(size, str)}
-    if missing := sorted(symbolic - set(spec.ranges)):
+    if missing := sorted({"batch", *symbolic} - set(spec.ranges)):
         raise FieldError(f"{where} declares no range for {', '.join(missing)}")
     return spec
 

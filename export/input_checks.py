@@ -67,7 +67,7 @@ def _check_fixed(tensor: TensorSpec, array: np.ndarray, place: int) -> None:
 
 
 def _check_range(dimension: str, size: int, declared: Range) -> None:
-    if declared.smallest <= size <= declared.largest:
+    if size in declared:
         return
     advice = f"export the folder anew with a range of {dimension} that holds it"
     if dimension == "batch" and size > declared.largest:

@@ -86,8 +86,8 @@ class OnnxSession:
                 f"{_first_line(error)}{_hint(error)}"
             ) from error
         self._check_started(provider)
-        self._check_signature(file, spec)
         self._output_names = [output.name for output in self._session.get_outputs()]
+        self._check_signature(file, spec)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name; the inputs must be of the sizes that the graph declares."""
@@ -108,13 +108,17 @@ class OnnxSession:
             )
 
     def _check_signature(self, file: Path, spec: GraphSpec) -> None:
-        found = [value.name for value in self._session.get_inputs()]
-        wanted = [tensor.name for tensor in spec.inputs]
-        if found != wanted:
-            raise ValueError(
-                f"{file} takes {', '.join(found)}, report.json says {', '.join(wanted)}; export "
-                "the folder anew"
-            )
+        inputs = [value.name for value in self._session.get_inputs()]
+        for verb, found, tensors in (
+            ("takes", inputs, spec.inputs),
+            ("gives", self._output_names, spec.outputs),
+        ):
+            wanted = [tensor.name for tensor in tensors]
+            if found != wanted:
+                raise ValueError(
+                    f"{file} {verb} {', '.join(found)}, report.json says {', '.join(wanted)}; "
+                    "export the folder anew"
+                )
 
 
 def _provider_options(spec: GraphSpec, *, provider: str, device: int, half: bool) -> dict[str, Any]:

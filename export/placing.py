@@ -8,6 +8,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
+from export.folder import REPORT_NAME
+
 # What an export and the builders of engines write: an older one may be replaced, no other folder.
 _OWN_FILES = (
     *("*.onnx", "*.onnx.data", "report.json", "report.md"),
@@ -27,17 +29,23 @@ def require_replaceable(target: Path) -> None:
     """Refuse a place that holds anything but an older export.
 
     Raises:
-        ValueError: it is a file, or a folder with other files.
+        ValueError: it is a file, or a folder with other files or without a report.
     """
     if not target.exists():
         return
     if not target.is_dir():
         raise ValueError(f"{target} is a file; choose another --out")
-    for path in sorted(target.iterdir()):
+    paths = sorted(target.iterdir())
+    for path in paths:
         if not path.is_file() or not any(fnmatch(path.name, own) for own in _OWN_FILES):
             raise ValueError(
                 f"{target} holds {path.name}, which is no part of an export; choose another --out"
             )
+    if paths and not (target / REPORT_NAME).is_file():
+        raise ValueError(
+            f"{target} holds {paths[0].name} but no {REPORT_NAME}, so it may be somebody else's; "
+            "choose another --out"
+        )
 
 
 @contextmanager

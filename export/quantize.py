@@ -49,8 +49,8 @@ def quantize_graph(
     """
     if method not in METHODS:
         raise ValueError(f"int8_method must be one of {', '.join(METHODS)}, got {method!r}")
-    batches = list(batches)
-    if method == "static" and not batches:
+    calibration = list(batches) if method == "static" else []
+    if method == "static" and not calibration:
         raise ValueError("static quantisation needs batches to calibrate on, got none")
     with TemporaryDirectory(dir=target.parent) as scratch, _quiet():
         prepared = Path(scratch) / "prepared.onnx"
@@ -74,7 +74,7 @@ def quantize_graph(
             quantize_static(
                 str(prepared),
                 str(target),
-                _Batches(batches),
+                _Batches(calibration),
                 quant_format=QuantFormat.QDQ,
                 activation_type=QuantType.QUInt8,
                 calibrate_method=CalibrationMethod.MinMax,

@@ -8,7 +8,6 @@ import numpy as np
 
 from export.captions import encode_captions, load_tokenizer
 from export.examples import draw_clips, draw_keep, example_inputs
-from export.folder import read_json_object
 
 _COUNT = 16
 
@@ -77,13 +76,16 @@ def batches_of(
         yield batch_of(part, name, sizes=sizes, config=config)
 
 
-def read_samples(clips: Path, *, model: Path, config: Mapping[str, Any]) -> Samples:
+def read_samples(
+    clips: Path, *, tokenizer: Path, config: Mapping[str, Any], frame_stride: int
+) -> Samples:
     """Clips of a folder or manifest, cut as the model was trained on them, and their captions.
 
     Args:
         clips: folder of videos, or manifest.
-        model: the model folder.
+        tokenizer: the model's tokenizer.json, for captions.
         config: the model's config.json.
+        frame_stride: frames of a video between two of a clip.
 
     Raises:
         ValueError: the clips cannot be read, or captions need a tokenizer that is not there.
@@ -92,7 +94,11 @@ def read_samples(clips: Path, *, model: Path, config: Mapping[str, Any]) -> Samp
     from export.clips import read_clips
 
     read = read_clips(
-        clips, preprocessor=read_json_object(model / "preprocessor.json"), limit=_COUNT
+        clips,
+        num_frames=config["num_frames"],
+        frame_stride=frame_stride,
+        image_size=config["image_size"],
+        limit=_COUNT,
     )
     origin = f"{len(read.frames)} clips of {clips}"
     if not read.captions:
@@ -100,7 +106,7 @@ def read_samples(clips: Path, *, model: Path, config: Mapping[str, Any]) -> Samp
         captions = tuple(drawn.captions[k % _COUNT] for k in range(len(read.frames)))
         return Samples(read.frames, captions, f"{origin}, captions drawn by a formula")
     text = encode_captions(
-        load_tokenizer(model / "tokenizer.json"),
+        load_tokenizer(tokenizer),
         read.captions,
         max_length=config["max_text_length"],
     )

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from export.folder import read_exported_folder
+from export.json_fields import json_field, read_json_object
 from export.placing import put_in_place, unfinished
 
 _ABOUT = {
@@ -96,10 +97,18 @@ def _run(options: argparse.Namespace) -> list[Any]:
 
 
 def _require_replaceable(target: Path, listing: str) -> None:
-    if target.exists() and not (target.is_dir() and (target / listing).is_file()):
+    if not target.exists():
+        return
+    if not (target.is_dir() and (target / listing).is_file()):
         raise ValueError(
             f"{target} exists and is no repository of export.triton, so it is left as it is; "
             "choose a new folder"
+        )
+    models = json_field(read_json_object(target / listing), "models", list, listing)
+    if foreign := sorted({path.name for path in target.iterdir()} - {*models, listing}):
+        raise ValueError(
+            f"{target} also holds {', '.join(foreign)}, which export.triton did not write, so it "
+            "is left as it is; choose a new folder"
         )
 
 

@@ -63,6 +63,8 @@ class ServingSettings:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
         if self.backend == "tensorrt" and self.device == "cpu":
             raise ValueError("TensorRT runs on GPUs only, got device cpu; use backend onnxruntime")
+        if self.backend == "tensorrt" and self.threads is not None:
+            raise ValueError("engines have no threads on the CPU; leave threads out")
 
 
 def graph_config(graph: GraphSpec, settings: ServingSettings, *, vocab_size: int) -> Config:

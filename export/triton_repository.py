@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from export.captions import load_tokenizer
 from export.engine_file import EngineFile, check_engine_bytes, find_engine_file
-from export.folder import ExportedFolder, GraphSpec, Range, TensorSpec, read_json_object
+from export.folder import ExportedFolder, GraphSpec, Range, TensorSpec
+from export.json_fields import json_field, read_json_object
 from export.triton_config import (
     Config,
     ServingSettings,
@@ -50,11 +52,22 @@ def write_repository(
         The configs of its models.
 
     Raises:
-        ValueError: an engine, the tokenizer or a graph is missing or damaged.
+        ValueError: an engine, the tokenizer or a graph is missing or damaged, or the gallery is of
+            another model.
         OSError: the disk is full or fails.
     """
-    graphs = {name: _served(exported, graph, settings) for name, graph in exported.graphs.items()}
-    graphs.pop("reconstruct", None)
+    graphs = {
+        name: _served(exported, graph, settings)
+        for name, graph in exported.graphs.items()
+        if name != "reconstruct"
+    }
+    if not graphs:
+        raise ValueError(f"{exported.path} holds no graph that is served; export video or text")
+    if gallery is not None and "text" not in graphs:
+        raise ValueError(
+            f"a gallery is searched with captions, and {exported.path} has no graph 'text'; export "
+            "it too, or leave the gallery out"
+        )
     configs = {
         name: graph_config(graph, settings, vocab_size=exported.vocab_size)
         for name, graph in graphs.items()
@@ -67,7 +80,7 @@ def write_repository(
         configs["tokenize"] = _write_tokenize(exported, graphs, repository)
     if any(tensor.name == "frames" for graph in graphs.values() for tensor in graph.inputs):
         configs["preprocess"] = _write_preprocess(exported, graphs, repository)
-    if gallery is not None and "text" in configs:
+    if gallery is not None:
         configs["rank"] = _write_rank(configs["text"], gallery, repository, settings)
     for ensemble in _ensembles(configs):
         configs[ensemble.name] = ensemble
@@ -150,11 +163,7 @@ def _write_tokenize(
         },
     )
     tokenizer = exported.path / "tokenizer.json"
-    if not tokenizer.is_file():
-        raise ValueError(
-            f"{tokenizer} is missing, which turns captions into ids; export a model folder that "
-            "has a tokenizer"
-        )
+    load_tokenizer(tokenizer)
     version = _folder(repository, config) / "1"
     version.mkdir()
     shutil.copyfile(tokenizer, version / "tokenizer.json")
@@ -166,15 +175,15 @@ def _write_tokenize(
 def _write_preprocess(
     exported: ExportedFolder, graphs: dict[str, GraphSpec], repository: Path
 ) -> Config:
-    preprocessor = read_json_object(exported.path / "preprocessor.json")
-    size = preprocessor["image_size"]
-    shape = ("batch", preprocessor["num_frames"], 3, size, size)
+    values = read_json_object(exported.path / "preprocessor.json")
+    cut = {name: json_field(values, name, int, "preprocessor.json") for name in _CUT}
+    shape = ("batch", cut["num_frames"], 3, cut["image_size"], cut["image_size"])
     config = python_config(
         "preprocess",
         inputs=[_VIDEO],
         outputs=[TensorSpec("frames", "uint8", shape)],
         max_batch=_largest_batch(graphs),
-        parameters={name: preprocessor[name] for name in _CUT},
+        parameters=cut,
         instances=2,
     )
     version = _folder(repository, config) / "1"
@@ -244,7 +253,7 @@ def read_gallery(file: Path) -> Gallery:
     """Clips of a file that `python -m simvtp.pipelines.embed` wrote; of several, the first view.
 
     Raises:
-        ValueError: it is no such file, or holds no clip.
+        ValueError: it is no such file, holds no clip, or holds something else than embeddings.
     """
     # Needed for galleries only.
     import pyarrow as pa
@@ -261,5 +270,11 @@ def read_gallery(file: Path) -> Gallery:
     table = table.filter(pa.array(rows))
     if not table.num_rows:
         raise ValueError(f"{file} holds no clip")
-    embeddings = np.stack(table["video_embed"].to_numpy(zero_copy_only=False)).astype(np.float32)
+    rows_of_numbers = table["video_embed"].to_numpy(zero_copy_only=False)
+    try:
+        embeddings = np.stack(rows_of_numbers).astype(np.float32)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} has clips whose embeddings are not alike: {error}") from error
+    if embeddings.ndim != 2 or not np.isfinite(embeddings).all():
+        raise ValueError(f"{file} must hold an embedding of finite numbers for every clip")
     return Gallery(embeddings, tuple(str(name) for name in table["video_id"].to_pylist()))

@@ -77,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MissingError, ValueError) as error:
         message, code = str(error), 2
     except OSError as error:
-        message, code = f"{error.filename or options.out}: {error.strerror or error}", 2
+        place = error.filename or options.out or options.onnx
+        message, code = f"{place}: {error.strerror or error}", 2
     console.print(f"error: {message}", style="red", markup=False, highlight=False)
     return code
 
@@ -97,8 +98,16 @@ def _run(options: argparse.Namespace, console: Console) -> int:
         if (sizes := getattr(options, name)) is not None
     }
     if options.dry_run:
+        if library.backend == "tensorrt":
+            # Its parser does not even start without one.
+            target_capabilities(library, options.compute_capability)
         return _dry_run(library, find_source(options, ranges), console)
     if options.refit is not None:
+        if settings != BuildSettings() or options.compute_capability is not None:
+            raise ValueError(
+                "--refit keeps what the engine was built with; leave out --compute-capability, "
+                "--workspace, --timing-cache, --version-compatible, --refittable and --tf32"
+            )
         sidecar = refit_graph_engine(library, find_source(options, ranges), options.refit)
         console.print(f"refitted as {sidecar.with_suffix('')}", markup=False, highlight=False)
         return 0
@@ -110,6 +119,10 @@ def _run(options: argparse.Namespace, console: Console) -> int:
 
 
 def _build(plan: Plan, source: Source, console: Console) -> None:
+    known = {name for graph in source.graphs for name in graph.ranges}
+    if unknown := sorted(plan.ranges.keys() - known):
+        names = ", ".join(graph.name for graph in source.graphs)
+        raise ValueError(f"{names} has no {unknown[0]}; leave --{unknown[0]} out")
     for graph in source.graphs:
         plan.profile(graph)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())

@@ -35,7 +35,7 @@ class BuiltEngine(NamedTuple):
 
 
 def build_engine(
-    plan: Plan, onnx_file: Path, *, profile: Profile, progress: Progress | None = None
+    plan: Plan, onnx_file: Path, *, profile: Profile, progress: Progress
 ) -> BuiltEngine:
     """Parse a graph and build its engine, strongly typed: the graph says every precision.
 
@@ -59,12 +59,10 @@ def build_engine(
     config = _configure(plan, builder)
     if not _add_profile(builder, config, profile):
         raise BuildError(f"{onnx_file.name}: TensorRT refuses the profile{log.reasons()}")
-    monitor = None
-    if progress is not None:
-        monitor = watch_build(library, config, title=onnx_file.stem, progress=progress)
+    watch_build(library, config, log=log, title=onnx_file.stem, progress=progress)
     with native_output_logged():
         data = builder.build_serialized_network(network, config)
-    if monitor is not None and monitor.stopped:
+    if log.stopped:
         raise KeyboardInterrupt
     if data is None:
         raise BuildError(f"TensorRT {library.version} cannot build {onnx_file.name}{log.reasons()}")
@@ -107,7 +105,8 @@ def _add_profile(builder: Any, config: Any, profile: Profile) -> bool:
 def _load_timings(config: Any, file: Path | None) -> None:
     if file is not None:
         known = file.read_bytes() if file.is_file() else b""
-        if not config.set_timing_cache(config.create_timing_cache(known), False):
+        cache = config.create_timing_cache(known)
+        if cache is None or not config.set_timing_cache(cache, False):
             raise BuildError(f"{file} is no timing cache of this TensorRT and GPU; remove it")
 
 

@@ -23,18 +23,22 @@ from export.trt_sidecar import (
 from export.trt_source import Source
 
 
-def build_graph_engine(
-    plan: Plan, source: Source, graph: GraphSpec, *, progress: Progress | None = None
-) -> Path:
+def build_graph_engine(plan: Plan, source: Source, graph: GraphSpec, *, progress: Progress) -> Path:
     """Build the engine of a graph; its files get their names when they are whole.
 
     Where a GPU that it is for is here, it is also compared with ONNX Runtime and timed.
+
+    Args:
+        plan: with what and for which GPUs.
+        source: where the graph is and where the engine goes.
+        graph: the graph.
+        progress: shows how far the build is.
 
     Returns:
         Its sidecar.
 
     Raises:
-        BuildError: the graph cannot be parsed or built.
+        BuildError: the graph cannot be parsed or built, or the GPU fails at its engine.
         ParityError: the engine is further from the graph than the gate of the export allows.
         ValueError: the profile does not fit the graph.
         KeyboardInterrupt: it was stopped.
@@ -67,7 +71,8 @@ def refit_graph_engine(library: Library, source: Source, engine_file: Path) -> P
 
     Raises:
         MissingError: there is no GPU.
-        ValueError: the engine is damaged, not refittable, or of a graph that is not given.
+        ValueError: the engine is damaged, not refittable, of another TensorRT, for another GPU, or
+            of a graph that is not given.
         BuildError: the weights do not fit.
         OSError: the disk is full or fails.
     """

@@ -65,6 +65,18 @@ def find_gpu(device: int = 0) -> Gpu | None:
     return Gpu(properties.name.decode(), capability, f"{version // 1000}.{version % 1000 // 10}")
 
 
+def no_gpu_here() -> str:
+    """Why `find_gpu` finds none, as half a sentence, with what to do about it."""
+    try:
+        importlib.import_module("cuda.bindings.runtime")
+    except (ImportError, OSError, RuntimeError) as error:
+        return (
+            "whether there is one cannot be seen without the package cuda-bindings "
+            f"({type(error).__name__}: {error}), pip install cuda-bindings"
+        )
+    return "none can be used here, nvidia-smi must list it"
+
+
 def target_capabilities(library: Library, asked: Sequence[str] | None) -> tuple[str, ...]:
     """Compute capabilities to build for: those asked for, or that of the GPU here.
 
@@ -77,8 +89,9 @@ def target_capabilities(library: Library, asked: Sequence[str] | None) -> tuple[
     if asked is None:
         if library.gpu is None:
             raise MissingError(
-                "there is no GPU here to build for; name one with --compute-capability, one of "
-                f"{', '.join(known_capabilities(library))} (8.9 is Ada, 12.0 is Blackwell)"
+                f"there is no GPU to build for, {no_gpu_here()}; name one with "
+                f"--compute-capability, one of {', '.join(known_capabilities(library))} "
+                "(8.9 is Ada, 12.0 is Blackwell)"
             )
         asked = [library.gpu.compute_capability]
     known = known_capabilities(library)
@@ -101,9 +114,9 @@ def known_capabilities(library: Library) -> list[str]:
 def _own_capability(library: Library, asked: Sequence[str] | None) -> tuple[str, ...]:
     if library.gpu is None:
         raise MissingError(
-            "building with data-centre TensorRT needs the NVIDIA GPU that the engine is for, and "
-            "none can be used here; run this on that machine (nvidia-smi must list the GPU), or "
-            "build ahead of time with --backend rtx --compute-capability 8.9"
+            "data-centre TensorRT needs the NVIDIA GPU that the engine is for, and "
+            f"{no_gpu_here()}; run this on that machine, or build ahead of time with --backend rtx "
+            "--compute-capability 8.9"
         )
     own = (library.gpu.compute_capability,)
     if asked is not None and tuple(asked) != own:

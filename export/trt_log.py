@@ -14,7 +14,9 @@ _LOGGER = logging.getLogger("export.trt")
 
 
 class TensorRTLog(Protocol):
-    """A logger of TensorRT that remembers its errors."""
+    """A logger of TensorRT that remembers its errors; `stopped` once Ctrl-C was pressed."""
+
+    stopped: bool
 
     def reasons(self) -> str:
         """The errors so far as `: first; second`, or nothing."""
@@ -36,13 +38,18 @@ def open_log(library: Library) -> TensorRTLog:
         def __init__(self) -> None:
             interface.__init__(self)
             self.errors: list[str] = []
+            self.stopped = False
 
         def log(self, severity: Any, message: str) -> None:
             level = levels[severity]
             if level == logging.ERROR:
                 self.errors.append(one_line(message))
-            # Errors are raised by whoever asked for the work; here they are for the curious.
-            _LOGGER.log(min(level, logging.INFO), message)
+            try:
+                # Errors are raised by whoever asked for the work; here they are for the curious.
+                _LOGGER.log(min(level, logging.INFO), message)
+            except KeyboardInterrupt:
+                # TensorRT would swallow it.
+                self.stopped = True
 
         def reasons(self) -> str:
             errors = [error for error in self.errors if error]

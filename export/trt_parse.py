@@ -46,14 +46,14 @@ def graph_support(library: Library, onnx_file: Path) -> GraphSupport:
         raise BuildError(f"{onnx_file} cannot be read as ONNX: {error}") from error
     with native_output_logged():
         fits = parser.supports_model_v2(onnx_file.read_bytes(), str(onnx_file))
-    supported = {
-        place
-        for part in range(parser.num_subgraphs)
-        if fits or parser.is_subgraph_supported(part)
-        for place in parser.get_subgraph_nodes(part)
-    }
-    if fits:
-        supported = set(range(len(nodes)))
+    supported = set(range(len(nodes)))
+    if not fits:
+        supported = {
+            place
+            for part in range(parser.num_subgraphs)
+            if parser.is_subgraph_supported(part)
+            for place in parser.get_subgraph_nodes(part)
+        }
     total = Counter(node.op_type for node in nodes)
     without = Counter(node.op_type for place, node in enumerate(nodes) if place not in supported)
     return GraphSupport(

@@ -46,7 +46,7 @@ def read_program(engine: bytes) -> EngineProgram | None:
     fused: list[tuple[str, ...]] = []
     weights: Counter[str] = Counter()
     for header, main in _programs(engine):
-        names = re.findall(rb"sm(\d+)(\d)\b", header[: header.index(b"}")])
+        names = re.findall(rb"sm(\d+)(\d)\b", header.partition(b"}")[0])
         targets += (f"{major.decode()}.{minor.decode()}" for major, minor in names)
         for size, kind in _WEIGHT.findall(header):
             name: str = kind.decode()
@@ -55,7 +55,8 @@ def read_program(engine: bytes) -> EngineProgram | None:
             if kind in _KINDS:
                 layers[_KINDS[kind]] += 1
             if b"fmha" in rest:
-                fused.append(tuple(node.decode() for node in _GRAPH_NODE.findall(rest)))
+                nodes = _GRAPH_NODE.findall(rest)
+                fused.append(tuple(node.decode(errors="replace") for node in nodes))
     if not layers:
         return None
     return EngineProgram(tuple(dict.fromkeys(targets)), dict(layers), tuple(fused), dict(weights))

@@ -1,24 +1,22 @@
 """How far TensorRT is with an engine, as a progress bar, and a way to stop it."""
 
-from typing import Any, Protocol
+from typing import Any
 
 from rich.progress import Progress, TaskID
 
 from export.trt_library import Library
+from export.trt_log import TensorRTLog
 
 
-class BuildMonitor(Protocol):
-    """What TensorRT reports to; `stopped` once Ctrl-C was pressed."""
-
-    stopped: bool
-
-
-def watch_build(library: Library, config: Any, *, title: str, progress: Progress) -> BuildMonitor:
-    """Have a build reported as a task of a progress bar.
+def watch_build(
+    library: Library, config: Any, *, log: TensorRTLog, title: str, progress: Progress
+) -> None:
+    """Have a build reported as a task of a progress bar, and end it when Ctrl-C is pressed.
 
     Args:
         library: which TensorRT.
-        config: of the build, which must not outlive what is returned.
+        config: of the build.
+        log: of the build, told that it was stopped.
         title: of the task.
         progress: the bar.
     """
@@ -26,7 +24,6 @@ def watch_build(library: Library, config: Any, *, title: str, progress: Progress
     class Monitor(library.module.IProgressMonitor):
         def __init__(self) -> None:
             library.module.IProgressMonitor.__init__(self)
-            self.stopped = False
             self.tasks: dict[str, TaskID] = {}
 
         # An exception that left these for C++ would end the process.
@@ -37,23 +34,21 @@ def watch_build(library: Library, config: Any, *, title: str, progress: Progress
                 for task in self.tasks.values():
                     progress.update(task, description=f"{title}: {name.lower()}")
             except KeyboardInterrupt:
-                self.stopped = True
+                log.stopped = True
 
         def step_complete(self, name: str, step: int) -> bool:
             try:
                 if name in self.tasks:
                     progress.update(self.tasks[name], completed=step + 1)
             except KeyboardInterrupt:
-                self.stopped = True
-            return not self.stopped
+                log.stopped = True
+            return not log.stopped
 
         def phase_finish(self, name: str) -> None:
             try:
                 if name in self.tasks:
                     progress.remove_task(self.tasks.pop(name))
             except KeyboardInterrupt:
-                self.stopped = True
+                log.stopped = True
 
-    monitor = Monitor()
-    config.progress_monitor = monitor
-    return monitor
+    config.progress_monitor = Monitor()

@@ -21,6 +21,7 @@ from export.parity import (
     corners,
     gate_failures,
 )
+from export.trt_parse import BuildError
 from export.widened import widen
 
 _IN_TORCH = ("torch-eager-cuda", "torch-compiled-cuda")
@@ -47,6 +48,7 @@ def measure_parity(
 
     Raises:
         ValueError: the engine cannot run here.
+        BuildError: the GPU fails at it.
         ParityError: its outputs are no finite numbers of the right shape.
     """
     running = Engine(engine)
@@ -61,6 +63,8 @@ def measure_parity(
                 )
                 for sizes in corners(graph.ranges)
             ]
+    except RuntimeError as error:
+        raise BuildError(f"{engine.path.name} cannot be run: {error}") from error
     finally:
         running.close()
 

@@ -1,10 +1,16 @@
 """New weights into an engine that was built refittable, without building it anew."""
 
 from pathlib import Path
+from typing import Any
 
-from export.engine_file import EngineFile, check_engine_bytes, check_engine_version
+from export.engine_file import (
+    EngineFile,
+    check_engine_bytes,
+    check_engine_device,
+    check_engine_version,
+)
 from export.folder import GraphSpec
-from export.trt_library import Library, MissingError
+from export.trt_library import Library, MissingError, no_gpu_here
 from export.trt_log import open_log
 from export.trt_parse import BuildError
 
@@ -42,16 +48,22 @@ def refit_engine(library: Library, engine: EngineFile, onnx_file: Path) -> bytes
 
     Raises:
         MissingError: there is no GPU, which loading an engine needs.
-        ValueError: the engine is damaged or of another TensorRT.
+        ValueError: the engine is damaged, of another TensorRT or for another GPU.
         BuildError: the file's weights do not fit.
     """
+    if engine.backend != library.backend:
+        raise ValueError(
+            f"{engine.path} is an engine of --backend {engine.backend}, got {library.backend}"
+        )
     check_engine_bytes(engine)
     check_engine_version(engine, found=library.version)
     if library.gpu is None:
         raise MissingError(
-            "refitting loads the engine, which needs the NVIDIA GPU it is for, and none can be "
-            "used here; run this on that machine"
+            "refitting loads the engine, which needs the NVIDIA GPU it is for, and "
+            f"{no_gpu_here()}; run this on that machine"
         )
+    gpu = library.gpu
+    check_engine_device(engine, name=gpu.name, compute_capability=gpu.compute_capability)
     log = open_log(library)
     runtime = library.module.Runtime(log)
     if engine.version_compatible:
@@ -67,4 +79,15 @@ def refit_engine(library: Library, engine: EngineFile, onnx_file: Path) -> bytes
             f"the weights of {onnx_file} do not fit {engine.path}"
             f"{log.reasons()}{'; missing: ' + missing if missing else ''}"
         )
-    return bytes(loaded.serialize())
+    return _serialize(library, loaded)
+
+
+def _serialize(library: Library, loaded: Any) -> bytes:
+    """The bytes of an engine with its weights, fit to be refitted once more."""
+    flags = library.module.SerializationFlag
+    config = loaded.create_serialization_config()
+    config.clear_flag(flags.EXCLUDE_WEIGHTS)
+    # Older versions lack the flag; their engines stay refittable without it.
+    if hasattr(flags, "INCLUDE_REFIT"):
+        config.set_flag(flags.INCLUDE_REFIT)
+    return bytes(loaded.serialize_with_config(config))

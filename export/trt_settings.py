@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from export.engine_file import Profile, Shape, ShapeRange
 from export.folder import GraphSpec, Range
-from export.trt_library import Library, MissingError
+from export.trt_library import Library, MissingError, no_gpu_here
+
+_MOST_WORKSPACE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +31,11 @@ class BuildSettings:
     tf32: bool = False
 
     def __post_init__(self) -> None:
-        if self.workspace is not None and not self.workspace > 0:
-            raise ValueError(f"workspace must be above 0 GiB, got {self.workspace}")
+        if self.workspace is not None and not 0 < self.workspace <= _MOST_WORKSPACE:
+            raise ValueError(
+                f"workspace must be above 0 GiB and at most {_MOST_WORKSPACE}, got "
+                f"{self.workspace}; leave it out for no limit"
+            )
 
 
 class Plan(NamedTuple):
@@ -83,9 +88,12 @@ def check_options(library: Library, settings: BuildSettings) -> None:
         )
     if library.gpu is None and settings.refittable:
         raise MissingError(
-            "refittable engines are compiled on the GPU, and none can be used here; run this on a "
-            "machine with a GPU (nvidia-smi must list it), or leave --refittable out"
+            f"refittable engines are compiled on the GPU, and {no_gpu_here()}; run this on a "
+            "machine with a GPU, or leave --refittable out"
         )
+    cache = settings.timing_cache
+    if cache is not None and (cache.is_dir() or not cache.parent.is_dir()):
+        raise ValueError(f"--timing-cache must be a file in a folder that exists, got {cache}")
 
 
 def graph_profile(graph: GraphSpec, ranges: Mapping[str, Range]) -> Profile:

@@ -11,12 +11,11 @@ from typing import Any
 from export.engine_file import ENDINGS, Profile
 from export.folder import FORMAT, GraphSpec, file_sha256
 from export.trt_build import BuiltEngine
-from export.trt_library import Library
 from export.trt_log import open_log
 from export.trt_program import describe_program, read_program
-from export.trt_settings import BuildSettings, Plan
+from export.trt_settings import Plan
 
-_NO_GPU = "needs the GPU that the engine is for; this machine has none"
+_NO_GPU = "needs a GPU that the engine is for; this machine has none"
 # How the names of kernels and layers tell of attention that was fused into one.
 _ATTENTION = ("attention", "mha", "fmha")
 
@@ -62,7 +61,7 @@ def write_engine(
         "build_seconds": built.seconds,
         "peak_memory_bytes": built.peak_bytes,
         "network_layers": built.network,
-        "layers": inspect_layers(plan.library, built.data, plan.settings),
+        "layers": inspect_layers(plan, built.data),
         "parity": None,
         "latency": None,
         "not_measured": None,
@@ -111,16 +110,18 @@ def describe_refit(data: bytes, graph: GraphSpec) -> dict[str, Any]:
     }
 
 
-def inspect_layers(library: Library, engine: bytes, settings: BuildSettings) -> dict[str, Any]:
+def inspect_layers(plan: Plan, engine: bytes) -> dict[str, Any]:
     """Layers of an engine by type, and which attention was fused into one.
 
-    TensorRT's inspector tells, which needs a GPU; without one the program in the engine does.
+    TensorRT's inspector tells, on a GPU that the engine is for; elsewhere the program in the
+    engine does.
     """
-    if library.gpu is None:
+    library = plan.library
+    if library.gpu is None or library.gpu.compute_capability not in plan.compute_capabilities:
         program = read_program(engine)
         return {"not_inspected": _NO_GPU} if program is None else describe_program(program)
     runtime = library.module.Runtime(open_log(library))
-    if settings.version_compatible:
+    if plan.settings.version_compatible:
         runtime.engine_host_code_allowed = True
     loaded = runtime.deserialize_cuda_engine(engine)
     if loaded is None:

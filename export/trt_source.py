@@ -16,12 +16,16 @@ from export.folder import (
     file_sha256,
     read_exported_folder,
 )
+from export.trt_library import MissingError
+from export.trt_parse import BuildError
 
 _PRECISIONS = {
     onnx.TensorProto.BFLOAT16: "bf16",
     onnx.TensorProto.FLOAT16: "fp16",
     onnx.TensorProto.INT8: "int8",
 }
+# Dimensions that the command line gives ranges of.
+_RANGES = ("batch", "tokens")
 
 
 class Source(NamedTuple):
@@ -53,6 +57,9 @@ def find_source(options: argparse.Namespace, ranges: Mapping[str, Range]) -> Sou
 
     Raises:
         ValueError: there is no such export or file, or it is not what was asked for.
+        MissingError: exporting needs a package that is not installed.
+        BuildError: a graph of the model cannot be exported.
+        ParityError: one is further from the model than its precision allows.
     """
     if options.model is None and options.onnx.is_file():
         return _single_file(options, ranges)
@@ -78,19 +85,29 @@ def find_source(options: argparse.Namespace, ranges: Mapping[str, Range]) -> Sou
 def _export(options: argparse.Namespace, ranges: Mapping[str, Range]) -> ExportedFolder:
     if options.out is None:
         raise ValueError("--out is missing: name the folder for the graphs and engines")
-    if options.refit is not None and options.refit.parent.resolve() == options.out.resolve():
-        raise ValueError(
-            f"--out {options.out} holds {options.refit.name} itself, and an export replaces its "
-            "folder; choose another --out"
-        )
-    # Needs torch, which building from an exported folder does not.
-    from export.onnx_folder import export_folder
-
+    for kept in (options.refit, options.timing_cache):
+        if kept is not None and kept.parent.resolve() == options.out.resolve():
+            raise ValueError(
+                f"--out {options.out} holds {kept.name} itself, and an export replaces its "
+                "folder; choose another --out"
+            )
+    try:
+        # Needs torch, which building from an exported folder does not.
+        from export.exporting import ExportError
+        from export.onnx_folder import export_folder
+    except ImportError as error:
+        raise MissingError(
+            f"--model needs what exports it ({error}); pip install 'simvtp[export]', or export it "
+            "elsewhere and give --onnx DIR"
+        ) from error
     graphs = {} if options.graphs is None else {"graphs": tuple(options.graphs)}
     precision = options.precision or "fp16"
     # What it takes on the CPU is nothing that an engine is measured against.
     settings = {"precision": precision, "repeats": 0, **ranges, **graphs}
-    return export_folder(options.model, options.out, **settings)
+    try:
+        return export_folder(options.model, options.out, **settings)
+    except ExportError as error:
+        raise BuildError(str(error)) from error
 
 
 def _chosen(exported: ExportedFolder, names: Sequence[str] | None) -> tuple[GraphSpec, ...]:
@@ -102,23 +119,24 @@ def _chosen(exported: ExportedFolder, names: Sequence[str] | None) -> tuple[Grap
 def _single_file(options: argparse.Namespace, ranges: Mapping[str, Range]) -> Source:
     """A file on its own: what a report would say of it is read from the graph."""
     file: Path = options.onnx
+    if options.graphs is not None:
+        raise ValueError(f"--graphs chooses from a folder, got the file {file}; leave it out")
     try:
         model = onnx.load(file, load_external_data=False)
     except Exception as error:  # The protobuf library raises errors of its own.
         raise ValueError(f"{file} cannot be read as ONNX ({error}); export it anew") from error
     if not model.graph.node:
         raise ValueError(f"{file} holds no ONNX graph, it is empty or truncated; export it anew")
-    inputs, outputs = (
-        tuple(_tensor(value) for value in values)
-        for values in (model.graph.input, model.graph.output)
-    )
-    symbolic = {size for tensor in inputs for size in tensor.shape if isinstance(size, str)}
-    if missing := sorted(symbolic - set(ranges)):
-        raise ValueError(
-            f"{file} does not say how large {', '.join(missing)} may be; give "
-            + " and ".join(f"--{name} MIN OPT MAX" for name in missing)
-            + ", or the folder that export.onnx wrote"
+    try:
+        inputs, outputs = (
+            tuple(_tensor(value) for value in values)
+            for values in (model.graph.input, model.graph.output)
         )
+    except KeyError as error:
+        raise ValueError(
+            f"{file} has an input or output that is no tensor of a known type; export it anew"
+        ) from error
+    symbolic = _symbolic_sizes(file, inputs, ranges)
     data = external_files(model)
     files = [file, *(file.parent / name for name in data)]
     graph = GraphSpec(
@@ -140,6 +158,27 @@ def _single_file(options: argparse.Namespace, ranges: Mapping[str, Range]) -> So
     out = file.parent if options.out is None else options.out
     out.mkdir(parents=True, exist_ok=True)
     return Source(file.parent, out, (graph,), precision, None, None)
+
+
+def _symbolic_sizes(
+    file: Path, inputs: Sequence[TensorSpec], ranges: Mapping[str, Range]
+) -> set[str]:
+    """Names of the dimensions that have no size.
+
+    Raises:
+        ValueError: the range of one is not given, or it has no name to give it for.
+    """
+    if any(size == 0 for tensor in inputs for size in tensor.shape):
+        raise ValueError(f"{file} has a dimension with neither size nor name; name it at export")
+    symbolic = {size for tensor in inputs for size in tensor.shape if isinstance(size, str)}
+    if missing := sorted(symbolic - set(ranges)):
+        known = [f"--{name} MIN OPT MAX" for name in missing if name in _RANGES]
+        advice = f"give {' and '.join(known)}, or" if len(known) == len(missing) else "give"
+        raise ValueError(
+            f"{file} does not say how large {', '.join(missing)} may be; {advice} the folder that "
+            "export.onnx wrote"
+        )
+    return symbolic
 
 
 def _tensor(value: onnx.ValueInfoProto) -> TensorSpec:

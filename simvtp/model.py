@@ -33,7 +33,7 @@ from simvtp.model_folder import (
     find_model_folder,
     load_weights,
     read_config,
-    read_json,
+    read_frame_stride,
     write_model_folder,
 )
 from simvtp.reconstruction import Reconstruction, reconstruct
@@ -269,12 +269,11 @@ class SimVTP(
                 folder holds a model fine-tuned for some task.
         """
         folder = find_model_folder(pretrained_model_name_or_path, download_options=options)
-        preprocessor = read_json(folder / "preprocessor.json")
         has_tokenizer = (folder / "tokenizer.json").is_file()
         model = cls(
             ModelConfig.from_dict(read_config(folder, task=None)),
             tokenizer=load_tokenizer(folder / "tokenizer.json") if has_tokenizer else None,
-            frame_stride=int(preprocessor["frame_stride"]),
+            frame_stride=read_frame_stride(folder),
         )
         load_weights(model, folder / "model.safetensors")
         model.facts = read_facts(folder)

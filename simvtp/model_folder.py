@@ -170,6 +170,22 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def read_frame_stride(folder: Path) -> int:
+    """Frames of a video between two frames of a clip, as preprocessor.json has it.
+
+    Raises:
+        ValueError: the file is damaged or does not tell.
+    """
+    path = folder / "preprocessor.json"
+    stride = read_json(path).get("frame_stride")
+    if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
+        raise ValueError(
+            f"{path}: frame_stride must be a whole number of at least 1, got {stride!r}; save the "
+            "model anew"
+        )
+    return stride
+
+
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write an object as indented JSON."""
     path.write_text(json.dumps(values, indent=2) + "\n", "utf-8")

@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--url", default="localhost:8000", help="%(default)s")
     parser.add_argument("--text", help="a caption")
     parser.add_argument("--video", type=Path, help="a video file")
-    parser.add_argument("--among", type=Path, metavar="FOLDER", help="rank its videos by --text")
+    parser.add_argument("--among", type=Path, metavar="FOLDER", help="rank its videos")
     parser.add_argument("--save", type=Path, metavar="FILE.npy")
     options = parser.parse_args()
     client = InferenceServerClient(options.url, network_timeout=600, connection_timeout=60)
@@ -55,6 +55,8 @@ def _answer(
     options: argparse.Namespace, client: InferenceServerClient, parser: argparse.ArgumentParser
 ) -> None:
     if options.video is not None and options.text is not None:
+        if options.among is not None or options.save is not None:
+            parser.error("--among and --save take an embedding: give --text or --video, not both")
         video, text = options.video.read_bytes(), options.text.encode()
         found = ask(client, "match_video", VIDEO=video, TEXT=text)
         print(f"matching probability {found['match_probability'].item():.4f}")

@@ -19,11 +19,8 @@ class TritonPythonModel:
         threads = config["parameters"].get("threads")
         if threads is not None:
             options.intra_op_num_threads = int(threads["string_value"])
-        providers = onnxruntime.get_available_providers()
-        if args["model_instance_kind"] != "GPU":
-            providers = ["CPUExecutionProvider"]
         self.session = onnxruntime.InferenceSession(
-            str(Path(__file__).with_name("model.onnx")), options, providers=providers
+            str(Path(__file__).with_name("model.onnx")), options, providers=_providers(args)
         )
         self.inputs = [tensor.name for tensor in self.session.get_inputs()]
         self.outputs = [tensor.name for tensor in self.session.get_outputs()]
@@ -88,6 +85,20 @@ class TritonPythonModel:
         check_attention_mask(mask)
         advice = "use the tokenizer that the model was trained with"
         check_indices("token_ids", ids, count=self.vocab_size, advice=advice)
+
+
+def _providers(args):
+    """ONNX Runtime's providers for the device of a model instance; none is replaced silently."""
+    on_cpu = "CPUExecutionProvider"
+    if args["model_instance_kind"] != "GPU":
+        return [on_cpu]
+    on_gpu = "CUDAExecutionProvider"
+    if on_gpu not in onnxruntime.get_available_providers():
+        raise pb_utils.TritonModelException(
+            f"onnxruntime here has no {on_gpu}; pip install onnxruntime-gpu, or generate the "
+            "repository with --device cpu"
+        )
+    return [(on_gpu, {"device_id": args["model_instance_device_id"]}), on_cpu]
 
 
 def _refusal(reason):

@@ -14,7 +14,7 @@ from simvtp.model_folder import (
     find_model_folder,
     load_weights,
     read_config,
-    read_json,
+    read_frame_stride,
     write_model_folder,
 )
 from simvtp.tasks.task_model import TaskModel
@@ -100,7 +100,7 @@ def read_task_folder(
     contents = TaskFolder(
         config=ModelConfig.from_dict(values["model"]),
         names=tuple(names),
-        frame_stride=int(read_json(folder / "preprocessor.json")["frame_stride"]),
+        frame_stride=read_frame_stride(folder),
         tokenizer=load_tokenizer(tokenizer) if tokenizer.is_file() else None,
     )
     model = build(contents)

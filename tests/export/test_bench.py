@@ -3,6 +3,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from export.bench import BenchOptions, bench, main
 from export.contestants import NAMES
@@ -101,6 +102,17 @@ class TestCommand:
             main([*folder, *arguments])
         assert "error: " in capsys.readouterr().err
 
+    def test_paths_are_printed_as_they_are_and_figures_before_a_disk_fails(
+        self, exported_copy, tmp_path, capsys
+    ):
+        folder = exported_copy.rename(tmp_path / "[red]x")
+        command = ("--dir", folder, "--graphs", "text", "--batches", 1, "--repeats", 1)
+        code, said = run(capsys, *command, "--json", tmp_path)
+        assert code == 2
+        assert f"{folder} (fp32)" in said
+        assert "│ 1 │ onnxruntime-cpu │" in said
+        assert "error: [Errno 21] Is a directory" in said
+
     def test_folders_that_are_none(self, tmp_path, capsys):
         code, said = run(capsys, "--dir", tmp_path)
         assert (code, "report.json cannot be read" in said) == (2, True)
@@ -122,6 +134,21 @@ class TestCommand:
         timings, skipped = bench(folder, options)
         assert {row.contestant for row in timings} == {"onnxruntime-cpu"}
         assert [row.contestant for row in skipped] == ["tensorrt"]
+
+
+@pytest.mark.slow
+def test_what_torch_does_not_compile_is_not_timed_as_compiled(
+    exported, exported_model_folder, request
+):
+    torch._dynamo.reset()
+    request.addfinalizer(torch._dynamo.reset)
+    options = BenchOptions(
+        ("text",), (1, 2), model=exported_model_folder, only=("torch-compiled",), repeats=1
+    )
+    with torch._dynamo.config.patch(recompile_limit=1):
+        timings, skipped = bench(exported, options)
+    assert [row.batch for row in timings] == [1]
+    assert [row.reason[:8] for row in skipped] == ["batch 2:"]
 
 
 def test_a_contestant_that_fails_does_not_stop_the_others(exported, monkeypatch):

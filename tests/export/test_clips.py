@@ -1,26 +1,34 @@
 import csv
+import socket
+import time
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from export import clips
 from export.clips import ClipError, decode_clip, read_clips
 from simvtp.data import ClipError as TrainingClipError
 from simvtp.data.clips import read_clip
 from simvtp.data.transforms import CentreCrop
 
-PREPROCESSOR = {"num_frames": 4, "frame_stride": 2, "image_size": 32}
+CUT = {"num_frames": 4, "frame_stride": 2, "image_size": 32}
 
 
-def write_video(file: Path, *, num_frames=20, width=64, height=48, rate=10, seed=0):
+def write_video(
+    file: Path, *, num_frames=20, width=64, height=48, seed=0, codec="libx264", tags=None
+):
     """Smooth pictures that move and change their colour."""
     x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
-    with av.open(str(file), "w") as container:
-        stream = container.add_stream("libx264", rate=rate)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    with av.open(f"file:{file}", "w") as container:
+        container.metadata.update(tags or {})
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height = width, height
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.codec_context.gop_size = 6
         for number in range(num_frames):
             phase = 0.3 * number + seed
@@ -82,16 +90,16 @@ def test_a_manifest_and_a_folder_give_the_same_clips(tmp_path):
     rows = [("1.mp4", "one"), ("broken.mp4", "none"), ("2.mp4", "two"), ("0.mp4", "zero")]
     with (tmp_path / "clips.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("path", "caption"), *rows])
-    listed = read_clips(tmp_path / "clips.csv", preprocessor=PREPROCESSOR, limit=2)
+    listed = read_clips(tmp_path / "clips.csv", **CUT, limit=2)
     assert listed.captions == ("one", "two")
-    found = read_clips(tmp_path, preprocessor=PREPROCESSOR, limit=9)
+    found = read_clips(tmp_path, **CUT, limit=9)
     assert found.captions == ()
     assert found.frames.shape == (3, 4, 3, 32, 32)
     np.testing.assert_array_equal(listed.frames, found.frames[1:])
 
 
 def test_sources_without_clips_are_refused(tmp_path):
-    read = {"preprocessor": PREPROCESSOR, "limit": 2}
+    read = CUT | {"limit": 2}
     with pytest.raises(ValueError, match=r"must be a folder of videos or a \.csv file"):
         read_clips(tmp_path / "nothing", **read)
     with pytest.raises(ValueError, match="has no video that can be read: it lists none"):
@@ -106,9 +114,61 @@ def test_sources_without_clips_are_refused(tmp_path):
     table.write_text("path,caption\nmissing.mp4,y\n")
     with pytest.raises(ValueError, match="No such file"):
         read_clips(table, **read)
+    table.write_text(f"path,caption\n{'x' * (csv.field_size_limit() + 1)},y\n")
+    with pytest.raises(ValueError, match=r"clips\.csv cannot be read as CSV: field larger"):
+        read_clips(table, **read)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00" * 100, b"no video at all"])
 def test_what_is_no_video_is_refused(data):
     with pytest.raises(ClipError, match="the video cannot be decoded"):
-        decode_clip(data, num_frames=4, frame_stride=2, image_size=32)
+        decode_clip(data, **CUT)
+
+
+def test_bytes_open_neither_files_nor_ports(tmp_path, monkeypatch):
+    write_video(tmp_path / "secret.mp4")
+    monkeypatch.chdir(tmp_path)
+    session = (
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {} RTP/AVP 96\n"
+    )
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1] // 2 * 2
+    playlist = "ffconcat version 1.0\nfile 'secret.mp4'\n"
+    started = time.monotonic()
+    for text in (playlist, session.format(port) + "a=rtpmap:96 H264/90000\n"):
+        with pytest.raises(ClipError, match="the video cannot be decoded"):
+            decode_clip(text.encode(), **CUT)
+    # FFmpeg waits 20 seconds for what comes in at a port.
+    assert time.monotonic() - started < 5
+
+
+def test_frames_of_absurd_size_and_unknown_codecs_are_refused(tmp_path, monkeypatch):
+    data = write_video(tmp_path / "clip.mp4").read_bytes()
+    with pytest.raises(ClipError, match="its codec is unknown"):
+        decode_clip(data.replace(b"avc1", b"zzzz"), **CUT)
+    assert len(decode_clip(data, **CUT)) == 4
+    # A limit just below the 64 x 48 pixels stands for a huge frame.
+    monkeypatch.setattr(clips, "_MAX_PIXELS", 64 * 48 - 1)
+    with pytest.raises(ClipError, match="the video cannot be decoded"):
+        decode_clip(data, **CUT)
+
+
+def test_names_and_tags_of_any_kind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = write_video(tmp_path / "a:b é.mp4", tags={"title": "title0"})
+    file.write_bytes(file.read_bytes().replace(b"title0", b"title\xff"))
+    assert len(decode_clip(file.name, **CUT)) == 4
+
+
+def test_a_cover_picture_is_no_video(tmp_path):
+    cover = write_video(tmp_path / "cover.mjpeg", num_frames=1, codec="mjpeg")
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container, av.open(str(cover)) as picture:
+        stream = container.add_stream_from_template(picture.streams.video[0])
+        stream.disposition = Disposition.attached_pic
+        for packet in picture.demux(video=0):
+            if packet.size:
+                packet.stream, packet.dts = stream, 0
+                container.mux(packet)
+    with pytest.raises(ClipError, match="no video stream"):
+        decode_clip(tmp_path / "sound.mp4", **CUT)

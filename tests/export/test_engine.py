@@ -7,10 +7,7 @@ import pytest
 import torch
 
 from export.engine import Engine, import_tensorrt
-from export.engine_file import (
-    MODULES,
-    read_engine_file,
-)
+from export.engine_file import MODULES, read_engine_file
 from export.folder import file_sha256
 from export.runtime import Runtime
 from tests.export.conftest import CAPTIONS
@@ -152,7 +149,14 @@ def test_the_real_library_has_what_engines_use(module):
     assert library.nptype(library.DataType.FLOAT) is np.float32
     used = {
         "Runtime": ["deserialize_cuda_engine", "engine_host_code_allowed"],
-        "ICudaEngine": ["create_execution_context", "get_tensor_dtype"],
+        "ICudaEngine": [
+            *("create_execution_context", "get_tensor_dtype", "create_engine_inspector"),
+            *("create_serialization_config", "serialize_with_config"),
+        ],
+        "EngineInspector": ["get_engine_information"],
+        "Refitter": ["refit_cuda_engine", "get_missing_weights"],
+        "OnnxParserRefitter": ["refit_from_file"],
+        "SerializationFlag": ["EXCLUDE_WEIGHTS"],
         "IExecutionContext": [
             *("active_optimization_profile", "set_optimization_profile_async"),
             *("set_input_shape", "get_tensor_shape", "set_tensor_address", "execute_async_v3"),

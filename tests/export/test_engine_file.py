@@ -77,6 +77,8 @@ def test_stale(exported_copy, exported):
         ({"sha256": ...}, "no 'sha256'"),
         ({"profiles": []}, "lists no profile"),
         ({"profiles": [{"frames": {"min": [1], "opt": [1]}}]}, "no 'max'"),
+        ({"profiles": [{}]}, "profile 0 must hold 'frames' in 5 dimensions"),
+        ({"profiles": [{"frames": {"min": [1], "opt": [1], "max": [1]}}]}, "in 5 dimensions"),
         (
             {"profiles": [{"frames": {"min": [1], "opt": [1], "max": ["2"]}}]},
             "'max' of 'frames' of profile 0",

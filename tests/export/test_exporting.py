@@ -132,7 +132,7 @@ class TestChecks:
                 lambda m: m.graph.initializer.append(
                     onnx.helper.make_tensor("text_embed", onnx.TensorProto.FLOAT, [1], [0.0])
                 ),
-                "text_embed",
+                "no valid ONNX: .*'text_embed' has been used as output names multiple times",
             ),
         ],
     )
@@ -169,7 +169,5 @@ class TestChecks:
 
         graph, path = Fixed().eval(), tmp_path / "video.onnx"
         config = asdict(exported_model.config)
-        with pytest.raises(
-            ExportError, match=r"frames uint8 \(2, 4, 3, 32, 32\)|specialized|batch"
-        ):
+        with pytest.raises(ExportError, match=r"frames uint8 \(2, 4, 3, 32, 32\) where it must"):
             write_graph(graph, path, name="video", config=config, ranges={"batch": Range(1, 2, 4)})

@@ -115,10 +115,15 @@ def test_ranges_are_of_whole_numbers(size):
         (report() | {"graphs": {}}, "lists no graph"),
         (report() | {"graphs": []}, "'graphs' of the report must be of type dict, got list"),
         (report() | {"model": {"config": {"vocab_size": 9}}}, "no 'max_text_length'"),
+        (
+            report() | {"model": {"config": CONFIG | {"patch_size": 0}}},
+            "'patch_size' .* least 1, got 0",
+        ),
         (changed(sha256=...), "graph 'text' has no 'sha256'"),
         (changed(bytes="1"), "'bytes' of graph 'text' must be of type int, got str"),
         (changed(bytes=True), "must be of type int, got bool"),
         (changed(ranges={"batch": [1, 4, 16]}), "declares no range for tokens"),
+        (changed(inputs=[], ranges={}), "declares no range for batch"),
         (changed(ranges={"batch": [1, 4], "tokens": [1, 2, 3]}), r"got \[1, 4\]"),
         (changed(ranges={"batch": [4, 1, 16], "tokens": [1, 2, 3]}), "rising order"),
         (
@@ -126,6 +131,11 @@ def test_ranges_are_of_whole_numbers(size):
             "inputs of graph 'text' has no 'shape'",
         ),
         (changed(inputs=[{"name": "x", "dtype": "int64", "shape": [1.5]}]), "got 1.5"),
+        (changed(outputs=[{"name": "x", "dtype": "int65", "shape": []}]), "float32, got 'int65'"),
+        (
+            report() | {"graphs": {"../text": report()["graphs"]["text"]}},
+            "a file of this folder, got '../text'",
+        ),
         (changed(file="../text.onnx"), "a file of this folder, got '../text.onnx'"),
         (changed(file="/etc/passwd"), "a file of this folder"),
         (changed(external_data=["a\\b"]), "a file of this folder"),

@@ -70,6 +70,8 @@ def test_outputs_that_cannot_be_compared(found, reason):
 def test_the_gate_names_each_figure_outside_of_it():
     assert gate_failures("video", ParityRow({"batch": 2}, 1e-2, 0.99), gate=GATE) == []
     assert gate_failures("match", ParityRow({"batch": 2}, 1e-3, None), gate=GATE) == []
+    # Of a model that has NaN itself.
+    assert len(gate_failures("text", ParityRow({}, float("nan"), float("nan")), gate=GATE)) == 2
     row = ParityRow({"batch": 2, "tokens": 3}, 0.5, 0.5)
     assert gate_failures("text", row, gate=GATE) == [
         "text at batch 2, tokens 3: max_abs_error 0.5 > 0.01",

@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -177,6 +178,15 @@ class TestBackends:
         file.write_bytes(b"no graph")
         self._tell(exported_copy, file)
         with pytest.raises(ValueError, match=r"video\.onnx cannot be loaded by onnxruntime"):
+            Runtime(exported_copy).encode_video(clips(exported_model, 1, 0))
+
+    def test_a_graph_with_other_outputs(self, exported_copy, exported_model):
+        file = exported_copy / "video.onnx"
+        model = onnx.load(file)
+        model.graph.output[0].name = model.graph.node[-1].output[0] = "features"
+        onnx.save(model, file)
+        self._tell(exported_copy, file)
+        with pytest.raises(ValueError, match=r"gives features, report.json says video_embed"):
             Runtime(exported_copy).encode_video(clips(exported_model, 1, 0))
 
     def test_a_graph_with_other_inputs(self, exported_copy, exported_model):

@@ -1,9 +1,13 @@
 import csv
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
+import onnx
 import pytest
 
+from export.folder import Range
+from export.onnx_folder import export_folder
 from export.samples import batch_of, batches_of, draw_samples, read_samples
 from simvtp.data.synthetic import render_corpus
 
@@ -20,8 +24,14 @@ def corpus(tmp_path_factory):
     return render_corpus(folder, **sizes, num_processes=1, progress=False)
 
 
-def test_real_clips_come_with_their_captions(corpus, config, exported_model, exported_model_folder):
-    samples = read_samples(corpus.validation, model=exported_model_folder, config=config)
+@pytest.fixture
+def read(config, exported_model_folder):
+    tokenizer = exported_model_folder / "tokenizer.json"
+    return partial(read_samples, tokenizer=tokenizer, config=config, frame_stride=4)
+
+
+def test_real_clips_come_with_their_captions(corpus, read, exported_model):
+    samples = read(corpus.validation)
     assert samples.frames.shape == (3, 4, 3, 32, 32)
     assert samples.origin == f"3 clips of {corpus.validation} and their captions"
     with corpus.validation.open(newline="") as opened:
@@ -30,10 +40,35 @@ def test_real_clips_come_with_their_captions(corpus, config, exported_model, exp
         assert ids.tolist() == exported_model.pack_text(caption).values.tolist()
 
 
-def test_a_folder_of_videos_gets_drawn_captions(corpus, config, exported_model_folder):
-    samples = read_samples(corpus.root, model=exported_model_folder, config=config)
+def test_a_folder_of_videos_gets_drawn_captions(corpus, read):
+    samples = read(corpus.root)
     assert len(samples.frames) == len(samples.captions) == 4
     assert "captions drawn by a formula" in samples.origin
+
+
+def test_int8_is_calibrated_and_compared_on_the_clips(corpus, exported_model_folder, tmp_path):
+    options = {
+        "precision": "int8",
+        "int8_method": "static",
+        "batch": Range(1, 2, 2),
+        "atol": 0.2,
+        "min_cosine": 0.9,
+    }
+    command = (exported_model_folder, tmp_path / "out")
+    exported = export_folder(*command, **options, clips=corpus.validation, graphs=("text",))
+    [note] = [note for note in exported.report["notes"] if str(corpus.validation) in note]
+    assert f"on 3 clips of {corpus.validation} and their captions" in note
+    drawn = export_folder(exported_model_folder, tmp_path / "drawn", **options, graphs=("text",))
+    ranges = [
+        [
+            onnx.numpy_helper.to_array(tensor).item()
+            for tensor in onnx.load(folder.file("text")).graph.initializer
+            if tensor.name.endswith("_scale") and not tensor.dims
+        ]
+        for folder in (exported, drawn)
+    ]
+    assert len(ranges[0]) == len(ranges[1]) > 0
+    assert ranges[0] != ranges[1]
 
 
 def test_a_batch_repeats_samples_and_cuts_captions_before_their_last_token(config):

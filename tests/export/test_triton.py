@@ -165,6 +165,7 @@ def test_a_gallery_is_searched_by_the_repository(exported, tmp_path, monkeypatch
         (("--instances", "0"), "instances must be at least 1"),
         (("--queue-delay", "-1"), "queue_delay must be at least 0"),
         (("--threads", "0"), "threads must be at least 1"),
+        (("--backend", "tensorrt", "--threads", "2"), "leave threads out"),
         (("--gallery", "nothing.parquet"), "nothing.parquet is no file of features"),
     ],
 )
@@ -212,6 +213,15 @@ def test_bf16_is_served_by_engines_only(exported_copy, tmp_path, capsys):
     assert "which ONNX Runtime lacks kernels" in capsys.readouterr().out
 
 
+def test_a_graph_on_a_gpu_that_onnxruntime_cannot_use(repository, monkeypatch):
+    model = load_backend_model(repository / "video" / "1" / "model.py", monkeypatch)
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    place = {"model_instance_kind": "GPU", "model_instance_device_id": "1"}
+    arguments = {"model_config": as_json(configs_of(repository)["video"])} | place
+    with pytest.raises(BackendTensors.TritonModelException, match="pip install onnxruntime-gpu"):
+        model.initialize(arguments)
+
+
 class Request(dict):
     """What the Python backend hands to a model: tensors by name."""
 
@@ -230,6 +240,7 @@ class BackendTensors:
             return self.array
 
     TritonError = str
+    TritonModelException = RuntimeError
 
     @classmethod
     def get_input_tensor_by_name(cls, request, name):
@@ -242,6 +253,7 @@ class BackendTensors:
 
 def load_backend_model(file: Path, monkeypatch):
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", BackendTensors)
+    monkeypatch.syspath_prepend(str(file.parent))
     spec = importlib.util.spec_from_file_location("backend_model", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

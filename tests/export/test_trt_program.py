@@ -31,6 +31,9 @@ shape_main {
 """
 
 
+UNCLOSED = b"accelerators={sm89 \nmain {\n}"
+
+
 def program(*targets):
     return (HEADER % "".join(f"sm{target} " for target in targets) + MAIN).encode()
 
@@ -64,7 +67,9 @@ def test_damaged_engines_say_less_but_raise_nothing(keep, noise):
     assert found is None or sum(found.layers.values()) <= 4
 
 
-@pytest.mark.parametrize("engine", [b"", b"accelerators={sm89 }", b"accelerators={sm89 }\nmain {"])
+@pytest.mark.parametrize(
+    "engine", [b"", b"accelerators={sm89 }", b"accelerators={sm89 }\nmain {", UNCLOSED]
+)
 def test_an_engine_of_another_form_says_nothing(engine):
     assert read_program(engine) is None
 
@@ -80,3 +85,8 @@ def test_fused_attention_is_found_in_what_the_inspector_says():
     assert summary["count"] == 4
     assert summary["by_type"] == {"kgen": 2, "gemm": 1, "unknown": 1}
     assert summary["fused_attention"] == {"count": 2, "names": ["node_of_fmha_1", "y"]}
+
+
+def test_names_of_any_bytes_are_told():
+    engine = program(89).replace(b"node_softmax", b"node_\xff")
+    assert read_program(engine).fused_attention == (("node_mm", "node_\ufffd"),)

@@ -1,4 +1,5 @@
 import importlib.util
+import logging
 
 import pytest
 from rich.progress import Progress
@@ -13,8 +14,8 @@ pytestmark = [
 ]
 
 
-def build(folder):
-    options = ("--backend", "rtx", "--compute-capability", "8.9", "--graphs", "text")
+def build(folder, *more):
+    options = ("--backend", "rtx", "--compute-capability", "8.9", "--graphs", "text", *more)
     return trt.main(["--onnx", str(folder), *options])
 
 
@@ -43,4 +44,24 @@ def test_a_build_can_be_stopped(exported_copy, monkeypatch, capsys, method):
     before = sorted(exported_copy.iterdir())
     assert build(exported_copy) == 130
     assert capsys.readouterr().out == "error: stopped\n"
+    assert sorted(exported_copy.iterdir()) == before
+
+
+def test_a_build_can_be_stopped_while_tensorrt_tells_something(exported_copy, capsys):
+    presses = iter([KeyboardInterrupt])
+
+    class Keyboard(logging.Handler):
+        def emit(self, record):
+            for press in presses:
+                raise press
+
+    before = sorted(exported_copy.iterdir())
+    handler = Keyboard()
+    logger = logging.getLogger("export.trt")
+    logger.addHandler(handler)
+    try:
+        assert build(exported_copy, "--verbose") == 130
+    finally:
+        logger.removeHandler(handler)
+    assert capsys.readouterr().out.endswith("error: stopped\n")
     assert sorted(exported_copy.iterdir()) == before

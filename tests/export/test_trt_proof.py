@@ -10,14 +10,19 @@ import pytest
 from export.engine_file import read_engine_file
 from export.folder import Range, read_exported_folder
 from export.parity import ParityError, ParityRow
+from export.trt_parse import BuildError
 from export.trt_proof import check_gate, measure_latency, measure_parity
-from tests.export.host_tensorrt import HostCuda, host_tensorrt, write_engine
+from tests.export.host_tensorrt import (
+    TEXT_PROFILES,
+    Context,
+    HostCuda,
+    host_tensorrt,
+    write_engine,
+)
 
-NAMES = ("token_ids", "attention_mask")
-PROFILES = [{name: {"min": [1, 3], "opt": [2, 8], "max": [4, 16]} for name in NAMES}]
 CLIPS = {end: [size, 4, 3, 32, 32] for end, size in (("min", 1), ("opt", 2), ("max", 4))}
 KEPT = {"min": [1, 1], "opt": [2, 4], "max": [4, 8]}
-ALL_PROFILES = [PROFILES[0] | {"frames": CLIPS, "keep": KEPT}]
+ALL_PROFILES = [TEXT_PROFILES[0] | {"frames": CLIPS, "keep": KEPT}]
 RANGES = {"batch": Range(1, 2, 4), "tokens": Range(3, 8, 16)}
 
 
@@ -33,7 +38,7 @@ def host(monkeypatch):
 
 def engine_of(folder, *, graph="text", content=None):
     """A graph's engine for the TensorRT of host_tensorrt: an ONNX file."""
-    profiles = PROFILES if graph == "text" else ALL_PROFILES
+    profiles = TEXT_PROFILES if graph == "text" else ALL_PROFILES
     path = write_engine(folder, graph, profiles, compute_capability="7.5 8.9", content=content)
     return read_engine_file(path)
 
@@ -110,3 +115,9 @@ def test_latencies_tell_the_precision_of_each(host, exported_copy, exported_mode
     assert [row["batch"] for row in rows] == [1, 2, 4]
     assert {row["precision"] for row in rows} == {"fp32"}
     assert all(0 < row["p50_ms"] <= row["p95_ms"] for row in rows)
+
+
+def test_a_gpu_that_fails_at_an_engine(host, exported_copy, monkeypatch):
+    monkeypatch.setattr(Context, "execute_async_v3", lambda self, stream: False)
+    with pytest.raises(BuildError, match=r"text\.plan cannot be run: TensorRT refused"):
+        parity(exported_copy, engine_of(exported_copy))

@@ -1,9 +1,12 @@
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from export.folder import GraphSpec, Range, TensorSpec
-from export.trt_settings import BuildSettings, graph_profile
+from export.trt_library import Library
+from export.trt_settings import BuildSettings, check_options, graph_profile
 
 GRAPH = GraphSpec(
     name="text",
@@ -43,7 +46,15 @@ def test_a_profile_without_ranges_is_as_exported():
         graph_profile(GRAPH, {"kept": Range(1, 1, 1)})
 
 
-@pytest.mark.parametrize("workspace", [0.0, -1.0, float("nan")])
-def test_a_workspace_must_be_above_zero(workspace):
+@pytest.mark.parametrize("workspace", [0.0, -1.0, math.nan, math.inf, 1e30])
+def test_a_workspace_must_be_above_zero_and_finite(workspace):
     with pytest.raises(ValueError, match="workspace must be above 0 GiB"):
         BuildSettings(workspace=workspace)
+
+
+@pytest.mark.parametrize("place", ["", "missing/kernels.cache"])
+def test_a_timing_cache_that_could_not_be_written(tmp_path, place):
+    library = Library("tensorrt", math, "10.13.0.35", None)
+    check_options(library, BuildSettings(timing_cache=tmp_path / "kernels.cache"))
+    with pytest.raises(ValueError, match="must be a file in a folder that exists"):
+        check_options(library, BuildSettings(timing_cache=tmp_path / place))

@@ -1,0 +1,91 @@
+"""Graphs as TensorRT's parser reads them, and files that hold none."""
+
+import onnx
+import pytest
+from onnx import TensorProto
+
+from export import trt
+from export.engine_file import read_engine_file
+from tests.export.rtx import RANGES, RTX, lone_graph, needs_rtx
+
+
+@needs_rtx
+def test_a_dry_run_counts_every_operator_and_builds_nothing(exported_copy, capsys):
+    assert trt.main(["--onnx", str(exported_copy), *RTX, "--dry-run", "--graphs", "text"]) == 0
+    printed = capsys.readouterr().out
+    graph = onnx.load(exported_copy / "text.onnx").graph
+    matmuls = sum(node.op_type == "MatMul" for node in graph.node)
+    row = next(line.split() for line in printed.splitlines() if "MatMul" in line)
+    assert row[1:4:2] == ["MatMul", str(matmuls)]
+    assert "all operators are supported; nothing was built" in printed
+    assert not list(exported_copy.glob("*.engine*"))
+
+
+@needs_rtx
+def test_an_unsupported_operator_is_named_with_its_node(tmp_path, capsys):
+    file = lone_graph(tmp_path / "odd.onnx", "StringNormalizer")
+    options = ("--onnx", str(file), *RTX, "--batch", "1", "2", "4")
+    assert trt.main([*options, "--dry-run"]) == 1
+    printed = capsys.readouterr().out
+    assert "node 0 'the_node', operator StringNormalizer: UNSUPPORTED_NODE" in printed
+    assert "some operators are not supported; nothing was built" in printed
+    assert trt.main(options) == 1
+    assert "node 0 'the_node', operator StringNormalizer" in capsys.readouterr().out
+    assert sorted(tmp_path.iterdir()) == [file]
+
+
+@needs_rtx
+def test_types_that_do_not_fit_are_named_with_their_node(tmp_path, capsys):
+    file = lone_graph(tmp_path / "mixed.onnx", "Add", TensorProto.FLOAT, TensorProto.FLOAT16)
+    assert trt.main(["--onnx", str(file), *RTX, "--batch", "1", "2", "4"]) == 1
+    printed = capsys.readouterr().out
+    assert "node 0 'the_node', operator Add: INVALID_NODE" in printed
+    assert "of types Float and Half" in printed
+    assert printed.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == [file]
+
+
+@needs_rtx
+def test_a_single_file_is_built_with_ranges_that_are_given(tmp_path, capsys):
+    file = lone_graph(tmp_path / "plain.onnx", "Softmax")
+    assert trt.main(["--onnx", str(file), *RTX]) == 2
+    assert "give --batch MIN OPT MAX" in capsys.readouterr().out
+    assert trt.main(["--onnx", str(file), *RTX, "--batch", "1", "2", "4"]) == 0
+    [profile] = read_engine_file(tmp_path / "plain.engine.json").profiles
+    assert profile["x"].largest == (4, 3)
+    assert trt.main(["--onnx", str(file), *RTX, "--batch", "1", "2", "4", "--graphs", "text"]) == 2
+    assert "--graphs chooses from a folder" in capsys.readouterr().out
+
+
+@needs_rtx
+def test_inputs_of_a_single_file_that_have_no_known_size_or_type(tmp_path, capsys):
+    file = lone_graph(tmp_path / "plain.onnx", "Softmax")
+    model = onnx.load(file)
+    value = model.graph.input[0].type.tensor_type
+    reasons = []
+    for name in ("kept", ""):
+        value.shape.dim[0].dim_param = name
+        onnx.save(model, file)
+        assert trt.main(["--onnx", str(file), *RTX, "--dry-run"]) == 2
+        reasons.append(capsys.readouterr().out)
+    assert "how large kept may be; give the folder that export.onnx wrote" in reasons[0]
+    assert "has a dimension with neither size nor name" in reasons[1]
+    model.graph.input[0].type.sequence_type.elem_type.tensor_type.elem_type = TensorProto.FLOAT
+    onnx.save(model, file)
+    assert trt.main(["--onnx", str(file), *RTX, "--dry-run"]) == 2
+    assert "no tensor of a known type" in capsys.readouterr().out
+
+
+@needs_rtx
+@pytest.mark.parametrize("keep", [0, 100, 3000])
+def test_a_truncated_graph_is_refused(exported_copy, tmp_path, capsys, keep):
+    (tmp_path / "cut").mkdir()
+    file = tmp_path / "cut" / "cut.onnx"
+    file.write_bytes((exported_copy / "text.onnx").read_bytes()[:keep])
+    assert trt.main(["--onnx", str(file), *RTX, *RANGES]) == 2
+    assert capsys.readouterr().out.startswith("error: ")
+    assert sorted(file.parent.iterdir()) == [file]
+    report = exported_copy / "text.onnx"
+    report.write_bytes(report.read_bytes()[:-1])
+    assert trt.main(["--onnx", str(exported_copy), *RTX]) == 2
+    assert "truncated" in capsys.readouterr().out
