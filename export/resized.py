@@ -1,14 +1,19 @@
-"""A model for clips of another size: the same weights, positions computed anew."""
+"""A model for clips of another size: the same weights, other positions."""
 
 from dataclasses import replace
 
+from simvtp.conversion import interpolate_positions
 from simvtp.model import SimVTP
+
+_LEARNED_POSITIONS = "video_embedding.positions"
 
 
 def resized(
     model: SimVTP, *, num_frames: int | None = None, image_size: int | None = None
 ) -> SimVTP:
-    """The model for clips of other sizes; its positions are formulas, so every weight fits.
+    """The model for clips of other sizes.
+
+    Positions are formulas, computed anew; learned ones are interpolated.
 
     Args:
         model: the model.
@@ -23,5 +28,10 @@ def resized(
     if config == model.config:
         return model
     other = SimVTP(config, tokenizer=model.tokenizer, frame_stride=model.frame_stride)
-    other.load_state_dict(model.state_dict())
+    weights = model.state_dict()
+    if _LEARNED_POSITIONS in weights:
+        weights[_LEARNED_POSITIONS] = interpolate_positions(
+            weights[_LEARNED_POSITIONS], source=model.config.grid, target=config.grid
+        )
+    other.load_state_dict(weights)
     return other.eval()

@@ -113,6 +113,13 @@ class TestCommand:
         assert "│ 1 │ onnxruntime-cpu │" in said
         assert "error: [Errno 21] Is a directory" in said
 
+    def test_it_may_be_stopped(self, exported, monkeypatch, capsys):
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Runtime, "run", stop)
+        assert run(capsys, "--dir", exported.path, "--graphs", "text") == (130, "stopped")
+
     def test_folders_that_are_none(self, tmp_path, capsys):
         code, said = run(capsys, "--dir", tmp_path)
         assert (code, "report.json cannot be read" in said) == (2, True)
