@@ -5,26 +5,27 @@ import sys
 
 import pytest
 
-# Counts the pages that the system had to clear for a tensor of 200 MB in each of ten rounds.
+# Counts the pages that the system had to clear for a tensor of 200 MB, the median of ten rounds:
+# a small block that lands in the freed one makes the heap grow once more, in that round alone.
 COUNT_FAULTS = """
 import resource
+import statistics
 
 import torch
 
 from simvtp.training import keep_freed_memory
 
 
-def faults():
+def faults_of_a_round():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
-        torch.empty(200_000_000, dtype=torch.uint8).fill_(1)
+    torch.empty(200_000_000, dtype=torch.uint8).fill_(1)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
-by_default = faults()
+by_default = [faults_of_a_round() for _ in range(10)]
 keep_freed_memory()
-torch.empty(200_000_000, dtype=torch.uint8).fill_(1)
-print(by_default, faults())
+kept = [faults_of_a_round() for _ in range(11)][1:]
+print(statistics.median_low(by_default), statistics.median_low(kept))
 """
 
 
@@ -45,8 +46,8 @@ def test_freed_memory_is_used_again_instead_of_asked_for_anew():
     )
     assert done.returncode == 0, done.stderr
     by_default, kept = map(int, done.stdout.split())
-    # Pages of 2 MB at the largest: about a hundred for each round.
-    assert by_default >= 10 * 90
+    # Pages of 2 MB at the largest: about a hundred.
+    assert by_default >= 90
     assert kept <= by_default / 10
 
 
