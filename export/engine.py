@@ -107,8 +107,10 @@ class Engine:
         return outputs
 
     def close(self) -> None:
-        """Give the GPU's memory back; the engine cannot be used afterwards."""
+        """Give the GPU's memory back, once; the engine cannot be used afterwards."""
         with self._lock:
+            if self._engine is None:
+                return
             self._cuda.select()
             for buffer in self._buffers.values():
                 buffer.free()

@@ -69,6 +69,7 @@ class OnnxSession:
     ) -> None:
         check_provider(provider)
         check_graph_hash(file, spec)
+        self._file = file
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         if threads is not None:
@@ -90,8 +91,15 @@ class OnnxSession:
         self._check_signature(file, spec)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name; the inputs must be of the sizes that the graph declares."""
-        values = self._session.run(self._output_names, dict(inputs))
+        """Outputs by name; the inputs must be of the sizes that the graph declares.
+
+        Raises:
+            RuntimeError: ONNX Runtime failed, out of memory for example.
+        """
+        try:
+            values = self._session.run(self._output_names, dict(inputs))
+        except Exception as error:  # Its errors share no class but this one.
+            raise RuntimeError(f"{self._file} cannot be run: {_first_line(error)}") from error
         return dict(zip(self._output_names, (np.asarray(value) for value in values), strict=True))
 
     def close(self) -> None:

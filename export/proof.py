@@ -115,7 +115,7 @@ def prove(
                 inputs = batch_of(samples, name, sizes=sizes, config=config)
                 try:
                     row = compare_batch(reference, candidate.run, inputs, sizes=sizes)
-                except ParityError as error:
+                except (ParityError, RuntimeError) as error:
                     failures.append(f"{who}: {error}")
                     continue
                 parity[name].append({"by": candidate.name, **describe_row(row)})

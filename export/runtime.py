@@ -113,6 +113,7 @@ class Runtime:
 
         Raises:
             ValueError: there is no such graph, or an input is not of a declared type and size.
+            RuntimeError: the library or the GPU failed, out of memory for example.
         """
         spec = self.folder.graph(graph)
         check_inputs(spec, inputs)

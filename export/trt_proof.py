@@ -63,6 +63,8 @@ def measure_parity(
                 )
                 for sizes in corners(graph.ranges)
             ]
+    except ParityError as error:
+        raise ParityError(f"{graph.name}: {error}") from error
     except RuntimeError as error:
         raise BuildError(f"{engine.path.name} cannot be run: {error}") from error
     finally:

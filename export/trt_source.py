@@ -156,7 +156,8 @@ def _single_file(options: argparse.Namespace, ranges: Mapping[str, Range]) -> So
             f"--precision {options.precision}; export it in that precision"
         )
     out = file.parent if options.out is None else options.out
-    out.mkdir(parents=True, exist_ok=True)
+    if not options.dry_run:
+        out.mkdir(parents=True, exist_ok=True)
     return Source(file.parent, out, (graph,), precision, None, None)
 
 

@@ -61,6 +61,14 @@ class TestRuns:
         assert not cuda.memory
         assert cuda.streams == 0
 
+    def test_closed_twice(self, host, exported_copy):
+        engine = Engine(read_engine_file(write_engine(exported_copy, "video", PROFILES)))
+        engine.run({"frames": clips(1)})
+        engine.close()
+        engine.close()
+        assert not host[0].memory
+        assert host[0].streams == 0
+
     def test_captions_and_frames_with_strides(self, host, exported_copy):
         write_engine(exported_copy, "text", TEXT_PROFILES, ending=".engine")
         plain = Runtime(exported_copy)

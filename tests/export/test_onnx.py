@@ -15,6 +15,7 @@ from rich.console import Console
 
 from export.folder import file_sha256, read_exported_folder
 from export.onnx import main
+from export.onnx_session import OnnxSession
 from export.report import print_report
 from export.runtime import Runtime
 from simvtp import SimVTP
@@ -159,6 +160,18 @@ def test_an_overflow_in_half_precision_is_told_of_its_graph(exported_model, tmp_
     assert code == 1
     assert "text by onnxruntime: the output at batch 1, tokens 3 holds NaN or infinity; " in said
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_graph_that_fails_when_it_runs(exported_model_folder, tmp_path, capsys, monkeypatch):
+    def fail(self, inputs):
+        raise RuntimeError("text.onnx cannot be run: out of memory")
+
+    monkeypatch.setattr(OnnxSession, "run", fail)
+    command = ("--model", exported_model_folder, "--out", tmp_path / "out", "--graphs", "text")
+    code, said = run(capsys, *command, *QUICK)
+    assert code == 1
+    assert "text by onnxruntime: text.onnx cannot be run: out of memory; " in said
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_clips_of_another_size(exported_model, exported_model_folder, tmp_path, capsys):

@@ -196,6 +196,20 @@ class TestBackends:
         with pytest.raises(ValueError, match=r"takes token_ids, attention_mask, .* says frames"):
             Runtime(exported_copy).encode_video(clips(exported_model, 1, 0))
 
+    def test_a_graph_that_fails_when_it_runs(self, exported_copy, exported_model):
+        file = exported_copy / "video.onnx"
+        model = onnx.load(file)
+        last = next(node for node in model.graph.node if "video_embed" in node.output)
+        last.output[0] = "embed"
+        model.graph.initializer.append(
+            onnx.helper.make_tensor("odd", onnx.TensorProto.INT64, [1], [7])
+        )
+        model.graph.node.append(onnx.helper.make_node("Reshape", ["embed", "odd"], ["video_embed"]))
+        onnx.save(model, file)
+        self._tell(exported_copy, file)
+        with pytest.raises(RuntimeError, match=r"video\.onnx cannot be run: .*Reshape"):
+            Runtime(exported_copy).encode_video(clips(exported_model, 1, 0))
+
     @staticmethod
     def _tell(folder, file):
         report = json.loads((folder / "report.json").read_text())

@@ -117,6 +117,18 @@ def test_latencies_tell_the_precision_of_each(host, exported_copy, exported_mode
     assert all(0 < row["p50_ms"] <= row["p95_ms"] for row in rows)
 
 
+def test_numbers_that_are_none_are_told_of_their_graph(host, exported_copy):
+    model = onnx.load(exported_copy / "text.onnx")
+    last = next(node for node in model.graph.node if "text_embed" in node.output)
+    last.output[0] = "embed"
+    nan = onnx.helper.make_tensor("nan", onnx.TensorProto.FLOAT, [], [float("nan")])
+    model.graph.initializer.append(nan)
+    model.graph.node.append(onnx.helper.make_node("Mul", ["embed", "nan"], ["text_embed"]))
+    engine = engine_of(exported_copy, content=model.SerializeToString())
+    with pytest.raises(ParityError, match="text: the output at batch 1, tokens 3 holds NaN"):
+        parity(exported_copy, engine)
+
+
 def test_a_gpu_that_fails_at_an_engine(host, exported_copy, monkeypatch):
     monkeypatch.setattr(Context, "execute_async_v3", lambda self, stream: False)
     with pytest.raises(BuildError, match=r"text\.plan cannot be run: TensorRT refused"):
