@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from simvtp.data import ClipDataset, ClipRecord, MultiScaleCrop, Sample, train_tokenizer
+from tests.data.shard_files import Members, write_shard
 
 NUM_CLIPS = 10
 CAPTIONS = ("a dog runs", "the dog is running", "an animal")
@@ -125,3 +127,23 @@ def assert_same_samples(first: Sequence[Sample], second: Sequence[Sample]) -> No
 @pytest.fixture(scope="session")
 def assert_same() -> Callable[[Sequence[Sample], Sequence[Sample]], None]:
     return assert_same_samples
+
+
+@pytest.fixture
+def shards(records: list[ClipRecord], tmp_path: Path) -> Path:
+    """The ten clips in three uneven shards, with captions as text and as both kinds of JSON."""
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for number, part in enumerate((records[:2], records[2:3], records[3:])):
+        members: Members = []
+        for record in part:
+            video = Path(record.path).read_bytes()
+            written = {"captions": list(record.captions)}
+            if number == 1:
+                written = {"caption": record.captions[0]}
+            caption = (f"{record.video_id}.json", json.dumps(written).encode())
+            if number == 2:
+                caption = (f"{record.video_id}.txt", f" {record.captions[0]}\n".encode())
+            members += [caption, (f"{record.video_id}.mp4", video)]
+        write_shard(folder / f"{number:03d}.tar", members)
+    return folder

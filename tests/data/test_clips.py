@@ -1,9 +1,5 @@
-import os
 import struct
-import threading
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simvtp.data import ClipError, frame_indices, probe, read_clip, video_file
+from simvtp.data import ClipError, frame_indices, probe, read_clip
 
 WriteVideo = Callable[..., Path]
 NumbersOf = Callable[[torch.Tensor], list[int]]
@@ -161,63 +157,6 @@ def test_generator_is_advanced_alike_for_every_file(tmp_path: Path, write_video:
     assert torch.equal(*states)
 
 
-def broken_files(folder: Path, video: Path) -> dict[str, Path]:
-    data = video.read_bytes()
-    contents = {
-        "empty": b"",
-        "text": b"not a video\n",
-        "no_header": data[: len(data) // 2],
-        "playlist": b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/clip.ts\n#EXT-X-ENDLIST\n",
-    }
-    paths = {"missing": folder / "missing.mp4", "folder": folder}
-    for name, content in contents.items():
-        paths[name] = folder / f"{name}.mp4"
-        paths[name].write_bytes(content)
-    return paths
-
-
-def test_unreadable_files_are_named_with_a_reason(tmp_path: Path, write_video: WriteVideo):
-    video = write_video(tmp_path / "fine.mp4", 20)
-    for name, path in broken_files(tmp_path, video).items():
-        for function in (read_clip, probe):
-            with pytest.raises(ClipError, match="cannot read a clip of") as error:
-                function(path)
-            assert str(path) in str(error.value)
-            # A file that is missing now may be there in the next epoch.
-            assert error.value.unreadable == (name != "missing")
-
-
-def damaged_tail(path: Path) -> Path:
-    """Overwrite the second half of the pictures of an mp4 file."""
-    data = bytearray(path.read_bytes())
-    start = data.index(b"mdat") + 4
-    size = struct.unpack(">I", data[start - 8 : start - 4])[0] - 8
-    data[start + size // 2 : start + size] = np.random.default_rng(0).bytes(size - size // 2)
-    path.write_bytes(data)
-    return path
-
-
-def test_a_clip_in_the_sound_part_of_a_damaged_file_is_used_and_others_are_refused(
-    tmp_path: Path, write_video: WriteVideo, numbers_of: NumbersOf
-):
-    path = damaged_tail(write_video(tmp_path / "damaged.mp4", 120, options={"g": "6", "bf": "0"}))
-    outcomes = set()
-    unreadable = set()
-    for seed in range(12):
-        generator = torch.Generator().manual_seed(seed)
-        wanted = frame_indices(120, num_frames=4, stride=2, position=position_of(seed))
-        try:
-            clip = read_clip(path, num_frames=4, stride=2, generator=generator)
-        except ClipError as error:
-            unreadable.add(error.unreadable)
-            outcomes.add("refused")
-        else:
-            assert numbers_of(clip) == wanted
-            outcomes.add("used")
-    assert outcomes == {"used", "refused"}
-    assert unreadable == {False}
-
-
 def test_audio_and_still_images(tmp_path: Path, write_video: WriteVideo):
     audio = tmp_path / "audio.mp4"
     with av.open(str(audio), "w") as container:
@@ -251,72 +190,3 @@ def test_odd_names_and_no_open_files_left(tmp_path: Path, write_video: WriteVide
 def test_counts_below_one_are_refused(name: str):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         read_clip("clip.mp4", **{name: 0})
-
-
-def test_ffmpeg_says_nothing(
-    tmp_path: Path, write_video: WriteVideo, capfd: pytest.CaptureFixture[str]
-):
-    path = damaged_tail(write_video(tmp_path / "damaged.mp4", 60, options={"bf": "0"}))
-    capfd.readouterr()
-    with pytest.raises(ClipError):
-        read_clip(path, num_frames=16)
-    assert capfd.readouterr().err == ""
-
-
-def test_codecs_that_nobody_knows_are_refused(write_video: WriteVideo, tmp_path: Path):
-    path = write_video(tmp_path / "a.mp4", 8)
-    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
-    for read in (read_clip, probe):
-        with pytest.raises(ClipError, match=r"a\.mp4: its codec is unknown") as error:
-            read(path)
-        assert error.value.unreadable
-
-
-def test_frames_of_absurd_size_are_refused(
-    write_video: WriteVideo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    path = write_video(tmp_path / "a.mp4", 8)
-    assert read_clip(path, num_frames=4).shape[0] == 4
-    # The frames have 32 x 128 pixels; a limit below stands for a huge frame.
-    monkeypatch.setattr(video_file, "_MAX_PIXELS", 32 * 128 - 1)
-    with pytest.raises(ClipError, match=r"a\.mp4"):
-        read_clip(path, num_frames=4)
-
-
-def feed_slowly(path: Path, data: bytes, stop: threading.Event) -> None:
-    """Write into a pipe, a little at a time, until the reader has enough."""
-    with suppress(BrokenPipeError), path.open("wb", buffering=0) as pipe:
-        for start in range(0, len(data), 64):
-            if stop.wait(0.02):
-                return
-            pipe.write(data[start : start + 64])
-
-
-@pytest.mark.parametrize("read", [read_clip, probe])
-def test_a_source_that_crawls_is_given_up(
-    read: Callable[..., object], write_video: WriteVideo, tmp_path: Path
-):
-    data = write_video(tmp_path / "a.ts", 60).read_bytes()
-    pipe = tmp_path / "pipe.ts"
-    os.mkfifo(pipe)
-    stop = threading.Event()
-    thread = threading.Thread(target=feed_slowly, args=(pipe, data, stop))
-    thread.start()
-    started = time.monotonic()
-    try:
-        with pytest.raises(ClipError, match=r"pipe\.ts") as error:
-            read(pipe, time_limit=0.3)
-    finally:
-        stop.set()
-        thread.join()
-    assert time.monotonic() - started < 0.02 * len(data) / 64 / 2
-    assert error.value.unreadable
-
-
-def test_a_time_limit_counts_what_is_decoded(write_video: WriteVideo, tmp_path: Path):
-    path = write_video(tmp_path / "a.mp4", 60)
-    assert read_clip(path, time_limit=60.0).shape[0] == 16
-    with pytest.raises(ClipError, match=r"a\.mp4: it takes longer to read than the time limit"):
-        read_clip(path, time_limit=1e-6)
-    with pytest.raises(ValueError, match="above 0 seconds, got 0"):
-        read_clip(path, time_limit=0)

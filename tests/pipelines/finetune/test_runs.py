@@ -1,6 +1,5 @@
 """Fine-tuning runs on all three tasks, with real clips: what is kept, resumed, stopped, refused."""
 
-import csv
 import json
 import math
 
@@ -9,81 +8,17 @@ import torch
 import yaml
 
 from simvtp import SimVTP
-from simvtp.config import ModelConfig
-from simvtp.data import load_manifest, load_tokenizer
-from simvtp.data.annotations import MissingVideosWarning, load_labelled
+from simvtp.data.annotations import load_labelled
 from simvtp.data.clips import read_clip
 from simvtp.data.transforms import CentreCrop
 from simvtp.pipelines import finetune
-from simvtp.pipelines.splits import keep_out, share_of
+from simvtp.pipelines.splits import keep_out
 from simvtp.tasks import VideoAnswerer, VideoClassifier, fit_head
 from simvtp.training import CheckpointStore
 from tests.pipelines.test_pretrain import StopAfter, assert_same, final_state, losses_of
 from tests.pipelines.test_ranks_run import finish, torchrun
 
-CONFIG = {
-    "image_size": 32,
-    "num_frames": 4,
-    "width": 16,
-    "depth": 2,
-    "num_heads": 2,
-    "decoder_width": 16,
-    "decoder_depth": 1,
-    "decoder_heads": 2,
-    "text_dropout": 0.0,
-}
-SETTINGS = {
-    "data.num_workers": 0,
-    "optim.lr_per_256": 0.1,
-    "optim.warmup_epochs": 0.5,
-    "run.batch_size": 4,
-    "run.epochs": 2,
-    "run.log_every": 1,
-}
 TASKS = ("retrieval", "classification", "qa")
-
-
-@pytest.fixture(scope="module")
-def model_folder(tokenizer_file, tmp_path_factory):
-    tokenizer = load_tokenizer(tokenizer_file)
-    torch.manual_seed(0)
-    sizes = ModelConfig(**CONFIG, vocab_size=tokenizer.get_vocab_size())
-    folder = tmp_path_factory.mktemp("pretrained")
-    SimVTP(sizes, tokenizer=tokenizer).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def annotations(corpus, tmp_path_factory):
-    """By task: the corpus' training clips with made-up labels and questions."""
-    folder = tmp_path_factory.mktemp("annotations")
-    rows = {"classification": [("path", "label")], "qa": [("path", "question", "answer")]}
-    for number, record in enumerate(load_manifest(corpus.train)):
-        label = ("left", "right", "up")[number % 3]
-        rows["classification"].append((str(record.path), label))
-        rows["qa"].append((str(record.path), "where does it go", label))
-        rows["qa"].append((str(record.path), "does it go up", str(label == "up")))
-    for task, lines in rows.items():
-        with (folder / f"{task}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows(lines)
-    return {"retrieval": corpus.train, **{task: folder / f"{task}.csv" for task in rows}}
-
-
-@pytest.fixture
-def command_for(model_folder, annotations, corpus):
-    def command(task, out, **replaced):
-        values = {
-            **SETTINGS,
-            "task": task,
-            "model": model_folder,
-            "data.train": annotations[task],
-            "data.root": corpus.root,
-            "run.out": out,
-            **{name.replace("__", "."): value for name, value in replaced.items()},
-        }
-        return [f"--{name}={value}" for name, value in values.items()]
-
-    return command
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -202,110 +137,6 @@ def test_the_head_over_features_is_that_of_a_linear_probe(
     tuned = VideoClassifier.from_pretrained(tmp_path / "model")
     torch.testing.assert_close(tuned.head.weight, fitted.weight, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(tuned.head.bias, fitted.bias, rtol=1e-3, atol=1e-3)
-
-
-def test_random_weights_and_fewer_labels(
-    command_for, annotations, corpus, model_folder, tmp_path, capsys
-):
-    command = command_for(
-        "classification", tmp_path, tune__weights="random", data__label_share=0.4, run__epochs=1
-    )
-    assert finetune.main(command) == 0
-    printed = capsys.readouterr().out
-    assert "random weights" in printed
-    clips = load_labelled(annotations["classification"], root=corpus.root)
-    kept, _ = keep_out(len(clips.records), share=0.1, seed=0)
-    labels = [clips.labels[number] for number in kept]
-    used = sum(max(1, round(0.4 * labels.count(label))) for label in set(labels))
-    assert f"{used} train, " in printed
-    start = SimVTP.from_pretrained(model_folder).state_dict()
-    tuned = VideoClassifier.from_pretrained(tmp_path / "model").state_dict()
-    name = "encoder.transformer.blocks.0.mlp.0.weight"
-    assert (tuned[name] - start[name]).norm() > 0.5 * start[name].norm()
-
-
-@pytest.mark.parametrize(
-    ("replaced", "message"),
-    [
-        ({"data__test": "{train}"}, "also trained on or chosen by"),
-        ({"data__train": ""}, "data.train is missing"),
-        ({"data__train": "/nowhere.csv"}, "/nowhere.csv"),
-        ({"model": "/nowhere"}, "neither a folder here"),
-        ({"tune__rerank": 5}, "needs a trained matching head"),
-        ({"tune__layer_decay": 1.5}, "layer_decay must lie in"),
-        ({"run__parallel": "fsdp"}, "DDP only"),
-        ({"tune__train_parts": "features", "task": "qa"}, "features is for classification"),
-        ({"tune__train_parts": "head", "task": "retrieval"}, "no linear layer"),
-        ({"data__train_split": "train", "task": "qa"}, "a file for each split"),
-    ],
-)
-def test_what_cannot_work_is_refused(command_for, annotations, tmp_path, capsys, replaced, message):
-    train = str(annotations["classification"])
-    filled = {name: str(value).replace("{train}", train) for name, value in replaced.items()}
-    command = command_for(filled.pop("task", "classification"), tmp_path / "run", **filled)
-    try:
-        code = finetune.main(command)
-    except SystemExit as ended:
-        code = ended.code
-    assert code == 2
-    said = capsys.readouterr()
-    assert message in " ".join((said.out + said.err).split())
-
-
-def test_splits_of_one_file_and_missing_videos(command_for, corpus, tmp_path):
-    """MSR-VTT's own JSON, whose training and test videos stand in one file."""
-    records = load_manifest(corpus.train)
-    names = [f"video{number}" for number in range(12)]
-    (tmp_path / "videos").mkdir()
-    for name, record in zip(names[:11], records, strict=False):
-        (tmp_path / "videos" / f"{name}.mp4").write_bytes(record.path.read_bytes())
-    document = {
-        "videos": [
-            {"video_id": name, "split": "test" if number < 3 else "train"}
-            for number, name in enumerate(names)
-        ],
-        "sentences": [
-            {"video_id": name, "caption": record.captions[0], "sen_id": number}
-            for number, (name, record) in enumerate(zip(names, records, strict=False))
-        ],
-    }
-    file = tmp_path / "MSRVTT_data.json"
-    file.write_text(json.dumps(document))
-    settings = {
-        "data__train": file,
-        "data__test": file,
-        "data__train_split": "train",
-        "data__test_split": "test",
-        "data__root": tmp_path / "videos",
-        "run__epochs": 1,
-    }
-    assert finetune.main(command_for("retrieval", tmp_path / "refused", **settings)) == 2
-    settings["data__missing"] = "leave out"
-    with pytest.warns(MissingVideosWarning, match="video11"):
-        assert finetune.main(command_for("retrieval", tmp_path / "run", **settings)) == 0
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["test"]["t2v recall@5"] == 1.0, "three test videos"
-
-
-def test_a_finished_run_is_not_overwritten(command_for, tmp_path, capsys):
-    command = command_for("classification", tmp_path, run__epochs=1)
-    assert finetune.main(command) == 0
-    assert finetune.main(command) == 2
-    assert "already holds a run" in capsys.readouterr().out
-
-
-def test_clips_kept_out_do_not_depend_on_the_share_of_labels():
-    kept, out = keep_out(50, share=0.1, seed=3)
-    assert sorted(kept + out) == list(range(50))
-    assert len(out) == 5
-    assert keep_out(50, share=0.1, seed=4)[1] != out
-    groups = [number % 7 for number in range(200)]
-    smaller, larger = (share_of(groups, share=share, seed=1) for share in (0.1, 0.5))
-    assert set(smaller) < set(larger)
-    for group in range(7):
-        members = groups.count(group)
-        assert sum(groups[n] == group for n in larger) == max(1, round(0.5 * members))
-    assert len(share_of(groups, share=0.001, seed=1)) == 7
 
 
 def test_layers_near_the_input_learn_more_slowly(command_for, tmp_path, monkeypatch):
