@@ -41,6 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--device", choices=("gpu", "cpu"), default="gpu", help="%(default)s")
     add("--instances", type=int, default=1, metavar="N", help="of each graph; %(default)s")
     add("--queue-delay", type=int, default=2000, metavar="MICROSECONDS", help="%(default)s")
+    lengths = "captions are padded to the next of these; the export's usual length, 8 16 32 on CPUs"
+    add("--caption-lengths", type=int, nargs="+", metavar="TOKENS", help=lengths)
     add("--threads", type=int, metavar="N", help="of each graph on the CPU")
     add("--gallery", type=Path, metavar="FILE.parquet", help="clips to find, of pipelines.embed")
     add("--top", type=int, default=10, metavar="K", help="clips that search finds; %(default)s")
@@ -80,6 +82,7 @@ def _run(options: argparse.Namespace) -> list[Any]:
         queue_delay=options.queue_delay,
         threads=options.threads,
         top=options.top,
+        caption_lengths=options.caption_lengths and tuple(options.caption_lengths),
     )
     exported = read_exported_folder(options.source, check_hashes=True)
     if exported.precision == "bf16" and settings.backend != "tensorrt":

@@ -25,7 +25,6 @@ _KINDS = {
     "gpu": _MESSAGES.ModelInstanceGroup.KIND_GPU,
 }
 _FILES = {"onnxruntime": "model.onnx", "tensorrt": "model.plan", "python": "model.py"}
-# Lengths that captions are padded to: few, so that requests share batches.
 _FIRST_LENGTH = 8
 
 
@@ -41,6 +40,9 @@ class ServingSettings:
         queue_delay: microseconds that a request waits for others to share its batch.
         threads: of each graph on the CPU; None leaves it to ONNX Runtime.
         top: clips that `search` returns.
+        caption_lengths: numbers of tokens that captions are padded to, beside the largest. Requests
+            of different lengths share no batch, so few lengths make large batches and many save
+            work. None takes the usual length on a GPU and doubles from 8 on the CPU.
     """
 
     backend: str = "onnxruntime"
@@ -49,6 +51,7 @@ class ServingSettings:
     queue_delay: int = 2000
     threads: int | None = None
     top: int = 10
+    caption_lengths: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for name, known in (("backend", BACKENDS), ("device", DEVICES)):
@@ -143,15 +146,28 @@ def ensemble_config(name: str, steps: Sequence[Config], *, returned: Sequence[st
     return config
 
 
-def caption_lengths(smallest: int, largest: int) -> list[int]:
-    """Lengths that captions are padded to: doubling from 8, and the longest."""
-    lengths = {largest}
-    length = _FIRST_LENGTH
-    while length < largest:
-        if length >= smallest:
-            lengths.add(length)
-        length *= 2
-    return sorted(lengths)
+def caption_lengths(graphs: Iterable[GraphSpec], settings: ServingSettings) -> list[int]:
+    """Lengths that captions are padded to, such that all graphs with captions take them.
+
+    Raises:
+        ValueError: a length of the settings is out of the graphs' ranges.
+    """
+    ranges = [graph.ranges["tokens"] for graph in graphs if "tokens" in graph.ranges]
+    smallest = max(tokens.smallest for tokens in ranges)
+    largest = min(tokens.largest for tokens in ranges)
+    lengths = settings.caption_lengths
+    if lengths is None and settings.device == "gpu":
+        lengths = (min(largest, max(tokens.usual for tokens in ranges)),)
+    elif lengths is None:
+        doubled = (_FIRST_LENGTH << times for times in range(largest.bit_length()))
+        lengths = tuple(length for length in doubled if smallest <= length <= largest)
+    for length in lengths:
+        if not smallest <= length <= largest:
+            raise ValueError(
+                f"caption lengths must be from {smallest} to {largest}, the tokens that the graphs "
+                f"were exported for, got {length}"
+            )
+    return sorted({*lengths, largest})
 
 
 def print_config(config: Config) -> str:

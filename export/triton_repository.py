@@ -77,7 +77,7 @@ def write_repository(
         _copy_graph(exported, graph, folder / "1", settings)
         _write_warm_up(folder, graph)
     if "tokens" in {key for graph in graphs.values() for key in graph.ranges}:
-        configs["tokenize"] = _write_tokenize(exported, graphs, repository)
+        configs["tokenize"] = _write_tokenize(exported, graphs, repository, settings)
     if any(tensor.name == "frames" for graph in graphs.values() for tensor in graph.inputs):
         configs["preprocess"] = _write_preprocess(exported, graphs, repository)
     if gallery is not None:
@@ -143,12 +143,12 @@ def _write_warm_up(folder: Path, graph: GraphSpec) -> None:
 
 
 def _write_tokenize(
-    exported: ExportedFolder, graphs: dict[str, GraphSpec], repository: Path
+    exported: ExportedFolder,
+    graphs: dict[str, GraphSpec],
+    repository: Path,
+    settings: ServingSettings,
 ) -> Config:
-    ranges = [graph.ranges["tokens"] for graph in graphs.values() if "tokens" in graph.ranges]
-    lengths = caption_lengths(
-        max(tokens.smallest for tokens in ranges), min(tokens.largest for tokens in ranges)
-    )
+    lengths = caption_lengths(graphs.values(), settings)
     config = python_config(
         "tokenize",
         inputs=[_TEXT],

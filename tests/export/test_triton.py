@@ -105,10 +105,17 @@ def test_preferred_sizes_lie_in_the_range(smallest, more, still_more, instances)
         assert text_format.Parse(print_config(config), model_config_pb2.ModelConfig()) == config
 
 
+def text_graph(*tokens):
+    inputs = (TensorSpec("token_ids", "int64", ("batch", "tokens")),)
+    output = TensorSpec("text_embed", "float32", ("batch", 8))
+    return GraphSpec("text", "t.onnx", "0", 1, (), inputs, (output,), {"tokens": Range(*tokens)})
+
+
 @given(st.integers(3, 600), st.integers(0, 600))
 def test_captions_are_padded_to_a_few_lengths_within_the_range(smallest, more):
     largest = smallest + more
-    lengths = caption_lengths(smallest, largest)
+    settings = ServingSettings(device="cpu")
+    lengths = caption_lengths([text_graph(smallest, smallest, largest)], settings)
     assert lengths == sorted(set(lengths))
     assert all(smallest <= length <= largest for length in lengths)
     assert lengths[-1] == largest
@@ -117,6 +124,27 @@ def test_captions_are_padded_to_a_few_lengths_within_the_range(smallest, more):
         padded = min(length for length in lengths if length >= tokens)
         assert padded <= 2 * max(tokens, smallest)
     assert len(lengths) <= 9
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [32, 48]),
+        ({"device": "cpu"}, [8, 16, 32, 48]),
+        ({"device": "cpu", "caption_lengths": (20,)}, [20, 48]),
+        ({"caption_lengths": (48, 12, 12)}, [12, 48]),
+    ],
+)
+def test_lengths_of_captions_fit_all_graphs(settings, expected):
+    graphs = [text_graph(3, 32, 64), text_graph(5, 16, 48)]
+    assert caption_lengths(graphs, ServingSettings(**settings)) == expected
+
+
+@pytest.mark.parametrize("length", [4, 49])
+def test_a_caption_length_out_of_a_graphs_range_is_refused(length):
+    graphs = [text_graph(3, 32, 64), text_graph(5, 16, 48)]
+    with pytest.raises(ValueError, match=f"must be from 5 to 48, .* got {length}"):
+        caption_lengths(graphs, ServingSettings(caption_lengths=(16, length)))
 
 
 def test_an_ensemble_takes_what_none_of_its_models_makes():
@@ -164,6 +192,7 @@ def test_a_gallery_is_searched_by_the_repository(exported, tmp_path, monkeypatch
         (("--backend", "tensorrt", "--device", "cpu"), "TensorRT runs on GPUs only"),
         (("--instances", "0"), "instances must be at least 1"),
         (("--queue-delay", "-1"), "queue_delay must be at least 0"),
+        (("--caption-lengths", "8", "17"), "caption lengths must be from 3 to 16"),
         (("--threads", "0"), "threads must be at least 1"),
         (("--backend", "tensorrt", "--threads", "2"), "leave threads out"),
         (("--gallery", "nothing.parquet"), "nothing.parquet is no file of features"),

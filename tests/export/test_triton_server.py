@@ -24,6 +24,8 @@ from simvtp.data.cache import cache_folder
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
+# Found at import, for while tests run the cache is a folder of theirs.
+SERVER = cache_folder() / "triton-server"
 PACKAGES = ("nvidia-pytriton==0.7.0", "numpy<2", "onnxruntime", "tokenizers", "av", "pillow")
 CAPTIONS = ("a red ball rolls", "two blue squares jump over a green circle, slowly!", "nothing")
 
@@ -31,14 +33,13 @@ CAPTIONS = ("a red ball rolls", "two blue squares jump over a green circle, slow
 @pytest.fixture(scope="module")
 def server_python():
     """The Python of an environment with the server, made once and kept in the cache."""
-    folder = cache_folder() / "triton-server"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        python = folder / "bin" / "python"
-        listing = folder / "installed.txt"
+    SERVER.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{SERVER}.lock"):
+        python = SERVER / "bin" / "python"
+        listing = SERVER / "installed.txt"
         wanted = "\n".join(PACKAGES)
         if not listing.is_file() or listing.read_text() != wanted:
-            subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(SERVER)], check=True)
             command = [str(python), "-m", "pip", "install", "--quiet", *PACKAGES]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode != 0:
@@ -52,7 +53,9 @@ def server(server_python, exported, tmp_path_factory):
     """A client of a running server, and its process."""
     folder = tmp_path_factory.mktemp("triton")
     command = ["--from", str(exported.path), "--out", str(folder / "models")]
-    options = ["--backend", "python", "--device", "cpu", "--threads", "1", "--queue-delay", "20000"]
+    options = ["--backend", "python", "--device", "cpu", "--threads", "1"]
+    # All captions have one length, so that all can share batches.
+    options += ["--queue-delay", "100000", "--caption-lengths", "16"]
     assert triton.main([*command, *options]) == 0
     http, grpc = free_port(), free_port()
     script = ROOT / "examples" / "triton" / "serve.py"
@@ -197,7 +200,8 @@ def test_concurrent_requests_share_batches(server, exported, video):
         after - earlier for after, earlier in zip(counts(client, "text"), before, strict=True)
     )
     assert inferences == sum(kind == "text" for kind, *_ in answers) == 150
-    assert executions < 0.7 * inferences, f"{executions} executions of {inferences} requests"
+    # One request each without batches; at worst two, the smaller one of the preferred sizes.
+    assert executions < 0.6 * inferences, f"{executions} executions of {inferences} requests"
 
 
 def counts(client, model):
