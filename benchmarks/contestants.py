@@ -11,7 +11,8 @@ from benchmarks.reference import reference_features, reference_losses
 from simvtp.batch import Batch, Collator
 from simvtp.config import ModelConfig
 from simvtp.data.dataset import Sample
-from simvtp.layers import compile_blocks
+from simvtp.layers import attention_backend, compile_blocks
+from simvtp.layers.attention import Backend
 from simvtp.losses import sample_negatives
 from simvtp.masking import RunningCellMasker, TextMasker, TubeMasker
 from simvtp.model import SimVTP
@@ -58,9 +59,10 @@ def build_packed(
     compiled: bool = False,
     video_only: bool = False,
     decode_ratio: float = 1.0,
+    attention: Backend | None = None,
 ) -> Contestant:
-    """The library's step."""
-    return packed_step(
+    """The library's step, with the attention it chooses or another."""
+    contestant = packed_step(
         workload.model(),
         workload.batch(decode_ratio=decode_ratio),
         precision=workload.precision,
@@ -68,6 +70,14 @@ def build_packed(
         compiled=compiled,
         video_only=video_only,
     )
+    if attention is None:
+        return contestant
+
+    def run() -> Any:
+        with attention_backend(attention):
+            return contestant.run()
+
+    return contestant._replace(run=run)
 
 
 def build_reference(workload: Workload) -> Contestant:
@@ -129,12 +139,13 @@ def packed_step(
 ) -> Contestant:
     """The library's own step, as the pre-training job runs it, on a copy of the model."""
     model = copy.deepcopy(model)
-    if compiled:
-        compile_blocks(model)
     others = 0.0 if video_only else 1.0
     objective = Objective(
         model, word_weight=others, vtc_weight=others, vtm_weight=others, negatives=negatives
     ).train()
+    if compiled:
+        compile_blocks(model)
+        objective.compile_pixel_error()
     optimizer = build_optimizer(objective, lr=1e-6, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.05)
     step = TrainStep(objective, optimizer=optimizer, precision=precision, clip_norm=None)
     return Contestant(lambda: step([batch], seed=_SEED), step.device, step)

@@ -17,6 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 _MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 _MATRIX_SECONDS = 3.0
+_CUDA_SECONDS = 1.0
 
 
 class Spread(NamedTuple):
@@ -44,6 +45,24 @@ def timed(function: Callable[[], object], device: torch.device) -> float:
     function()
     synchronize(device)
     return time.perf_counter() - started
+
+
+def step_seconds(function: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call in a row of them.
+
+    On CUDA the mean over calls for a second, after one that is not counted: the host runs ahead of
+    the device as it does in training, and memory that was given back is there again.
+    """
+    first = timed(function, device)
+    if device.type != "cuda":
+        return first
+    count = max(1, round(_CUDA_SECONDS / first))
+
+    def repeat() -> None:
+        for _ in range(count):
+            function()
+
+    return timed(repeat, device) / count
 
 
 def synchronize(device: torch.device) -> None:

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import multiprocessing
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.components import component_seconds
 from benchmarks.contestants import Contestant
-from benchmarks.measure import peak_memory, timed
+from benchmarks.measure import peak_memory, step_seconds
 from simvtp.training import keep_freed_memory
 
 
@@ -81,7 +82,7 @@ def _serve(
     contestant = build(**arguments)
     device = contestant.device
     answers: dict[str, Callable[[], Any]] = {
-        "seconds": lambda: timed(contestant.run, device),
+        "seconds": lambda: step_seconds(contestant.run, device),
         "flops": lambda: _count(contestant.run),
         "memory": lambda: peak_memory(contestant.run, device),
         "components": lambda: component_seconds(contestant),
@@ -91,7 +92,11 @@ def _serve(
             question = connection.recv()
         except (EOFError, KeyboardInterrupt):
             return
-        connection.send(answers[question]())
+        answer = answers[question]()
+        if device.type == "cuda":
+            # The others' turn: all share the device's memory.
+            torch.cuda.empty_cache()
+        connection.send(answer)
 
 
 def _count(function: Callable[[], object]) -> float:

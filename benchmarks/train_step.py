@@ -1,9 +1,10 @@
 """Time a training step against the plain one: `python -m benchmarks.train_step`.
 
 Contestants take turns over the same weights, masks and negatives, each in a process of its own: the
-library's step, the step as the formulas state it (as anybody would run it, and with the library's
-allocator setting), the library's step with running cells, and for the video part alone
-transformers' VideoMAE. Ratios are taken within a round.
+library's step (on CUDA with each attention there is, and compiled), the step as the formulas state
+it (in fp32, as anybody would run it, and with the library's allocator setting), the library's step
+with running cells, and for the video part alone transformers' VideoMAE. Ratios are taken within a
+round.
 """
 
 import argparse
@@ -16,7 +17,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.agreement import agreement
 from benchmarks.contestants import (
@@ -28,24 +28,30 @@ from benchmarks.contestants import (
 )
 from benchmarks.flops import packed_step_flops, reference_step_flops
 from benchmarks.measure import (
-    Spread,
     command_line,
     interleave,
     machine,
     matrix_rate,
 )
 from benchmarks.remote import RemoteStep
+from benchmarks.train_step_report import PACKED, PLAIN, VIDEO, VIDEOMAE, print_result
 from simvtp.batch import Batch
 from simvtp.config import PRESETS, ModelConfig
 
-PACKED, CELLS = "packed", "packed, running cells"
-PLAIN, PLAIN_KEPT = "reference", "reference, kept memory"
-VIDEO, VIDEOMAE = "packed, video only", "VideoMAE"
+CELLS = "packed, running cells"
+PLAIN_KEPT = "reference, kept memory"
+COMPILED, COMPILED_CELLS = "packed, compiled", "packed, running cells, compiled"
+VARLEN, SDPA = "packed, varlen_attn", "packed, SDPA by length"
+COMPILED_SDPA = "packed, SDPA by length, compiled"
 PEAK = "matrix product"
-OURS = (PACKED, CELLS, VIDEO)
 NAMES = {
     "packed": PACKED,
     "cells": CELLS,
+    "compiled": COMPILED,
+    "compiled-cells": COMPILED_CELLS,
+    "varlen": VARLEN,
+    "sdpa": SDPA,
+    "compiled-sdpa": COMPILED_SDPA,
     "reference": PLAIN,
     "reference-kept": PLAIN_KEPT,
     "video": VIDEO,
@@ -57,6 +63,7 @@ def main() -> int:
     """Measure, print the tables and write the JSON file."""
     options = _parser().parse_args()
     device = torch.device(options.device)
+    options.contestants = options.contestants or _all_contestants(device)
     workload = Workload(
         config=ModelConfig.preset(options.preset, text_dropout=0.0),
         caption_lengths=caption_lengths(options.captions, options.clips),
@@ -78,7 +85,7 @@ def main() -> int:
     # Only now, when the others have left their memory.
     if PLAIN in options.contestants:
         result["agreement"] = agreement(workload)
-    _print(Console(width=None if Console().is_terminal else 130), result)
+    print_result(Console(width=None if Console().is_terminal else 130), result)
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -101,8 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--contestants",
         type=_contestant_names,
-        default=tuple(NAMES.values()),
-        help=f"comma-separated, of {','.join(NAMES)}; each needs memory of its own",
+        help=f"comma-separated, of {','.join(NAMES)}; each needs memory of its own; all of them",
     )
     parser.add_argument("--json", type=Path, help="file for the figures")
     return parser
@@ -113,6 +119,12 @@ def _contestant_names(text: str) -> tuple[str, ...]:
     if unknown := sorted(set(chosen) - set(NAMES)):
         raise argparse.ArgumentTypeError(f"{', '.join(unknown)} is none of {', '.join(NAMES)}")
     return tuple(NAMES[name] for name in chosen)
+
+
+def _all_contestants(device: torch.device) -> tuple[str, ...]:
+    """All but the compiled ones, which take minutes to begin, and those the device cannot run."""
+    on_cuda = (VARLEN, SDPA) if device.type == "cuda" else ()
+    return (PACKED, CELLS, *on_cuda, PLAIN, PLAIN_KEPT, VIDEO, VIDEOMAE)
 
 
 def _positive(text: str) -> int:
@@ -139,13 +151,19 @@ def _contestants(
     options: argparse.Namespace, workload: Workload, stack: ExitStack
 ) -> dict[str, RemoteStep]:
     """Each in its own process; the plain ones as anybody would run them, and with kept memory."""
-    compiled = {"workload": workload, "compiled": options.compile}
+    chosen = {"workload": workload, "compiled": options.compile}
+    compiled = {"workload": workload, "compiled": True}
     plans: dict[str, tuple[Callable[..., Contestant], dict[str, Any], bool]] = {
-        PACKED: (build_packed, compiled, True),
-        CELLS: (build_packed, {**compiled, "decode_ratio": 0.5}, True),
+        PACKED: (build_packed, chosen, True),
+        CELLS: (build_packed, {**chosen, "decode_ratio": 0.5}, True),
+        COMPILED: (build_packed, compiled, True),
+        COMPILED_CELLS: (build_packed, {**compiled, "decode_ratio": 0.5}, True),
+        VARLEN: (build_packed, {**chosen, "attention": "varlen"}, True),
+        SDPA: (build_packed, {**chosen, "attention": "sdpa"}, True),
+        COMPILED_SDPA: (build_packed, {**compiled, "attention": "sdpa"}, True),
         PLAIN: (build_reference, {"workload": workload}, False),
         PLAIN_KEPT: (build_reference, {"workload": workload}, True),
-        VIDEO: (build_packed, {**compiled, "video_only": True}, True),
+        VIDEO: (build_packed, {**chosen, "video_only": True}, True),
         VIDEOMAE: (build_videomae, {"workload": workload}, True),
     }
     if importlib.util.find_spec("transformers") is None:
@@ -182,11 +200,12 @@ def _figures(
         num_decode=batch.decode.shape[1],
         caption_lengths=batch.text_lengths,
     )
+    packed = _packed_formula(config, batch)
+    cells = _packed_formula(config, workload.batch(decode_ratio=0.5))
     formulas = {
-        PACKED: _packed_formula(config, batch),
-        CELLS: _packed_formula(config, workload.batch(decode_ratio=0.5)),
-        PLAIN: plain,
-        PLAIN_KEPT: plain,
+        **dict.fromkeys((PACKED, COMPILED, VARLEN, SDPA, COMPILED_SDPA), packed),
+        **dict.fromkeys((CELLS, COMPILED_CELLS), cells),
+        **dict.fromkeys((PLAIN, PLAIN_KEPT), plain),
     }
     clips = len(workload.caption_lengths)
     return {
@@ -208,72 +227,6 @@ def _packed_formula(config: ModelConfig, batch: Batch) -> float:
         caption_lengths=batch.text_lengths,
         num_masked_words=len(batch.masked_index),
     )
-
-
-def _print(console: Console, result: dict[str, Any]) -> None:
-    facts, settings = result["machine"], result["settings"]
-    console.print(f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}")
-    console.print(
-        f"{settings['preset']}, {settings['clips']} clips, captions {settings['captions']}, "
-        f"{settings['precision']}, {settings['negatives']} negatives, "
-        f"{settings['rounds']} rounds; matrix products "
-        f"{Spread.of([rate / 1e9 for rate in result['matrix_flops']]).text(0)} GFLOP/s",
-        highlight=False,
-    )
-    console.print(_step_table(result))
-    if "agreement" in result:
-        console.print(_agreement_table(result["agreement"]))
-    if "components" not in result:
-        return
-    table = Table("part of the packed step", "seconds", "share", title="where the time goes")
-    total = sum(result["components"].values())
-    for name, spent in result["components"].items():
-        table.add_row(name, f"{spent:.4f}", f"{spent / total:.1%}")
-    console.print(table)
-
-
-def _step_table(result: dict[str, Any]) -> Table:
-    table = Table(title="a training step: median (low to high) of the rounds")
-    for column in ("", "s", "clips/s", "of the products' rate", "GFLOP/clip", "memory", "speed"):
-        table.add_column(column, justify="left" if not column else "right")
-    seconds = result["seconds"]
-    for name, step in result["steps"].items():
-        flops = step["gflop_per_clip_counted"] * result["settings"]["clips"] * 1e9
-        shares = [
-            flops / spent / peak
-            for spent, peak in zip(seconds[name], result["matrix_flops"], strict=True)
-        ]
-        other = VIDEOMAE if name == VIDEO else PLAIN
-        ratios = _ratios(seconds, name, other)
-        formula = step["gflop_per_clip_formula"]
-        table.add_row(
-            name,
-            Spread.of(seconds[name]).text(3),
-            Spread.of(step["clips_per_second"]).text(),
-            Spread.of(shares).text(),
-            f"{step['gflop_per_clip_counted']:.1f}" + (f" / {formula:.1f}" if formula else ""),
-            f"{step['peak_memory'] / 2**30:.2f} GiB",
-            f"{Spread.of(ratios).text()} x {other}" if name in OURS and ratios else "",
-        )
-    table.caption = (
-        "GFLOP a clip: counted / by formula. The share counts what runs, so work that attention "
-        "kernels do again in the backward pass is in it."
-    )
-    return table
-
-
-def _ratios(seconds: dict[str, list[float]], name: str, other: str) -> list[float]:
-    """How many times `name` is faster than `other`, round by round."""
-    return [b / a for a, b in zip(seconds[name], seconds.get(other, []), strict=False)]
-
-
-def _agreement_table(rows: dict[str, dict[str, float]]) -> Table:
-    table = Table("", "packed", "reference", "relative difference", title="same losses")
-    for name, row in rows.items():
-        worst = f", worst parameter {row['worst parameter']:.1e}" if name == "gradient" else ""
-        difference = f"{row['relative']:.1e}{worst}"
-        table.add_row(name, f"{row['packed']:.6f}", f"{row['reference']:.6f}", difference)
-    return table
 
 
 if __name__ == "__main__":

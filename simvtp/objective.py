@@ -11,6 +11,7 @@ from simvtp.layers import (
     PackedLayout,
     PackedTokens,
     gather_rows,
+    gather_tubelets,
     mean_count,
     rank,
     segment_mean,
@@ -23,8 +24,7 @@ from simvtp.losses import (
     Negatives,
     contrastive_loss,
     match_loss,
-    pixel_loss,
-    pixel_targets,
+    pixel_error,
     sample_negatives,
     word_loss,
 )
@@ -93,6 +93,7 @@ class Objective(nn.Module):
         }
         self.contrast_text = contrast_text
         self.negatives = negatives
+        self._pixel_error = pixel_error
         log_temperature = torch.tensor(math.log(temperature))
         if learn_temperature:
             self.log_temperature = nn.Parameter(log_temperature)
@@ -142,6 +143,11 @@ class Objective(nn.Module):
             terms["vtm"] = self._match_term(pooled, negatives)
         weighted = [self.weights[name] * term for name, term in terms.items()]
         return Losses(total=torch.stack(weighted).sum(), terms=terms)
+
+    def compile_pixel_error(self) -> None:
+        """Let the pixel error run through `torch.compile`, so that no target is ever stored."""
+        # Of fixed sizes, unlike the blocks: divisions by sizes known only at run time are slow.
+        self._pixel_error = torch.compile(pixel_error)
 
     @torch.no_grad()
     def contrast_features(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -232,10 +238,8 @@ class Objective(nn.Module):
     def _pixel_term(self, batch: Batch, visible: Tensor) -> Tensor:
         predictions = self.model.pixel_decoder(visible, keep=batch.keep, decode=batch.decode)
         config = self.model.config
-        targets = pixel_targets(
-            batch.video, batch.decode, tubelet=config.tubelet, target=config.pixel_target
-        )
-        return pixel_loss(predictions, targets)
+        tubelets = gather_tubelets(batch.video, batch.decode, tubelet=config.tubelet)
+        return self._pixel_error(predictions, tubelets, target=config.pixel_target)
 
     def _word_term(
         self, batch: Batch, joint: PackedTokens, text_rows: Tensor, num_words: float | None

@@ -1,6 +1,12 @@
 """Building blocks that know nothing of video or text."""
 
-from simvtp.layers.attention import Attend, Attention, attend, attend_padded
+from simvtp.layers.attention import (
+    Attend,
+    Attention,
+    attend,
+    attend_padded,
+    attention_backend,
+)
 from simvtp.layers.block import (
     Block,
     Transformer,
@@ -32,6 +38,7 @@ __all__ = [
     "Transformer",
     "attend",
     "attend_padded",
+    "attention_backend",
     "compile_blocks",
     "full_precision",
     "gather_rows",

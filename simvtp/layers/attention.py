@@ -1,11 +1,16 @@
 """Multi-head self-attention; `attend` is the one place that knows attention backends."""
 
+import ctypes
 import importlib
+import importlib.util
+import logging
 import warnings
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, lru_cache
+from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +25,38 @@ _CALL_COST, _FILLING_COST = 2_000_000, 40
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Takes query, key and value `(..., tokens, heads, head_width)`, returns the same shape."""
 
+Backend = Literal["xformers", "varlen", "sdpa"]
+# For all threads: the backward pass, which may recompute, runs in one of its own.
+_chosen: Backend | None = None
+
+
+@contextmanager
+def attention_backend(name: Backend) -> Iterator[None]:
+    """Let `attend` use one backend within the context, whatever it would choose.
+
+    Args:
+        name: `xformers` with a block-diagonal mask, `varlen` for torch's variable-length attention
+            (both need CUDA), or `sdpa` for `scaled_dot_product_attention` by length.
+
+    Raises:
+        ValueError: there is no such backend.
+    """
+    if name not in _BACKENDS:
+        raise ValueError(f"attention backends are {', '.join(_BACKENDS)}, got {name}")
+    global _chosen
+    before, _chosen = _chosen, name
+    try:
+        yield
+    finally:
+        _chosen = before
+
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, layout: PackedLayout) -> Tensor:
     """Scaled dot-product attention within each sequence of a pack.
 
-    On CUDA this is one kernel (xformers with a block-diagonal mask, else torch's variable-length
-    attention for half precision); elsewhere sequences of equal length go through
-    `scaled_dot_product_attention` together. All are equal up to rounding.
+    On CUDA this is one kernel: xformers with a block-diagonal mask, else torch's variable-length
+    attention (half precision only), whichever first runs on the device. Elsewhere sequences of
+    equal length go through `scaled_dot_product_attention` together. All are equal up to rounding.
 
     Args:
         query: `(total_tokens, heads, head_width)`.
@@ -37,12 +67,37 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, layout: PackedLayout) -
     Returns:
         `(total_tokens, heads, head_width)`.
     """
-    if query.is_cuda:
-        if _xformers() is not None:
-            return _attend_xformers(query, key, value, layout)
-        if query.dtype in (torch.float16, torch.bfloat16):
-            return _attend_varlen(query, key, value, layout)
-    return _attend_grouped(query, key, value, layout)
+    backend = _backend_for(query.device, query.dtype, head_width=query.shape[-1])
+    return _BACKENDS[backend](query, key, value, layout)
+
+
+def takes_any_lengths(tokens: Tensor) -> bool:
+    """Whether `attend` is one kernel for these tokens, in whatever order their sequences stand."""
+    dtype, kind = tokens.dtype, tokens.device.type
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+    return _backend_for(tokens.device, dtype) != "sdpa"
+
+
+def _backend_for(device: torch.device, dtype: torch.dtype, *, head_width: int = 64) -> Backend:
+    if _chosen is not None:
+        return _chosen
+    if device.type == "cuda":
+        for backend in ("xformers", "varlen"):
+            if _runs(backend, device, dtype, head_width):
+                return backend
+    return "sdpa"
+
+
+@cache
+def _runs(backend: Backend, device: torch.device, dtype: torch.dtype, head_width: int) -> bool:
+    """Whether a backend has a kernel: that depends on GPU, number format and versions."""
+    probe = torch.zeros(8, 1, head_width, device=device, dtype=dtype)
+    try:
+        _BACKENDS[backend](probe, probe, probe, PackedLayout((8,), device))
+    except (ImportError, NotImplementedError, RuntimeError):
+        return False
+    return True
 
 
 def attend_padded(
@@ -156,11 +211,9 @@ def _attend_varlen(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayo
 
 
 def _attend_xformers(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout) -> Tensor:
-    fmha = _xformers()
-    assert fmha is not None
     mask = _block_diagonal_mask(layout)
     batch_of_one = (tensor.unsqueeze(0) for tensor in (query, key, value))
-    return fmha.memory_efficient_attention(*batch_of_one, attn_bias=mask).squeeze(0)
+    return _xformers().memory_efficient_attention(*batch_of_one, attn_bias=mask).squeeze(0)
 
 
 @lru_cache(maxsize=8)
@@ -177,14 +230,33 @@ def _block_diagonal_mask(layout: PackedLayout) -> object:
     return bias.BlockDiagonalMask(q_seqinfo=sequences, k_seqinfo=sequences)
 
 
-@lru_cache(maxsize=1)
-def _xformers() -> ModuleType | None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
+_BACKENDS: dict[Backend, Callable[[Tensor, Tensor, Tensor, PackedLayout], Tensor]] = {
+    "xformers": _attend_xformers,
+    "varlen": _attend_varlen,
+    "sdpa": _attend_grouped,
+}
+
+
+@cache
+def _xformers() -> ModuleType:
+    """Attention of xformers, whose complaint about what it cannot load is kept from the user.
+
+    Its library is linked with the runtime of CUDA 12, which torch for CUDA 13 does not bring: the
+    package nvidia-cuda-runtime-cu12 does.
+    """
+    package = importlib.util.find_spec("nvidia")
+    for folder in package.submodule_search_locations or () if package else ():
+        for runtime in Path(folder).glob("cuda_runtime/lib/libcudart.so.12"):
+            ctypes.CDLL(str(runtime))
+    logger = logging.getLogger("xformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return importlib.import_module("xformers.ops.fmha")
-        except ImportError:
-            return None
+    finally:
+        logger.setLevel(level)
 
 
 class Attention(nn.Module):

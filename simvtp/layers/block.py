@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from simvtp.layers.attention import Attend, Attention, attend
+from simvtp.layers.attention import Attend, Attention, attend, takes_any_lengths
 from simvtp.layers.packing import PackedLayout, PackedTokens
 
 Projected = tuple[Tensor, Tensor, Tensor]
@@ -173,8 +173,8 @@ class Transformer(nn.Module):
     def forward_packed(self, tokens: PackedTokens) -> PackedTokens:
         """Transform packed tokens; every token sees the tokens of its own sequence."""
         layout, values = tokens.layout, tokens.values
-        rows = layout.rows_by_length
-        if rows is None or values.is_cuda:
+        rows = None if takes_any_lengths(values) else layout.rows_by_length
+        if rows is None:
             return PackedTokens(self(values, partial(attend, layout=layout), layout), layout)
         # Without a kernel that takes any lengths, sequences of one length go together: brought
         # side by side once here, not in every block.

@@ -6,6 +6,7 @@ from simvtp.losses.match import Negatives, match_loss, sample_negatives
 from simvtp.losses.memory import FeatureMemory
 from simvtp.losses.pixels import (
     TubeletStatistics,
+    pixel_error,
     pixel_loss,
     pixel_targets,
     tubelet_pixels,
@@ -23,6 +24,7 @@ __all__ = [
     "contrastive_loss",
     "false_negatives",
     "match_loss",
+    "pixel_error",
     "pixel_loss",
     "pixel_targets",
     "sample_negatives",

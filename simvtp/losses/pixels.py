@@ -54,14 +54,39 @@ def pixel_targets(
     Returns:
         `(batch, tokens, frames * rows * columns * channels)` float32, channel last.
     """
+    return tubelet_targets(gather_tubelets(video, index, tubelet=tubelet), target=target)
+
+
+def tubelet_targets(
+    tubelets: Tensor, *, target: Literal["normalized", "raw"] = "normalized"
+) -> Tensor:
+    """What the pixel decoder has to predict for tubelets that `gather_tubelets` has cut out.
+
+    Args:
+        tubelets: `(batch, tokens, channels, frames, height, width)` uint8.
+        target: normalised per tubelet and channel, or raw values in [0, 1].
+
+    Returns:
+        `(batch, tokens, frames * height * width * channels)` float32, channel last.
+    """
     # Channel by channel as the clip is stored; only the result is turned to channel last.
-    pixels = gather_tubelets(video, index, tubelet=tubelet).flatten(3).float()
+    pixels = tubelets.flatten(3).float()
     if target == "normalized":
         variance, mean = torch.var_mean(pixels, dim=3, keepdim=True)
         pixels = pixels.sub_(mean).div_(variance.sqrt() + 255 * _EPSILON)
     else:
         pixels = pixels.div_(255)
     return pixels.transpose(2, 3).flatten(2)
+
+
+def pixel_error(
+    predictions: Tensor, tubelets: Tensor, *, target: Literal["normalized", "raw"] = "normalized"
+) -> Tensor:
+    """`pixel_loss` of predictions for tubelets as they were cut out: one function to compile.
+
+    Compiled, the targets are computed where they are compared and never stored.
+    """
+    return pixel_loss(predictions, tubelet_targets(tubelets, target=target))
 
 
 def pixel_loss(predictions: Tensor, targets: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """One optimiser step of any objective: micro-batches summed, clipped, and skipped when bad."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple, Protocol
@@ -116,12 +115,17 @@ class OptimizerStep:
         return [{} for _ in micro_batches]
 
     def _update(self, results: Sequence[Losses]) -> StepResult:
-        limit = math.inf if self.clip_norm is None else self.clip_norm
-        norm = whole(nn.utils.clip_grad_norm_(self.parameters, limit))
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = whole(nn.utils.get_total_norm(gradients))
         total = torch.stack([losses.total for losses in results]).mean()
         finite = all_true(torch.isfinite(total) & torch.isfinite(norm))
-        # The fused optimiser leaves everything as it is where this is 1, without asking the host.
+        # The fused optimiser reads both on the device: where the first is 1 it leaves everything as
+        # it is, and it divides gradients by the second on its way, so that clipping them costs no
+        # pass of its own.
         self.optimizer.found_inf = (~finite).float()  # pyright: ignore[reportAttributeAccessIssue]
+        if self.clip_norm is not None:
+            scale = ((norm + 1e-6) / self.clip_norm).clamp(min=1).float()
+            self.optimizer.grad_scale = scale  # pyright: ignore[reportAttributeAccessIssue]
         self.optimizer.step()
         self.optimizer.zero_grad()
         names = results[0].terms

@@ -208,6 +208,8 @@ def _build_trainer(
     assert model.tokenizer is not None
     objective: Objective = build_objective(config, model=model).to(group.device)
     set_up_blocks(model, config.run)
+    if config.run.compile:
+        objective.compile_pixel_error()
     if config.run.parallel == "fsdp" and group.world_size > 1:
         blocks = [module for module in model.modules() if isinstance(module, Block)]
         shard(objective, blocks=blocks, methods=["contrast_features"])

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -5,7 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simvtp.layers import Attention, Block, PackedLayout, attend, attend_padded
+from simvtp.layers import (
+    Attention,
+    Block,
+    PackedLayout,
+    attend,
+    attend_padded,
+    attention_backend,
+)
 from simvtp.layers import attention as attention_module
 
 CPU = torch.device("cpu")
@@ -72,18 +81,75 @@ def test_the_block_diagonal_mask_hides_other_sequences():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", ["_attend_xformers", "_attend_varlen", "_attend_grouped"])
+@pytest.mark.parametrize("name", ["xformers", "varlen", "sdpa"])
 def test_cuda_backends_agree(name):
-    if name == "_attend_xformers" and attention_module._xformers() is None:
-        pytest.skip("xformers is not installed")
     sizes = (160, 12, 171, 1, 40)
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(sum(sizes), 2, 64, generator=generator) for _ in range(3)]
+    weight = torch.randn(tensors[0].shape, generator=generator)
     layout = PackedLayout(sizes, torch.device("cuda"))
-    backend = getattr(attention_module, name)
-    output = backend(*(tensor.cuda().bfloat16() for tensor in tensors), layout)
-    expected = reference(*tensors, list(sizes))
-    torch.testing.assert_close(output.cpu().double(), expected, atol=2e-2, rtol=2e-2)
+    on_device = [tensor.cuda().bfloat16().requires_grad_() for tensor in tensors]
+    with attention_backend(name):
+        output = attend(*on_device, layout=layout)
+    gradients = torch.autograd.grad((output * weight.cuda()).sum(), on_device)
+    wanted = [tensor.double().requires_grad_() for tensor in tensors]
+    expected = reference(*wanted, list(sizes))
+    expected_gradients = torch.autograd.grad((expected * weight).sum(), wanted)
+    for got, want in zip([output, *gradients], [expected, *expected_gradients], strict=True):
+        torch.testing.assert_close(got.cpu().double(), want, atol=3e-2, rtol=2e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_attention_on_cuda_is_one_kernel_where_there_is_one(dtype, monkeypatch):
+    device = torch.device("cuda")
+    assert attention_module._runs("xformers", device, dtype, 64)
+    assert attention_module._backend_for(device, dtype) == "xformers"
+    monkeypatch.setattr(attention_module, "_runs", lambda backend, *_: backend == "varlen")
+    assert attention_module._backend_for(device, dtype) == "varlen"
+
+
+@given(sizes=lengths)
+def test_a_chosen_backend_is_used_and_left_again(sizes):
+    tensors, layout = inputs(sum(sizes)), PackedLayout(tuple(sizes), CPU)
+    with attention_backend("sdpa"):
+        chosen = attend(*tensors, layout=layout)
+    torch.testing.assert_close(chosen, attend(*tensors, layout=layout))
+    # Without a GPU there is none of the others, and nothing stands in for them.
+    with pytest.raises((NotImplementedError, RuntimeError)), attention_backend("varlen"):
+        attend(*tensors, layout=layout)
+    torch.testing.assert_close(attend(*tensors, layout=layout), chosen)
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(ValueError, match="backends are xformers, varlen, sdpa, got flash"):
+        attention_backend("flash").__enter__()
+
+
+@pytest.mark.parametrize("error", [ImportError, NotImplementedError, RuntimeError])
+def test_a_backend_that_cannot_run_is_passed_over(error, monkeypatch):
+    def fail(*_):
+        raise error("no kernel here")
+
+    monkeypatch.setitem(attention_module._BACKENDS, "varlen", fail)
+    attention_module._runs.cache_clear()
+    assert not attention_module._runs("varlen", CPU, torch.float32, 64)
+    assert attention_module._runs("sdpa", CPU, torch.float32, 64)
+    attention_module._runs.cache_clear()
+
+
+def test_importing_xformers_says_nothing_and_needs_no_other_cuda():
+    code = (
+        "import warnings; warnings.simplefilter('error'); "
+        "from simvtp.layers import attention; attention._xformers(); "
+        "from xformers._cpp_lib import _built_with_cuda; print(_built_with_cuda)"
+    )
+    pytest.importorskip("nvidia.cuda_runtime")
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=240
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")
 
 
 def test_attention_has_query_and_value_bias_and_no_key_bias():
