@@ -5,9 +5,42 @@ forward pass, except that nothing flows back into pixels. Softmax, norms and act
 out; they are below one percent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import torch
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
 
 from simvtp.config import ModelConfig
+
+Shape = Sequence[int]
+
+
+def _attention(query: Shape, key: Shape, value: Shape, *_: object, **__: object) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward(
+    grad: Shape, query: Shape, key: Shape, value: Shape, *_: object, **__: object
+) -> int:
+    return sdpa_backward_flop_count(grad, query, key, value)
+
+
+# Torch's counter knows the kernels of GPUs and, in some versions, not that of CPUs.
+_CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+
+
+def count_flops(function: Callable[[], object]) -> float:
+    """Operations of one call, counted as they run."""
+    with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
+        function()
+    return float(counter.get_total_flops())
 
 
 def linear_flops(tokens: float, *, inputs: int, outputs: int) -> float:

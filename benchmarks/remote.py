@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import multiprocessing
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.components import component_seconds
 from benchmarks.contestants import Contestant
+from benchmarks.flops import count_flops
 from benchmarks.measure import peak_memory, step_seconds
 from simvtp.training import keep_freed_memory
 
@@ -83,7 +83,7 @@ def _serve(
     device = contestant.device
     answers: dict[str, Callable[[], Any]] = {
         "seconds": lambda: step_seconds(contestant.run, device),
-        "flops": lambda: _count(contestant.run),
+        "flops": lambda: count_flops(contestant.run),
         "memory": lambda: peak_memory(contestant.run, device),
         "components": lambda: component_seconds(contestant),
     }
@@ -97,9 +97,3 @@ def _serve(
             # The others' turn: all share the device's memory.
             torch.cuda.empty_cache()
         connection.send(answer)
-
-
-def _count(function: Callable[[], object]) -> float:
-    with FlopCounterMode(display=False) as counter:
-        function()
-    return float(counter.get_total_flops())

@@ -74,7 +74,7 @@ def main() -> int:
     result: dict[str, Any] = {
         "command": command_line("benchmarks.train_step"),
         "machine": machine(device),
-        "settings": {**vars(options), "json": None, "captions": list(workload.caption_lengths)},
+        "settings": {**vars(options), "json": None},
     }
     with ExitStack() as stack:
         steps = _contestants(options, workload, stack)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -24,6 +24,10 @@ _PATHS, _CAPTIONS = ("path", "contentUrl"), ("caption", "name")
 _TICK_ROUNDING = 0.5
 # 8,192 x 8,192: a decoder may hold 16 frames, and a few bytes of a header claim any size.
 _MAX_PIXELS = 1 << 26
+# A title in no known encoding says nothing of the frames; from PyAV 19 on it is no error anyway.
+_METADATA: dict[str, Any] = (
+    {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
+)
 
 
 class ClipError(ValueError):
@@ -149,7 +153,7 @@ def _opened(source: str | Path | bytes) -> Iterator[tuple[InputContainer, VideoS
         BytesIO(source) if is_sent else f"file:{source}",
         "r",
         options={"protocol_whitelist": "none" if is_sent else "file"},
-        metadata_errors="ignore",
+        **_METADATA,
     )
     with container:
         stream = container.streams.best("video")

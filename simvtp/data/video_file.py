@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import av
 import av.logging
@@ -18,6 +18,10 @@ av.logging.set_level(None)
 
 # 8,192 x 8,192: a decoder may hold 16 frames, and a few bytes of a header claim any size.
 _MAX_PIXELS = 1 << 26
+# A title in no known encoding says nothing of the frames; from PyAV 19 on it is no error anyway.
+_METADATA: dict[str, Any] = (
+    {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
+)
 _TOO_SLOW = "it takes longer to read than the time limit"
 
 Item = TypeVar("Item")
@@ -108,7 +112,7 @@ def open_video(
             address,
             "r",
             options={"protocol_whitelist": protocols},
-            metadata_errors="ignore",
+            **_METADATA,
             timeout=None if deadline is None else deadline.seconds,
         )
     except InterruptedError:

@@ -6,22 +6,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import scaling, train_step
 from benchmarks.contestants import build_model, packed_step, random_batch, reference_step
-from benchmarks.flops import packed_step_flops, reference_step_flops
+from benchmarks.flops import count_flops, packed_step_flops, reference_step_flops
 from benchmarks.measure import Spread, interleave, peak_memory
 from simvtp.config import ModelConfig
 
 CPU = torch.device("cpu")
 SIZES = ModelConfig.preset("tiny", vocab_size=300, text_dropout=0.0, decoder_depth=2)
-
-
-def counted(function):
-    with FlopCounterMode(display=False) as counter:
-        function()
-    return counter.get_total_flops()
 
 
 @pytest.mark.parametrize("lengths", [[12, 12, 12], [5, 9, 30]])
@@ -35,7 +28,7 @@ def test_the_formula_is_what_the_plain_step_does(lengths):
         caption_lengths=lengths,
     )
     # The counter also sees the 3 x 3 similarities and the match head.
-    assert counted(step.run) == pytest.approx(formula, rel=2e-3)
+    assert count_flops(step.run) == pytest.approx(formula, rel=2e-3)
 
 
 @pytest.mark.parametrize("negatives", ["hard", "random"])
@@ -51,7 +44,7 @@ def test_the_formula_is_what_the_packed_step_does(negatives):
         num_masked_words=len(batch.masked_index),
     )
     # Flash attention computes its scores once more on the way back.
-    total = counted(step.run)
+    total = count_flops(step.run)
     assert formula < total < 1.06 * formula
 
 
