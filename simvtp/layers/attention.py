@@ -1,14 +1,11 @@
 """Multi-head self-attention; `attend` is the one place that knows attention backends."""
 
-import ctypes
 import importlib
-import importlib.util
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, lru_cache
-from pathlib import Path
 from types import ModuleType
 from typing import Literal, NamedTuple
 
@@ -211,14 +208,14 @@ def _attend_varlen(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayo
 
 
 def _attend_xformers(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout) -> Tensor:
-    mask = _block_diagonal_mask(layout)
     batch_of_one = (tensor.unsqueeze(0) for tensor in (query, key, value))
+    mask = _block_diagonal_mask(layout)
     return _xformers().memory_efficient_attention(*batch_of_one, attn_bias=mask).squeeze(0)
 
 
 @lru_cache(maxsize=8)
 def _block_diagonal_mask(layout: PackedLayout) -> object:
-    bias = importlib.import_module("xformers.ops.fmha.attn_bias")
+    bias = _xformers().attn_bias
     # Built from parts: `from_seqlens` would copy the offsets to the device once more and wait.
     with torch.inference_mode(False):
         sequences = bias._SeqLenInfo(
@@ -241,13 +238,9 @@ _BACKENDS: dict[Backend, Callable[[Tensor, Tensor, Tensor, PackedLayout], Tensor
 def _xformers() -> ModuleType:
     """Attention of xformers, whose complaint about what it cannot load is kept from the user.
 
-    Its library is linked with the runtime of CUDA 12, which torch for CUDA 13 does not bring: the
-    package nvidia-cuda-runtime-cu12 does.
+    Its library is linked with the runtime of CUDA 12, which torch for CUDA 13 does not bring but
+    loads where the package nvidia-cuda-runtime-cu12 is installed.
     """
-    package = importlib.util.find_spec("nvidia")
-    for folder in package.submodule_search_locations or () if package else ():
-        for runtime in Path(folder).glob("cuda_runtime/lib/libcudart.so.12"):
-            ctypes.CDLL(str(runtime))
     logger = logging.getLogger("xformers")
     level = logger.level
     logger.setLevel(logging.ERROR)
