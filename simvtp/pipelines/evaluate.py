@@ -11,11 +11,13 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 from rich.progress import Progress
 
-from simvtp.data import ClipRecord, load_clips
+from simvtp.data import ClipRecord
+from simvtp.data.annotations import Missing, load_retrieval
 from simvtp.model import SimVTP
 from simvtp.pipelines.arguments import at_least
 from simvtp.pipelines.comparison import (
@@ -47,8 +49,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--model", required=True, help="model folder or hub id")
-    add("--data", required=True, type=Path, help="manifest of held-out clips")
-    add("--data.root", dest="root", type=Path, help="folder of the clips; default: the manifest's")
+    add("--data", required=True, help="held-out clips: a benchmark's captions, a manifest, shards")
+    add("--data.root", dest="root", type=Path, help="folder of the clips; default: that of --data")
+    add("--data.split", dest="split", help="part of --data: a name in it, or a file with video ids")
+    add(
+        "--data.missing",
+        dest="missing",
+        choices=get_args(Missing),
+        default="refuse",
+        help="what to do where a benchmark's video has no file; default: %(default)s",
+    )
     add(
         "--views",
         type=_views,
@@ -106,7 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, console: Console) -> None:
     _check_options(options)
-    records = load_clips(options.data, root=options.root)
+    records = load_retrieval(
+        options.data, root=options.root, split=options.split, missing=options.missing
+    )
     names = [options.model] if options.compare is None else [options.model, options.compare]
     models = [SimVTP.from_pretrained(name).to(options.device) for name in names]
     evaluations = evaluate(
@@ -125,7 +137,8 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         report = {
             "model": options.model,
             "compared_with": options.compare,
-            "data": str(options.data),
+            "data": options.data,
+            "split": options.split,
             "views": "x".join(str(number) for number in options.views),
             "bootstrap": {"samples": options.bootstrap, "level": LEVEL, "seed": options.seed},
             **as_report(findings, records),

@@ -176,7 +176,9 @@ def _prepare(
     # A few labelled clips make a small batch rather than none.
     most = max(1, len(task.dataset) // (group.world_size * config.run.accumulate))
     run = replace(config.run, batch_size=min(config.run.batch_size, most))
-    config = replace(config, run=run)
+    # Likewise a short run begins with a short warm-up.
+    warmup = min(config.optim.warmup_epochs, run.epochs / 2)
+    config = replace(config, run=run, optim=replace(config.optim, warmup_epochs=warmup))
     if is_main():
         out.mkdir(parents=True, exist_ok=True)
         save_settings(asdict(config), file=out / "config.yaml")
@@ -250,7 +252,8 @@ def _print_start(console: Console, config: FinetuneConfig, *, task: Task, traine
         f"task:  {config.task}, from {config.tune.weights} weights of {config.model}\n"
         f"model: {trained / 1e6:.1f} M parameters to train ({config.tune.train_parts})\n"
         f"data:  {sizes}\n"
-        f"run:   {steps} in {config.run.out}; kept is the best {task.headline} on validation",
+        f"run:   {steps}, {config.optim.warmup_epochs:g} epochs of warm-up, in {config.run.out}; "
+        f"kept is the best {task.headline} on validation",
         highlight=False,
     )
 

@@ -1,6 +1,7 @@
 """Settings of fine-tuning, beside those that it shares with pre-training."""
 
 from dataclasses import dataclass
+from os.path import realpath
 from typing import Any, Literal
 
 from simvtp.config import OptimConfig, RunConfig
@@ -63,7 +64,9 @@ class TaskDataConfig:
                 f"{self.test_crops}"
             )
         seen = ((self.train, self.train_split), (self.validation, self.validation_split))
-        if self.test is not None and (self.test, self.test_split) in seen:
+        # The same file may be written in other ways, or be a link.
+        places = [(realpath(file), split) for file, split in seen if file is not None]
+        if self.test is not None and (realpath(self.test), self.test_split) in places:
             raise ValueError(
                 f"data.test is {self.test}, which is also trained on or chosen by: its figures "
                 "would be too good; name other annotations, another test_split, or none"

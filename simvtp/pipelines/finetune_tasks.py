@@ -90,6 +90,7 @@ def _retrieval(config: FinetuneConfig, model: SimVTP) -> Task:
         pick=lambda records, numbers: [records[number] for number in numbers],
         groups=lambda records: [0] * len(records),
         names=lambda records: {},
+        records=lambda records: records,
     )
     model = with_text_encoder(model, config)
     special = special_token_ids(tokenizer)
@@ -170,6 +171,7 @@ def _classification(config: FinetuneConfig, model: SimVTP) -> Task:
         ),
         groups=lambda clips: clips.labels.tolist(),
         names=lambda clips: {"classes": clips.classes},
+        records=lambda clips: clips.records,
     )
     classes = splits["train"].classes
     classifier = VideoClassifier.from_model(model, classes=classes)
@@ -208,6 +210,7 @@ def _answering(config: FinetuneConfig, model: SimVTP) -> Task:
         pick=_questions_about,
         groups=lambda questions: [0] * len(questions.records),
         names=lambda questions: {"answers": questions.answers},
+        records=lambda questions: questions.records,
     )
     train = with_known_answers(splits["train"])
     answerer = VideoAnswerer.from_model(model, answers=train.answers)

@@ -49,7 +49,7 @@ def measure_retrieval(
     top: int = 0,
     num_workers: int = 0,
 ) -> dict[str, float]:
-    """Recalls and mean ranks of both directions by cosine and, under names of their own, matched.
+    """Recalls and ranks of both directions by cosine and, under names of their own, matched.
 
     Args:
         model: the model.
@@ -75,6 +75,7 @@ def measure_retrieval(
             recalls = metrics.recall
             figures |= {f"{prefix}{direction} recall@{k}": share for k, share in recalls.items()}
             figures[f"{prefix}{direction} mean recall"] = sum(recalls.values()) / len(recalls)
+            figures[f"{prefix}{direction} median rank"] = metrics.median_rank
             figures[f"{prefix}{direction} mean rank"] = metrics.mean_rank
     return {**figures, "unreadable": len(gallery.unreadable)}
 

@@ -1,13 +1,21 @@
 """Which clips are kept out for validation, and which share of the others is used."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from simvtp.data import ClipRecord
 from simvtp.pipelines.finetune_settings import FinetuneConfig
 
 _SPLIT_STREAM, _SHARE_STREAM = 11, 12
+
+
+class SharedVideosWarning(UserWarning):
+    """Two splits of a benchmark hold the same videos."""
 
 
 def keep_out(num_clips: int, *, share: float, seed: int) -> tuple[list[int], list[int]]:
@@ -54,6 +62,7 @@ def read_splits(
     pick: Callable[[Any, Sequence[int]], Any],
     groups: Callable[[Any], Sequence[int]],
     names: Callable[[Any], Mapping[str, Any]],
+    records: Callable[[Any], Sequence[ClipRecord]],
 ) -> dict[str, Any]:
     """Annotations by split: train, validation and, if there are any, test.
 
@@ -64,6 +73,11 @@ def read_splits(
         pick: some of the annotations, by the numbers of their clips.
         groups: group of each clip, of each of which the same share is used.
         names: what the other splits are read with, such as the classes.
+        records: the clips of some annotations.
+
+    Raises:
+        ValueError: annotations are faulty, or two splits hold the same video. Only questions may
+            share videos, with a warning.
     """
     data, seed = config.data, config.run.seed
 
@@ -83,4 +97,38 @@ def read_splits(
         train = pick(train, share_of(groups(train), share=data.label_share, seed=seed))
     if data.test is not None:
         splits["test"] = read(data.test, data.test_split, **known)
-    return {"train": train, **splits}
+    splits = {"train": train, **splits}
+    _require_apart(
+        {name: records(split) for name, split in splits.items()}, refuse=config.task != "qa"
+    )
+    return splits
+
+
+def _require_apart(splits: Mapping[str, Sequence[ClipRecord]], *, refuse: bool) -> None:
+    """Find videos that stand in two splits.
+
+    Raises:
+        ValueError: there are such videos, and they are refused.
+    """
+    # Formats differ in whether they give the root as it was written or as an absolute path.
+    videos = {
+        name: {
+            record.name if record.span else str(Path(record.path).absolute()) for record in split
+        }
+        for name, split in splits.items()
+    }
+    found = []
+    for first, second in combinations(videos, 2):
+        shared = videos[first] & videos[second]
+        if shared:
+            count = f"{len(shared)} of the {len(videos[second])} {second} videos"
+            found.append(f"{count} are {first} videos too, such as {min(shared)}")
+    if not found:
+        return
+    message = f"{'; '.join(found)}: figures of them would be too good"
+    if refuse:
+        raise ValueError(
+            f"{message}; give splits that share no video, with data.train_split, "
+            "data.validation_split and data.test_split where one file holds them all"
+        )
+    warnings.warn(message, SharedVideosWarning, stacklevel=2)

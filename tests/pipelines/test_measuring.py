@@ -1,5 +1,7 @@
 """Figures of fine-tuned models against what their own predictions give, clip by clip."""
 
+import statistics
+
 import numpy as np
 import pytest
 import torch
@@ -90,6 +92,7 @@ def figures_of(ranks, prefix):
     return {
         **{f"{prefix} recall@{k}": share for k, share in recalls.items()},
         f"{prefix} mean recall": sum(recalls.values()) / 3,
+        f"{prefix} median rank": statistics.median(ranks),
         f"{prefix} mean rank": sum(ranks) / len(ranks),
     }
 

@@ -13,7 +13,11 @@ from simvtp.data.manifest import Problems
 from simvtp.data.manifest_checks import MissingFileError, checked_path
 from simvtp.data.manifest_rows import ProblemError, Row, shown
 
-ENDINGS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".gif")
+# Flickr's videos in DiDeMo, which most keep as .mp4, have many others.
+ENDINGS = (
+    *(".mp4", ".webm", ".mkv", ".avi", ".mov", ".gif"),
+    *(".m4v", ".3gp", ".3g2", ".mpg", ".mpeg", ".wmv", ".flv", ".mts", ".ogv"),
+)
 _MAX_NAMED = 5
 
 Missing = Literal["refuse", "leave out"]

@@ -145,6 +145,10 @@ def test_didemo_joins_a_videos_descriptions(write: Write, tmp_path: Path):
         "54@N00_24.avi": ("54@N00_24.mp4", ("first a dog then a cat",)),
         "12@N02_13.mov": ("a/12@N02_13.mov.mp4", ("a cat",)),
     }
+    # Files of other kinds too, most of which are kept as .mp4.
+    others = [{"video": f"7@N0_{end}.{end}", "description": end} for end in ("3gp", "m4v", "wmv")]
+    files = ("7@N0_3gp.mp4", "7@N0_m4v.m4v", "7@N0_wmv.wmv.mp4")
+    assert [one.path.name for one in load(write("val_data.json", others, *files))] == list(files)
     lists = write("test_list.txt", "12@N02_13.mov\n")
     assert [one.captions for one in load(source, split=lists)] == [("a cat",)]
     several = [{"video": "12@N02_13.mov", "description": ["one", "two"]}]

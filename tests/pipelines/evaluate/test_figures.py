@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from simvtp import SimVTP
-from simvtp.data import CentreCrop, load_manifest, read_clip
+from simvtp.data import CentreCrop, MissingVideosWarning, load_manifest, read_clip
 from simvtp.metrics import retrieval_metrics
 from simvtp.pipelines import evaluate
 from simvtp.pipelines.retrieval import embed_gallery
@@ -37,6 +37,36 @@ def test_figures_are_those_of_a_brute_force_ranking(model_folder, corpus, tmp_pa
         assert got["mean_rank"] == pytest.approx(sum(values) / len(values))
         assert got["recall@1"] == pytest.approx(sum(rank == 1 for rank in values) / len(values))
     assert set(figures["results"]) == {"cosine", "matching over the top 3"}
+
+
+def test_a_benchmark_and_its_split_as_they_are_published(model_folder, corpus, evaluated, tmp_path):
+    records = load_manifest(corpus.validation)
+    for number, record in enumerate(records):
+        (tmp_path / f"video{number}.mp4").write_bytes(record.path.read_bytes())
+    (tmp_path / "video1.mp4").unlink()
+    document = {
+        "videos": [
+            {"video_id": f"video{number}", "split": "train" if number == 5 else "test"}
+            for number in range(6)
+        ],
+        "sentences": [
+            {"video_id": f"video{number}", "caption": record.captions[0], "sen_id": number}
+            for number, record in enumerate(records)
+        ],
+    }
+    (tmp_path / "MSRVTT_data.json").write_text(json.dumps(document))
+    (tmp_path / "listed.csv").write_text("video_id\nvideo0\nvideo3\n")
+    file = tmp_path / "MSRVTT_data.json"
+    figures = evaluated(file, f"--data.split={tmp_path / 'listed.csv'}")
+    assert figures["clips"] == ["video0", "video3"]
+    assert [caption["caption"] for caption in figures["captions"]] == [
+        records[number].captions[0] for number in (0, 3)
+    ]
+    command = [f"--model={model_folder}", f"--data={file}", "--data.split=test", "--workers=0"]
+    assert evaluate.main(command) == 2
+    with pytest.warns(MissingVideosWarning, match="video1"):
+        figures = evaluated(file, "--data.split=test", "--data.missing=leave out")
+    assert figures["clips"] == ["video0", "video2", "video3", "video4"]
 
 
 def test_several_captions_and_an_unreadable_clip(model_folder, corpus, tmp_path, capsys):

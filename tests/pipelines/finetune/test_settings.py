@@ -3,12 +3,13 @@
 import json
 
 import pytest
+import yaml
 
 from simvtp import SimVTP
 from simvtp.data import load_manifest
 from simvtp.data.annotations import MissingVideosWarning, load_labelled
 from simvtp.pipelines import finetune
-from simvtp.pipelines.splits import keep_out, share_of
+from simvtp.pipelines.splits import SharedVideosWarning, keep_out, share_of
 from simvtp.tasks import VideoClassifier
 
 
@@ -36,6 +37,7 @@ def test_random_weights_and_fewer_labels(
     ("replaced", "message"),
     [
         ({"data__test": "{train}"}, "also trained on or chosen by"),
+        ({"data__test": "{train written otherwise}"}, "also trained on or chosen by"),
         ({"data__train": ""}, "data.train is missing"),
         ({"data__train": "/nowhere.csv"}, "/nowhere.csv"),
         ({"model": "/nowhere"}, "neither a folder here"),
@@ -48,8 +50,9 @@ def test_random_weights_and_fewer_labels(
     ],
 )
 def test_what_cannot_work_is_refused(command_for, annotations, tmp_path, capsys, replaced, message):
-    train = str(annotations["classification"])
-    filled = {name: str(value).replace("{train}", train) for name, value in replaced.items()}
+    train = annotations["classification"]
+    places = {"{train}": train, "{train written otherwise}": f"{train.parent}/./{train.name}"}
+    filled = {name: str(places.get(value, value)) for name, value in replaced.items()}
     command = command_for(filled.pop("task", "classification"), tmp_path / "run", **filled)
     try:
         code = finetune.main(command)
@@ -93,6 +96,35 @@ def test_splits_of_one_file_and_missing_videos(command_for, corpus, tmp_path):
         assert finetune.main(command_for("retrieval", tmp_path / "run", **settings)) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["test"]["t2v recall@5"] == 1.0, "three test videos"
+
+
+@pytest.mark.parametrize("task", ["retrieval", "classification", "qa"])
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_videos_of_two_splits(command_for, annotations, corpus, tmp_path, capsys, task, split):
+    """A copy of the training annotations, in another file and the other way round."""
+    header, *rows = annotations[task].read_text().splitlines()
+    copy = tmp_path / "copy.csv"
+    copy.write_text("\n".join([header, *reversed(rows)]) + "\n")
+    settings = {f"data__{split}": copy, "run__epochs": 1}
+    command = command_for(task, tmp_path / "run", **settings)
+    if task == "qa":
+        with pytest.warns(SharedVideosWarning, match=f"{split} videos are train videos too"):
+            assert finetune.main(command) == 0
+        return
+    assert finetune.main(command) == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{split} videos are train videos too" in said
+    assert "splits that share no video" in said
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(("given", "used"), [(5.0, 0.5), (0.25, 0.25)])
+def test_a_short_run_has_a_short_warm_up(command_for, tmp_path, capsys, given, used):
+    settings = {"run__epochs": 1, "optim__warmup_epochs": given}
+    assert finetune.main(command_for("classification", tmp_path, **settings)) == 0
+    assert f" {used} epochs of warm-up" in capsys.readouterr().out
+    kept = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert kept["optim"]["warmup_epochs"] == used
 
 
 def test_a_finished_run_is_not_overwritten(command_for, tmp_path, capsys):
