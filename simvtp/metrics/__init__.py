@@ -1,12 +1,19 @@
 """Scores of held-out data."""
 
-from simvtp.metrics.bootstrap import Difference, Interval, bootstrap_intervals, compare_ranks
+from simvtp.metrics.bootstrap import (
+    Difference,
+    Interval,
+    bootstrap_intervals,
+    compare_ranks,
+    mean_interval,
+)
 from simvtp.metrics.classification import (
     AnsweringMetrics,
     ClassificationMetrics,
     answering_metrics,
     classification_metrics,
     hit_chance,
+    squared_error,
 )
 from simvtp.metrics.retrieval import (
     QueryRanks,
@@ -32,7 +39,9 @@ __all__ = [
     "compare_ranks",
     "dual_softmax",
     "hit_chance",
+    "mean_interval",
     "query_ranks",
     "retrieval_metrics",
+    "squared_error",
     "summarize",
 ]

@@ -63,9 +63,42 @@ def bootstrap_intervals(
     Raises:
         ValueError: not one group per query, no sample, or a level outside (0, 1).
     """
-    _check(ranks, groups, num_samples, level)
+    _check(len(ranks.rank), groups, num_samples, level)
     figures = _bootstrap([ranks], groups, num_samples, seed)[0]
     return {name: _interval(values, level) for name, values in figures.items()}
+
+
+def mean_interval(
+    values: Tensor,
+    *,
+    groups: Tensor,
+    num_samples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Percentile interval of a mean over samples, such as an accuracy, by resampling clips.
+
+    Args:
+        values: `(samples,)`, e.g. of `hit_chance`.
+        groups: `(samples,)` int64 number of each sample's clip.
+        num_samples: resamples.
+        level: confidence, e.g. 0.95.
+        seed: seed of the resamples.
+
+    Raises:
+        ValueError: not one group per sample, no resample, or a level outside (0, 1).
+    """
+    _check(len(values), groups, num_samples, level)
+    _, numbers = groups.unique(return_inverse=True)
+    count = int(numbers.max()) + 1
+    sums = _sum_by(numbers, values.double(), count)
+    sizes = torch.bincount(numbers).double()
+    generator = torch.Generator().manual_seed(seed)
+    means: list[Tensor] = []
+    for size in _chunks(num_samples, count):
+        drawn = torch.randint(count, (size, count), generator=generator)
+        means.append(sums[drawn].sum(dim=1) / sizes[drawn].sum(dim=1))
+    return _interval(torch.cat(means), level)
 
 
 def compare_ranks(
@@ -96,7 +129,7 @@ def compare_ranks(
         ValueError: the models were not asked the same queries or ranks, not one group per query,
             no sample, or a level outside (0, 1).
     """
-    _check(first, groups, num_samples, level)
+    _check(len(first.rank), groups, num_samples, level)
     if first.rank.shape != second.rank.shape or first.hits.keys() != second.hits.keys():
         raise ValueError(
             "both models must have ranks of the same queries and the same k, got "
@@ -216,10 +249,10 @@ def _interval(values: Tensor, level: float) -> Interval:
     return Interval(low, high)
 
 
-def _check(ranks: QueryRanks, groups: Tensor, num_samples: int, level: float) -> None:
-    if groups.shape != ranks.rank.shape or groups.dtype != torch.int64:
+def _check(num_queries: int, groups: Tensor, num_samples: int, level: float) -> None:
+    if groups.shape != (num_queries,) or groups.dtype != torch.int64:
         raise ValueError(
-            f"groups must be int64 and one per query ({len(ranks.rank)}), got {groups.dtype} "
+            f"groups must be int64 and one per query ({num_queries}), got {groups.dtype} "
             f"{tuple(groups.shape)}"
         )
     if num_samples < 1:

@@ -127,6 +127,29 @@ def hit_chance(scores: Tensor, *, labels: Tensor, k: int = 1) -> Tensor:
     return ((k - higher) / equal).clamp(0, 1)
 
 
+def squared_error(scores: Tensor, *, answers: Tensor, values: Tensor) -> float:
+    """Mean squared error of the numbers that the answers with the highest score stand for.
+
+    What TGIF-QA's counts are judged by (arXiv 1704.04497). Of equal scores each counts alike.
+
+    Args:
+        scores: `(questions, answers)` floating, higher is likelier.
+        answers: `(questions,)` int64 numbers of the right answers.
+        values: `(answers,)` what each answer stands for.
+
+    Raises:
+        ValueError: wrong shapes or dtypes, a NaN, a number that is no answer.
+    """
+    _check(scores, answers, lowest=0)
+    if values.shape != scores.shape[1:]:
+        raise ValueError(
+            f"values must be one per answer ({scores.shape[1]}), got shape {tuple(values.shape)}"
+        )
+    best = (scores == scores.amax(dim=1, keepdim=True)).double()
+    errors = (values.double() - values[answers].double()[:, None]).square()
+    return ((best * errors).sum(dim=1) / best.sum(dim=1)).mean().item()
+
+
 def _check(scores: Tensor, labels: Tensor, *, lowest: int) -> None:
     if scores.ndim != 2 or 0 in scores.shape or not scores.is_floating_point():
         raise ValueError(

@@ -21,7 +21,6 @@ if __name__ == "__main__":
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from simvtp.data import EpochSampler, build_loader
@@ -36,6 +35,7 @@ from simvtp.pipelines.arguments import (
     save_settings,
     settings_parser,
 )
+from simvtp.pipelines.finetune_report import results_table
 from simvtp.pipelines.finetune_settings import DEFAULTS, SECTIONS, FinetuneConfig
 from simvtp.pipelines.finetune_tasks import Task, build_task
 from simvtp.pipelines.frozen_features import fit_frozen
@@ -278,13 +278,7 @@ def _finish(config: FinetuneConfig, *, task: Task, model: Any, console: Console)
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
     if (out / "metrics.jsonl").is_file():
         plot_curves(out / "metrics.jsonl", out_png=out / "curves.png")
-    table = Table(title=f"{config.task}, the best state on validation")
-    for column in ("", *splits):
-        table.add_column(column, justify="right" if column else "left")
-    for name in results[splits[0]]:
-        values = [results[split].get(name) for split in splits]
-        table.add_row(name, *("" if value is None else f"{value:.4g}" for value in values))
-    console.print(table)
+    console.print(results_table(config.task, results))
     console.print(f"model    {out / 'model'}\nfigures  {out / 'results.json'}", highlight=False)
 
 

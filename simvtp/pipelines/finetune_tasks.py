@@ -42,6 +42,7 @@ from simvtp.tasks import (
 )
 
 Figures = dict[str, float]
+_RESAMPLES = 1000
 
 
 class Task(NamedTuple):
@@ -110,9 +111,8 @@ def _retrieval(config: FinetuneConfig, model: SimVTP) -> Task:
         return measure_retrieval(
             tuned,
             splits[split],
-            views=_views(config, split),
             top=config.tune.rerank if split == "test" else 0,
-            num_workers=config.data.num_workers,
+            **_measuring(config, split),
         )
 
     return Task(
@@ -176,15 +176,13 @@ def _classification(config: FinetuneConfig, model: SimVTP) -> Task:
     classes = splits["train"].classes
     classifier = VideoClassifier.from_model(model, classes=classes)
     train_parts(classifier, "all" if config.tune.train_parts == "all" else "head")
-    augment, workers = config.augment, config.data.num_workers
+    augment = config.augment
     mix = None
     if augment.mixup or augment.cutmix:
         mix = MixAugment(mixup_alpha=augment.mixup, cutmix_alpha=augment.cutmix)
 
     def measure(tuned: VideoClassifier, split: str) -> Figures:
-        return measure_classes(
-            tuned, splits[split], views=_views(config, split), num_workers=workers
-        )
+        return measure_classes(tuned, splits[split], **_measuring(config, split))
 
     return Task(
         ClassificationObjective(classifier),
@@ -217,8 +215,7 @@ def _answering(config: FinetuneConfig, model: SimVTP) -> Task:
     train_parts(answerer, "all" if config.tune.train_parts == "all" else "head")
 
     def measure(tuned: VideoAnswerer, split: str) -> Figures:
-        views, workers = _views(config, split), config.data.num_workers
-        return measure_answers(tuned, splits[split], views=views, num_workers=workers)
+        return measure_answers(tuned, splits[split], **_measuring(config, split))
 
     return Task(
         AnsweringObjective(answerer),
@@ -274,6 +271,11 @@ def _reading(config: FinetuneConfig, model: SimVTP) -> dict[str, Any]:
     }
 
 
-def _views(config: FinetuneConfig, split: str) -> tuple[int, int]:
-    """Clips and crops of each video; one of each but for the test."""
-    return (config.data.test_clips, config.data.test_crops) if split == "test" else (1, 1)
+def _measuring(config: FinetuneConfig, split: str) -> dict[str, Any]:
+    """How a split is measured: the test once, with several views of a video and intervals."""
+    data, is_test = config.data, split == "test"
+    return {
+        "views": (data.test_clips, data.test_crops) if is_test else (1, 1),
+        "num_samples": _RESAMPLES if is_test else 0,
+        "num_workers": data.num_workers,
+    }

@@ -1,20 +1,41 @@
-"""How good a fine-tuned model is on annotated clips; clips that cannot be read count as wrong."""
+"""How good a fine-tuned model is on annotated clips; clips that cannot be read count as wrong.
 
-from collections.abc import Iterator, Sequence
+With `num_samples` resamples of the clips each figure that has one gets its 95 % interval, as two
+more figures: its name with `low` and `high` behind it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from simvtp.data import ClipRecord
 from simvtp.data.task_datasets import LabelledClips, QuestionSet
-from simvtp.metrics.classification import answering_metrics, classification_metrics
+from simvtp.metrics import (
+    Interval,
+    RetrievalMetrics,
+    answering_metrics,
+    classification_metrics,
+    hit_chance,
+    mean_interval,
+    squared_error,
+)
 from simvtp.model import SimVTP
+from simvtp.pipelines.comparison import LEVEL, intervals_of
 from simvtp.pipelines.reranking import rerank
-from simvtp.pipelines.retrieval import Scores, clip_batches, embed_gallery, score
+from simvtp.pipelines.retrieval import (
+    Scores,
+    clip_batches,
+    embed_gallery,
+    rank_queries,
+    summarize_ranks,
+)
 from simvtp.tasks import TaskModel, VideoAnswerer, VideoClassifier
 
 _KS = (1, 5)
 _BATCH_SIZE = 16
+_DIRECTIONS = {"text_to_video": "t2v", "video_to_text": "v2t"}
+LOW, HIGH = " low", " high"
 
 
 def view_batches(
@@ -48,6 +69,7 @@ def measure_retrieval(
     views: tuple[int, int] = (1, 1),
     top: int = 0,
     num_workers: int = 0,
+    num_samples: int = 0,
 ) -> dict[str, float]:
     """Recalls and ranks of both directions by cosine and, under names of their own, matched.
 
@@ -57,6 +79,7 @@ def measure_retrieval(
         views: clips over the length of a video, and crops of each.
         top: best of each query that matching re-ranks; 0 for none.
         num_workers: processes that decode.
+        num_samples: resamples for intervals; 0 for none.
 
     Raises:
         ValueError: no clip can be read.
@@ -68,16 +91,32 @@ def measure_retrieval(
         scores[f"matched over {top}: "] = rerank(
             model, records, gallery, top=top, num_workers=num_workers, views=views
         )
+    ranks = {prefix: rank_queries(each, gallery.positives) for prefix, each in scores.items()}
+    intervals = intervals_of(ranks, gallery, num_samples=num_samples) if num_samples else {}
     figures: dict[str, float] = {}
-    for prefix, similarity in scores.items():
-        result = score(similarity, gallery.positives)
-        for direction, metrics in (("t2v", result.text_to_video), ("v2t", result.video_to_text)):
-            recalls = metrics.recall
-            figures |= {f"{prefix}{direction} recall@{k}": share for k, share in recalls.items()}
-            figures[f"{prefix}{direction} mean recall"] = sum(recalls.values()) / len(recalls)
-            figures[f"{prefix}{direction} median rank"] = metrics.median_rank
-            figures[f"{prefix}{direction} mean rank"] = metrics.mean_rank
+    for prefix, both in ranks.items():
+        result = summarize_ranks(both, gallery.positives)
+        for direction, short in _DIRECTIONS.items():
+            known = intervals.get(prefix, {}).get(direction, {})
+            metrics: RetrievalMetrics = getattr(result, direction)
+            figures |= _direction_figures(f"{prefix}{short}", metrics, known)
     return {**figures, "unreadable": len(gallery.unreadable)}
+
+
+def _direction_figures(
+    prefix: str, metrics: RetrievalMetrics, intervals: Mapping[str, Interval]
+) -> dict[str, float]:
+    recalls = metrics.recall.values()
+    figures: dict[str, float] = {}
+    for name, value in metrics.as_dict().items():
+        figures |= _with_interval(f"{prefix} {name.replace('_', ' ')}", value, intervals.get(name))
+    return {**figures, f"{prefix} mean recall": sum(recalls) / len(recalls)}
+
+
+def _with_interval(name: str, value: float, interval: Interval | None) -> dict[str, float]:
+    if interval is None:
+        return {name: value}
+    return {name: value, f"{name}{LOW}": interval.low, f"{name}{HIGH}": interval.high}
 
 
 @torch.inference_mode()
@@ -87,6 +126,7 @@ def measure_classes(
     *,
     views: tuple[int, int] = (1, 1),
     num_workers: int = 0,
+    num_samples: int = 0,
 ) -> dict[str, float]:
     """Top-1 and top-5 accuracy and the mean over classes, from the mean of the views' chances.
 
@@ -107,7 +147,12 @@ def measure_classes(
     scores[unread, labels[unread]] = -1.0
     ks = tuple(k for k in _KS if k < len(clips.classes))
     metrics = classification_metrics(scores, labels=labels, ks=ks)
-    accuracies = {f"top-{k}": share for k, share in metrics.accuracy.items()}
+    accuracies: dict[str, float] = {}
+    for k, share in metrics.accuracy.items():
+        hits = hit_chance(scores, labels=labels, k=k)
+        accuracies |= _with_interval(
+            f"top-{k}", share, _interval(hits, torch.arange(len(hits)), num_samples)
+        )
     mean = {"mean class accuracy": metrics.mean_class_accuracy}
     return {**accuracies, **mean, "unreadable": len(labels) - read}
 
@@ -119,10 +164,12 @@ def measure_answers(
     *,
     views: tuple[int, int] = (1, 1),
     num_workers: int = 0,
+    num_samples: int = 0,
 ) -> dict[str, float]:
     """Accuracy over all questions, from the mean of the views' chances, and what bounds it.
 
-    A question whose answer the model does not know, or whose clip cannot be read, is wrong.
+    A question whose answer the model does not know, or whose clip cannot be read, is wrong. Where
+    all answers are numbers, as TGIF-QA's counts, there is their mean squared error, too.
 
     Raises:
         ValueError: no clip can be read, or the model's scores are not numbers.
@@ -143,8 +190,26 @@ def measure_answers(
             scores[numbers] = _answer(model, video, questions, numbers)
             unread[numbers] = False
     _require_read(int((~unread).sum()), len(unread))
-    metrics = answering_metrics(scores, answers=answers.masked_fill(unread, -1))
-    return {**metrics.as_dict(), "unreadable": int(unread.sum())}
+    known = answers.masked_fill(unread, -1)
+    metrics = answering_metrics(scores, answers=known)
+    hits = hit_chance(scores, labels=known.clamp(min=0)) * (known >= 0)
+    owners = torch.tensor([question.clip for question in questions.questions])
+    accuracy = _with_interval("accuracy", metrics.accuracy, _interval(hits, owners, num_samples))
+    figures = {**accuracy, "answerable": metrics.answerable, "unreadable": int(unread.sum())}
+    if (
+        questions.answers
+        and all(map(str.isdecimal, questions.answers))
+        and bool((answers >= 0).all())
+    ):
+        values = torch.tensor([float(answer) for answer in questions.answers])
+        figures["mean squared error"] = squared_error(scores, answers=answers, values=values)
+    return figures
+
+
+def _interval(hits: Tensor, clips: Tensor, num_samples: int) -> Interval | None:
+    if num_samples == 0:
+        return None
+    return mean_interval(hits, groups=clips, num_samples=num_samples, level=LEVEL)
 
 
 def _answer(

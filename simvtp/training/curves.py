@@ -80,12 +80,15 @@ def _draw(panel: "Axes", title: str, curves: Curves) -> None:
     panel.grid(alpha=0.3)
     if title in curves:
         steps, values = np.array(curves[title], dtype=float).T
+        # A line needs two points; a very short run logs one.
+        marker = "o" if len(steps) == 1 else ""
         if title == "lr":
-            panel.plot(steps, values)
+            panel.plot(steps, values, marker=marker)
             panel.ticklabel_format(axis="y", scilimits=(-2, 3))
             return
         panel.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=0.8, label="logged")
-        panel.plot(steps, _smooth(values), color="tab:blue", linewidth=1.6, label="smoothed")
+        smooth = {"color": "tab:blue", "linewidth": 1.6, "marker": marker}
+        panel.plot(steps, _smooth(values), label="smoothed", **smooth)
     else:
         panel.set_ylim(-0.02, 1.02)
         panel.set_ylabel("share of queries")

@@ -6,7 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simvtp.metrics import QueryRanks, bootstrap_intervals, compare_ranks, query_ranks, summarize
+from simvtp.metrics import (
+    QueryRanks,
+    bootstrap_intervals,
+    compare_ranks,
+    mean_interval,
+    query_ranks,
+    summarize,
+)
 from simvtp.metrics.bootstrap import resampled_figures
 
 KS = (1, 5, 10)
@@ -218,3 +225,18 @@ def test_bad_input_is_explained(replaced, message):
 def test_models_asked_other_queries_are_not_compared():
     with pytest.raises(ValueError, match="evaluate both on the same clips"):
         compare_ranks(ranks_of([1, 2, 3]), ranks_of([1, 2]), groups=torch.arange(3))
+
+
+def test_interval_of_a_mean_is_that_of_the_same_resamples_of_ranks():
+    """An accuracy is a recall at 1, so both must have one interval."""
+    rng = np.random.default_rng(1)
+    groups = torch.tensor([*range(9), *rng.integers(0, 9, 14).tolist()])
+    values = rng.integers(1, 4, len(groups)).tolist()
+    settings = {"groups": 5 * groups + 2, "num_samples": 300, "level": 0.9, "seed": 3}
+    hits = torch.tensor([float(value == 1) for value in values])
+    expected = bootstrap_intervals(ranks_of(values), **settings)["recall@1"]
+    assert mean_interval(hits, **settings) == pytest.approx(expected)
+    alone = mean_interval(hits, **(settings | {"groups": torch.arange(len(hits))}))
+    assert alone != pytest.approx(expected), "questions about one clip are not independent"
+    with pytest.raises(ValueError, match=r"one per query \(23\)"):
+        mean_interval(hits, groups=groups[:-1])

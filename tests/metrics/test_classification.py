@@ -9,6 +9,7 @@ from simvtp.metrics.classification import (
     answering_metrics,
     classification_metrics,
     hit_chance,
+    squared_error,
 )
 
 
@@ -118,3 +119,13 @@ def test_impossible_numbers_are_refused():
             classification_metrics(scores, labels=labels, ks=ks)
     with pytest.raises(ValueError, match="between -1 and 2, got -2"):
         answering_metrics(scores, answers=torch.tensor([0, -2]))
+
+
+def test_squared_error_of_counts():
+    scores = torch.tensor([[0.1, 0.7, 0.2], [0.4, 0.2, 0.4], [0.0, 0.0, 0.0]])
+    answers, values = torch.tensor([2, 2, 0]), torch.tensor([0.0, 1.0, 10.0])
+    # 1 for 10; 0 or 10 for 10; 0, 1 or 10 for 0.
+    expected = (81 + (100 + 0) / 2 + (0 + 1 + 100) / 3) / 3
+    assert squared_error(scores, answers=answers, values=values) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="one per answer"):
+        squared_error(scores, answers=answers, values=values[:2])

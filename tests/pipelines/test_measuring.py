@@ -1,16 +1,26 @@
 """Figures of fine-tuned models against what their own predictions give, clip by clip."""
 
+import io
 import statistics
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from simvtp import ModelConfig, SimVTP
 from simvtp.data import ClipRecord, load_manifest, load_tokenizer
 from simvtp.data.task_datasets import LabelledClips, Question, QuestionSet
 from simvtp.data.views import ViewDataset
-from simvtp.pipelines.measuring import measure_answers, measure_classes, measure_retrieval
+from simvtp.metrics import bootstrap_intervals, mean_interval, query_ranks
+from simvtp.pipelines.finetune_report import results_table
+from simvtp.pipelines.measuring import (
+    HIGH,
+    LOW,
+    measure_answers,
+    measure_classes,
+    measure_retrieval,
+)
 from simvtp.tasks import VideoAnswerer, VideoClassifier
 
 VIEWS = (2, 3)
@@ -76,6 +86,11 @@ def test_classes_are_judged_by_the_mean_over_views(model, records):
     figures = measure_classes(classifier, clips, views=VIEWS)
     assert figures["top-1"] == pytest.approx(sum(hits) / 5)
     assert figures["unreadable"] == 1
+    assert not any(name.endswith(LOW) for name in figures)
+    resampled = measure_classes(classifier, clips, views=VIEWS, num_samples=50)
+    values = torch.tensor(hits).double()
+    interval = mean_interval(values, groups=torch.arange(5), num_samples=50)
+    assert (resampled[f"top-1{LOW}"], resampled[f"top-1{HIGH}"]) == pytest.approx(interval)
     assert "top-5" not in figures, "there are three classes"
 
 
@@ -115,6 +130,15 @@ def test_retrieval_is_judged_by_the_mean_over_views(model, corpus, records):
     expected |= figures_of(ranks_of([list(column) for column in zip(*scores, strict=True)]), "v2t")
     figures = measure_retrieval(model, clips, views=VIEWS)
     assert figures == pytest.approx(expected)
+    resampled = measure_retrieval(model, clips, views=VIEWS, num_samples=50)
+    positives = torch.eye(len(scores)).bool()
+    for short, matrix in (("t2v", torch.tensor(scores)), ("v2t", torch.tensor(scores).T)):
+        ranks = query_ranks(matrix, positives=positives)
+        intervals = bootstrap_intervals(ranks, groups=torch.arange(len(scores)), num_samples=50)
+        for name, interval in intervals.items():
+            written = f"{short} {name.replace('_', ' ')}"
+            got = (resampled[written + LOW], resampled[written + HIGH])
+            assert got == pytest.approx(interval), name
     assert measure_retrieval(model, clips) != pytest.approx(expected), "one view tells less"
 
 
@@ -127,19 +151,51 @@ def test_unknown_answers_and_unreadable_clips_are_wrong(model, records, kind):
     if kind == "open":
         asked.append((1, "what is it", -1))
     questions = tuple(Question(clip, text, answer, options) for clip, text, answer in asked)
-    hits = 0
+    hits = []
     for clip, text, answer in asked:
         if clip == 2:
+            hits.append(False)
             continue
         with torch.inference_mode():
             each = [
                 answerer.answer(view[None], [text], options=[options] if options else None)
                 for view in views_of(model, records, clip)
             ]
-        hits += int(torch.stack(each).mean(dim=0).argmax()) == answer
-    figures = measure_answers(answerer, QuestionSet(records, questions, answers), views=VIEWS)
-    assert figures["accuracy"] == pytest.approx(hits / len(asked))
+        hits.append(int(torch.stack(each).mean(dim=0).argmax()) == answer)
+    known = QuestionSet(records, questions, answers)
+    figures = measure_answers(answerer, known, views=VIEWS, num_samples=50)
+    assert figures["accuracy"] == pytest.approx(sum(hits) / len(asked))
     assert figures["unreadable"] == 1
+    assert "mean squared error" not in figures
+    owners = torch.tensor([clip for clip, _, _ in asked])
+    interval = mean_interval(torch.tensor(hits).double(), groups=owners, num_samples=50)
+    assert (figures[f"accuracy{LOW}"], figures[f"accuracy{HIGH}"]) == pytest.approx(interval)
+
+
+def test_counts_have_a_squared_error(model, records):
+    answerer = VideoAnswerer.from_model(model, answers=("0", "1", "7")).eval()
+    # Whatever it sees and is asked, it says 7.
+    answerer.head.weight.data.zero_()
+    answerer.head.bias.data = torch.tensor([0.0, 0.0, 1.0])
+    questions = (Question(0, "how many", 2, ()), Question(1, "how many", 1, ()))
+    figures = measure_answers(answerer, QuestionSet(records, questions, ("0", "1", "7")))
+    assert figures["accuracy"] == 0.5
+    assert figures["mean squared error"] == pytest.approx((0 + 36) / 2)
+
+
+def test_a_table_shows_what_only_one_split_has():
+    results = {
+        "validation": {"t2v recall@1": 0.25},
+        "test": {"t2v recall@1": 0.5, "t2v recall@1 low": 0.125, "t2v recall@1 high": 0.75}
+        | {"matched over 4: t2v recall@1": 0.625},
+    }
+    console = Console(file=io.StringIO(), width=120)
+    console.print(results_table("retrieval", results))
+    said = console.file.getvalue()
+    assert "0.5 (0.125 to 0.75)" in said
+    assert [line for line in said.splitlines() if "matched over 4" in line and "0.625" in line]
+    assert "recall@1 low" not in said
+    assert "95 % intervals" in said
 
 
 def test_nothing_readable_is_an_error(model, records):

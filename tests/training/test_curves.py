@@ -31,8 +31,12 @@ def test_picture_of_a_logged_run(tmp_path):
 
 def test_single_step_run(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "loss": 2.0}\n')
-    assert plot_curves(path, out_png=tmp_path / "curves.png").stat().st_size > 0
+    path.write_text('{"step": 1, "lr": 2.0}\n')
+    drawn = plot_curves(path, out_png=tmp_path / "curves.png")
+    picture = np.asarray(Image.open(drawn).convert("RGB")).astype(int)
+    # A line through one point draws nothing.
+    is_blue = picture[..., 2] - picture[..., 0] > 80
+    assert is_blue.any()
 
 
 def test_empty_log_is_refused(tmp_path):
