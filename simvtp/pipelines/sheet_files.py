@@ -14,6 +14,8 @@ from PIL import Image
 
 from simvtp.pipelines.retrieval_sheet import Sheet, SheetClip, SheetQuery
 
+# Letters that fit above the frames of a clip.
+_TITLE_LENGTH = 46
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 1180px; margin: 2em auto; padding: 0 1em; }
@@ -119,7 +121,7 @@ def _draw_picture(sheet: Sheet, out: Path) -> None:
             axis.imshow(clip.frames, interpolation="nearest")
             label = f"retrieved {place}" if place else "own clip"
             colour = "tab:green" if clip.is_own else "black"
-            axis.set_title(_shorten(_text(clip, label), 46), color=colour, **_plain(8))
+            axis.set_title(_title(clip, label), color=colour, **_plain(8))
     with warnings.catch_warnings():
         # Captions may be in scripts that matplotlib's font lacks; those letters become boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
@@ -134,6 +136,12 @@ def _plain(size: int) -> dict[str, Any]:
 def _text(clip: SheetClip, label: str) -> str:
     own = ", own" if clip.is_own and label != "own clip" else ""
     return f"{label}{own}: {clip.name}, {clip.score:.3f}"
+
+
+def _title(clip: SheetClip, label: str) -> str:
+    """What stands above a clip; a long name is cut, never the score behind it."""
+    room = _TITLE_LENGTH - len(_text(clip._replace(name=""), label))
+    return _text(clip._replace(name=_shorten(clip.name, room)), label)
 
 
 def _rank(query: SheetQuery) -> str:

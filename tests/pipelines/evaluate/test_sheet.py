@@ -14,7 +14,8 @@ from PIL import Image
 from simvtp import SimVTP
 from simvtp.data import CentreCrop, EvaluationDataset, load_manifest
 from simvtp.pipelines.retrieval import embed_gallery
-from simvtp.pipelines.retrieval_sheet import select_queries
+from simvtp.pipelines.retrieval_sheet import SheetClip, select_queries
+from simvtp.pipelines.sheet_files import _title
 
 
 class Page(HTMLParser):
@@ -96,6 +97,15 @@ def test_the_sheet_as_a_picture(evaluated, captioned, tmp_path):
         colours = picture.convert("RGB").getcolors(1_000_000)
     assert (width, height) == (1440, round(100 * (1.65 * 12 + 0.5)))
     assert len(colours) > 200
+
+
+@pytest.mark.parametrize("name", ["a", "lavila_mixkit-chef-preparing-a-sauce-in-a-blender-43034"])
+def test_a_long_name_does_not_hide_the_score(name):
+    clip = SheetClip(name, 0.8125, True, np.zeros((1, 1, 3), np.uint8))
+    title = _title(clip, "retrieved 1")
+    assert title.startswith(f"retrieved 1, own: {name[:10]}")
+    assert title.endswith(", 0.812")
+    assert len(title) <= 46
 
 
 @st.composite
