@@ -56,6 +56,22 @@ def read_msrvtt(document: Document) -> CaptionedVideos:
     return _merged(document.parsed(numbered(sentences, name="sentence"), parse))
 
 
+def read_msrvtt_annotations(document: Document) -> CaptionedVideos:
+    """MSR-VTT in the layout of COCO: an object with `annotations` [{image_id, caption, id}].
+
+    The id of a video stands in image_id; lists such as train_list_jsfusion.txt are the splits.
+    Source: MSR_VTT.json as the loader of github.com/m-bain/frozen-in-time reads it.
+    """
+
+    def parse(annotation: Any) -> CaptionedVideo:
+        video_id = text_of(field(annotation, "image_id"), "image_id")
+        caption = text_of(field(annotation, "caption"), "caption")
+        return CaptionedVideo(video_id, (video_id,), (caption,))
+
+    rows = numbered(document.value["annotations"], name="annotation")
+    return _merged(document.parsed(rows, parse))
+
+
 def read_msrvtt_test(document: Document) -> CaptionedVideos:
     """MSR-VTT's 1k-A test table: key, vid_key, video_id, sentence; one sentence for each video.
 

@@ -8,6 +8,7 @@ from simvtp.data.annotations.document import Document, field, numbered, text_of,
 from simvtp.data.manifest_rows import shown
 
 KINETICS_COLUMNS = {"youtube_id", "time_start", "time_end"}
+SSV2_ANSWER = re.compile(r"(?P<video>\d+);(?P<label>.+)")
 _SSV2_CLASSES = ("labels.json", "something-something-v2-labels.json")
 HMDB_FILE = re.compile(r"(?P<name>.+)_test_split(?P<number>\d)\.txt")
 _HMDB_SPLITS = {"train": "1", "test": "2"}
@@ -70,10 +71,29 @@ def read_ssv2(document: Document) -> LabelledVideos:
         template = text_of(field(row, "template"), "template")
         return LabelledVideo(video_id, (video_id,), re.sub(r"[\[\]]", "", template))
 
-    rows = document.parsed(numbered(document.value), parse)
+    return LabelledVideos(document.parsed(numbered(document.value), parse), _ssv2_classes(document))
+
+
+def read_ssv2_answers(document: Document) -> LabelledVideos:
+    """Something-Something v2's test-answers.csv: a line `id;class` for each video, no header.
+
+    labels.json beside it numbers the classes. Source: the same release, whose test.json has ids
+    only.
+    """
+
+    def parse(line: str) -> LabelledVideo:
+        found = SSV2_ANSWER.fullmatch(line.strip())
+        if found is None:
+            raise ValueError(f"it must be a number, a semicolon and a class, got {shown(line)}")
+        return LabelledVideo(found["video"], (found["video"],), text_of(found["label"], "class"))
+
+    return LabelledVideos(document.parsed(document.lines(), parse), _ssv2_classes(document))
+
+
+def _ssv2_classes(document: Document) -> tuple[str, ...] | None:
     beside = (document.source.with_name(name) for name in _SSV2_CLASSES)
     listed = next((path for path in beside if path.is_file()), None)
-    return LabelledVideos(rows, None if listed is None else _numbered_classes(Document(listed)))
+    return None if listed is None else _numbered_classes(Document(listed))
 
 
 def read_ucf(document: Document) -> LabelledVideos:

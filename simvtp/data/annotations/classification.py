@@ -9,6 +9,7 @@ from simvtp.data.annotations.class_formats import (
     HMDB_FILE,
     KINETICS_COLUMNS,
     LIST_LINE,
+    SSV2_ANSWER,
     UCF_CLASSES,
     UCF_LINE,
     LabelledVideo,
@@ -17,6 +18,7 @@ from simvtp.data.annotations.class_formats import (
     read_kinetics,
     read_list,
     read_ssv2,
+    read_ssv2_answers,
     read_table,
     read_ucf,
 )
@@ -29,8 +31,8 @@ from simvtp.data.task_datasets import LabelledClips
 
 _KNOWN = (
     "Kinetics (label,youtube_id,time_start,time_end), Something-Something v2 (a list of "
-    "{id, template}), UCF101's lists, HMDB51's *_test_split1.txt, lines of path and number, or a "
-    "table path,label"
+    "{id, template}, or lines id;class), UCF101's lists, HMDB51's *_test_split1.txt, lines of "
+    "path and number, or a table path,label"
 )
 
 
@@ -91,6 +93,8 @@ def _read(document: Document, split: str | None) -> LabelledVideos:
         return read_ssv2(document)
     if document.value is None and columns >= {"path", "label"}:
         return read_table(document)
+    if SSV2_ANSWER.fullmatch(document.first_line.strip()):
+        return read_ssv2_answers(document)
     ucf = UCF_LINE.fullmatch(document.first_line)
     if ucf and (ucf["number"] is None or document.source.with_name(UCF_CLASSES).is_file()):
         return read_ucf(document)

@@ -11,6 +11,7 @@ from simvtp.data.annotations.caption_formats import (
     read_didemo,
     read_lsmdc,
     read_msrvtt,
+    read_msrvtt_annotations,
     read_msrvtt_test,
     read_msvd,
     read_msvd_table,
@@ -114,6 +115,8 @@ def _json_reader(document: Document) -> Callable[[Document], CaptionedVideos] | 
         return read_didemo if is_didemo else None
     if isinstance(value.get("sentences"), list):
         return read_msrvtt
+    if isinstance(value.get("annotations"), list):
+        return read_msrvtt_annotations
     is_activitynet = isinstance(next(iter(value.values()), None), dict)
     return read_activitynet if is_activitynet else read_path_captions
 

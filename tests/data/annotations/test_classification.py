@@ -71,6 +71,21 @@ def test_kinetics(write: Write, tmp_path: Path):
     assert "it has no column label" in error_of(unlabelled)
 
 
+def test_something_somethings_answers_for_its_test(write: Write, tmp_path: Path):
+    write("labels.json", SSV2_LABELS)
+    lines = "1420;Showing part of something\r\n3;Holding something next to something\n"
+    source = write("test-answers.csv", lines, "1420.webm", "a/3.webm")
+    clips = load(source, classes=load(write("train.json", SSV2[:1], "78687.webm")).classes)
+    assert clips.classes == tuple(sorted(SSV2_LABELS))
+    assert as_pairs(clips, tmp_path / "videos") == {
+        "1420.webm": "Showing part of something",
+        "a/3.webm": "Holding something next to something",
+    }
+    assert load(source).classes == clips.classes
+    faulty = write("faulty.csv", "1420;Showing part of something\n3,Holding\n")
+    assert "line 2: it must be a number, a semicolon and a class" in error_of(faulty)
+
+
 def test_classes_come_from_the_training_split(write: Write):
     source = write("kinetics.csv", KINETICS, *KINETICS_FILES)
     classes = ("testifying", "unused", "air drumming", "riding, or walking")

@@ -138,6 +138,28 @@ def test_manifests_pass_through(write: Write, tmp_path: Path):
     assert load_retrieval(write("here.csv", "videoid,path,caption\n1,m.csv,x\n"))[0].captions
 
 
+def test_msrvtt_in_the_layout_of_coco(write: Write, tmp_path: Path):
+    document = {
+        "info": {"contributor": "Microsoft"},
+        "images": [{"id": "video0"}, {"id": "video7"}],
+        "annotations": [
+            {"image_id": "video0", "caption": "a car", "id": 0},
+            {"image_id": "video7", "caption": "a man sings", "id": 1},
+            {"image_id": "video0", "caption": "a red car", "id": 2},
+        ],
+    }
+    source = write("MSR_VTT.json", document, "all/video0.mp4", "all/video7.mp4")
+    assert as_pairs(load(source), tmp_path / "videos") == {
+        "video0": ("all/video0.mp4", ("a car", "a red car")),
+        "video7": ("all/video7.mp4", ("a man sings",)),
+    }
+    chosen = load(source, split=write("train_list_jsfusion.txt", "video7\n"))
+    assert [one.video_id for one in chosen] == ["video7"]
+    faulty = write("faulty.json", {"annotations": [{"image_id": "video0"}]})
+    with pytest.raises(ManifestError, match="annotation 1: it must be an object with caption"):
+        load(faulty)
+
+
 def test_didemo_joins_a_videos_descriptions(write: Write, tmp_path: Path):
     # One file was encoded anew, which changed or lengthened its name.
     source = write("train_data.json", DIDEMO, "54@N00_24.mp4", "a/12@N02_13.mov.mp4")
