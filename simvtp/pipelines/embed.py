@@ -223,8 +223,7 @@ def _caption_rows(
 ) -> Generator[_Rows, None, None]:
     for batch in batches:
         numbers = batch.indices.tolist()
-        names = [records[number].name for number in numbers]
-        columns = [batch.ids, names, batch.captions]
+        columns = [batch.ids, [records[number].name for number in numbers], batch.captions]
         yield _Rows(table_of(schema, columns, batch.features.numpy()), numbers[-1] + 1)
 
 
@@ -278,9 +277,8 @@ def _save(file: FeatureFile, ending: str, held: Sequence[_Rows]) -> None:
 def _bar(ending: str, total: int) -> Iterator[Callable[[int, int], None]]:
     """A bar that counts videos, and the bad ones among them."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    bad_column = TextColumn("{task.fields[bad]} bad")
-    console = Console(stderr=True)
-    with Progress(*columns, bad_column, TimeRemainingColumn(), console=console) as progress:
+    bad = TextColumn("{task.fields[bad]} bad")
+    with Progress(*columns, bad, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         name = "Embedding captions" if ending == TEXT else "Embedding videos"
         task = progress.add_task(name, total=total, bad=0)
         yield lambda place, bad: progress.update(task, completed=place, bad=bad)
