@@ -109,7 +109,8 @@ def card_text(kind: str, module: str, *, facts: ModelFacts) -> str:
     ]
     parts += [_stage_text(stage) for stage in facts.stages]
     if not facts.stages:
-        parts.append("## Training\n\nNot trained further by this library.")
+        since = " since it was made of the files named below" if facts.origins else ""
+        parts.append(f"## Training\n\nNot trained by this library{since}.")
     parts.append(_licence_text(facts))
     return "\n\n".join(parts) + "\n"
 

@@ -57,6 +57,14 @@ def test_a_card_of_own_weights(tmp_path):
     assert not (tmp_path / "origin.json").exists()
 
 
+@pytest.mark.parametrize("origins", [(), (FOREIGN,)])
+def test_a_card_of_weights_that_were_not_trained(tmp_path, origins):
+    model(facts=ModelFacts(origins=origins)).save_pretrained(tmp_path)
+    text = ModelCard.load(tmp_path / "README.md").text
+    since = " since it was made of the files named below" if origins else ""
+    assert f"Not trained by this library{since}." in text
+
+
 @pytest.mark.parametrize("through", ["itself", "classifier"])
 def test_terms_of_foreign_weights_are_inherited(tmp_path, through):
     facts = ModelFacts(origins=(FOREIGN,), stages=(STAGE,))

@@ -35,7 +35,7 @@ from simvtp.pipelines.arguments import (
     save_settings,
     settings_parser,
 )
-from simvtp.pipelines.finetune_report import results_table
+from simvtp.pipelines.finetune_report import kept_state, results_table
 from simvtp.pipelines.finetune_settings import DEFAULTS, SECTIONS, FinetuneConfig
 from simvtp.pipelines.finetune_tasks import Task, build_task
 from simvtp.pipelines.frozen_features import fit_frozen
@@ -253,7 +253,7 @@ def _print_start(console: Console, config: FinetuneConfig, *, task: Task, traine
         f"model: {trained / 1e6:.1f} M parameters to train ({config.tune.train_parts})\n"
         f"data:  {sizes}\n"
         f"run:   {steps}, {config.optim.warmup_epochs:g} epochs of warm-up, in {config.run.out}; "
-        f"kept is the best {task.headline} on validation",
+        f"kept is {kept_state(config, task.headline)}",
         highlight=False,
     )
 
@@ -278,7 +278,8 @@ def _finish(config: FinetuneConfig, *, task: Task, model: Any, console: Console)
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
     if (out / "metrics.jsonl").is_file():
         plot_curves(out / "metrics.jsonl", out_png=out / "curves.png")
-    console.print(results_table(config.task, results))
+    kept = kept_state(config, task.headline)
+    console.print(results_table(results, title=f"{config.task}, {kept}"))
     console.print(f"model    {out / 'model'}\nfigures  {out / 'results.json'}", highlight=False)
 
 

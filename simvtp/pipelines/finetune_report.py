@@ -5,17 +5,31 @@ from collections.abc import Mapping
 from rich.table import Table
 
 from simvtp.pipelines.comparison import PERCENT
+from simvtp.pipelines.finetune_settings import FinetuneConfig
 from simvtp.pipelines.measuring import HIGH, LOW
 
 
-def results_table(task: str, results: Mapping[str, Mapping[str, float]]) -> Table:
+def kept_state(config: FinetuneConfig, headline: str) -> str:
+    """Which state of a run is kept: none is the best where none is ever measured before the end.
+
+    Args:
+        config: settings of the run.
+        headline: the figure that decides.
+    """
+    is_measured = 0 < config.run.evaluate_every_epochs <= config.run.epochs
+    if is_measured or config.tune.train_parts == "features":
+        return f"the best {headline} on validation"
+    return "the last state"
+
+
+def results_table(results: Mapping[str, Mapping[str, float]], *, title: str) -> Table:
     """Every figure of every split, those of the test with their intervals.
 
     Args:
-        task: name of the task.
         results: figures by split; one that a split does not have is left blank.
+        title: what was measured.
     """
-    table = Table(title=f"{task}, the best state on validation")
+    table = Table(title=title)
     table.add_column("")
     for split in results:
         table.add_column(split, justify="right")

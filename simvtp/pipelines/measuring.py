@@ -1,7 +1,8 @@
-"""How good a fine-tuned model is on annotated clips; clips that cannot be read count as wrong.
+"""How good a fine-tuned model is on annotated clips, and how many of them cannot be read.
 
-With `num_samples` resamples of the clips each figure that has one gets its 95 % interval, as two
-more figures: its name with `low` and `high` behind it.
+Those count as wrong; retrieval leaves them out, for there is no clip to rank. With `num_samples`
+resamples of the clips each figure that has one gets its 95 % interval, as two more figures: its
+name with `low` and `high` behind it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -190,7 +190,7 @@ def test_a_table_shows_what_only_one_split_has():
         | {"matched over 4: t2v recall@1": 0.625},
     }
     console = Console(file=io.StringIO(), width=120)
-    console.print(results_table("retrieval", results))
+    console.print(results_table(results, title="retrieval"))
     said = console.file.getvalue()
     assert "0.5 (0.125 to 0.75)" in said
     assert [line for line in said.splitlines() if "matched over 4" in line and "0.625" in line]

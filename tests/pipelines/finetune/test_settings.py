@@ -130,6 +130,18 @@ def test_a_short_run_has_a_short_warm_up(command_for, tmp_path, capsys, given, u
     assert kept["optim"]["warmup_epochs"] == used
 
 
+@pytest.mark.parametrize(
+    ("every", "kept"), [(1, "the best top-1 on validation"), (0, "the last state")]
+)
+def test_a_run_says_which_state_it_keeps(command_for, tmp_path, capsys, every, kept):
+    settings = {"run__epochs": 1, "run__evaluate_every_epochs": every}
+    assert finetune.main(command_for("classification", tmp_path, **settings)) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"kept is {kept}" in said
+    assert f"classification, {kept}" in said
+    assert ("best" in said) == (every > 0)
+
+
 def test_a_finished_run_is_not_overwritten(command_for, tmp_path, capsys):
     command = command_for("classification", tmp_path, run__epochs=1)
     assert finetune.main(command) == 0
