@@ -66,6 +66,7 @@ from simvtp.training import (
 )
 
 PROGRAM = "python -m simvtp.pipelines.finetune"
+_CHECKPOINTS = "checkpoints"
 
 
 def build_parser() -> SettingsParser:
@@ -135,7 +136,7 @@ def _run(
 
 def _fit_features(config: FinetuneConfig, *, device: torch.device, console: Console) -> None:
     """No steps: the linear layer is found at once, from features computed once."""
-    if (Path(config.run.out) / "results.json").exists():
+    if _holds_run(Path(config.run.out)):
         raise ValueError(f"{config.run.out} already holds a run; choose another with --run.out")
     task = _task(config)
     Path(config.run.out).mkdir(parents=True, exist_ok=True)
@@ -143,6 +144,11 @@ def _fit_features(config: FinetuneConfig, *, device: torch.device, console: Cons
     model: Any = task.objective.to(device).model
     fit_frozen(model, task.splits)
     _finish(config, task=task, model=model, console=console)
+
+
+def _holds_run(out: Path) -> bool:
+    """Whether there is anything to lose; a run that ended before its first step leaves nothing."""
+    return (out / _CHECKPOINTS).exists() or (out / "results.json").exists()
 
 
 def _task(config: FinetuneConfig) -> Task:
@@ -159,8 +165,8 @@ def _prepare(
 ) -> tuple[FinetuneConfig, Task, Trainer]:
     """Everything that training needs, at the place where the run was left."""
     out = Path(config.run.out)
-    store = CheckpointStore(out / "checkpoints")
-    if not resume and (out / "config.yaml").exists():
+    store = CheckpointStore(out / _CHECKPOINTS)
+    if not resume and _holds_run(out):
         raise ValueError(
             f"{out} already holds a run; continue it with --resume, choose another folder with "
             "--run.out, or delete it"

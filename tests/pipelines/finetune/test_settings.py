@@ -149,6 +149,16 @@ def test_a_finished_run_is_not_overwritten(command_for, tmp_path, capsys):
     assert "already holds a run" in capsys.readouterr().out
 
 
+def test_a_run_that_never_began_does_not_stand_in_the_way(command_for, tmp_path, capsys):
+    settings = {"run__epochs": 1, "tune__ema_decay": 1.5}
+    assert finetune.main(command_for("retrieval", tmp_path, **settings)) == 2
+    assert "the decay of an average must lie in" in capsys.readouterr().out
+    assert (tmp_path / "config.yaml").exists()
+    settings["tune__ema_decay"] = 0.5
+    assert finetune.main(command_for("retrieval", tmp_path, **settings)) == 0
+    assert (tmp_path / "results.json").exists()
+
+
 def test_clips_kept_out_do_not_depend_on_the_share_of_labels():
     kept, out = keep_out(50, share=0.1, seed=3)
     assert sorted(kept + out) == list(range(50))
