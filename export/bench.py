@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from export.contestants import (
 from export.examples import example_inputs
 from export.folder import ExportedFolder, read_exported_folder
 from export.input_checks import check_inputs
+from export.machine import describe_machine
 from export.rounds import measure_rounds
 
 _PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13", "torch")
@@ -272,8 +272,7 @@ def _report(
         "precision": folder.precision,
         "graphs": {name: graph.sha256 for name, graph in folder.graphs.items()},
         "command": " ".join(["python", "-m", "export.bench", *sys.argv[1:]]),
-        "machine": platform.platform(),
-        "cores": os.cpu_count(),
+        "machine": describe_machine(),
         "threads": options.threads,
         "versions": {"python": platform.python_version(), **dict(_versions())},
         "latency": [row._asdict() for row in timings],

@@ -22,6 +22,7 @@ from export.exporting import (
 )
 from export.folder import ExportedFolder, GraphSpec, Range, file_sha256, read_exported_folder
 from export.graphs import build_graph
+from export.machine import describe_machine, machine_text
 from export.parity import corners
 from export.placing import Work, put_in_place, require_replaceable, unfinished
 from export.proof import open_candidates, prove
@@ -136,6 +137,7 @@ def _write_and_prove(
         "precision": settings.precision,
         "opset": settings.opset,
         "versions": describe_versions(),
+        "machine": describe_machine(),
         "graphs": {
             name: describe_graph(spec, operators=operator_counts(work.export / spec.file))
             for name, spec in specs.items()
@@ -236,8 +238,8 @@ def _latency(source: _Source, work: Work, settings: ExportSettings) -> dict[str,
     return {
         "latency": [timing._asdict() for timing in timings],
         "notes": [
-            f"Timed on the CPU with {threads} threads, contestants in turn; torch in "
-            f"{'float32' if has_kernels else 'bfloat16'}.",
+            f"Timed on {machine_text(describe_machine())} with threads: {threads}, contestants in "
+            f"turn; torch in {'float32' if has_kernels else 'bfloat16'}.",
             *reasons,
         ],
     }

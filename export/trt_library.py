@@ -19,7 +19,6 @@ class Gpu(NamedTuple):
 
     name: str
     compute_capability: str
-    cuda_version: str
 
 
 class Library(NamedTuple):
@@ -56,13 +55,23 @@ def find_gpu(device: int = 0) -> Gpu | None:
     try:
         cuda: Any = importlib.import_module("cuda.bindings.runtime")
         status, properties = cuda.cudaGetDeviceProperties(device)
-        _, version = cuda.cudaRuntimeGetVersion()
     except (ImportError, OSError, RuntimeError):
         return None
     if status != cuda.cudaError_t.cudaSuccess:
         return None
-    capability = f"{properties.major}.{properties.minor}"
-    return Gpu(properties.name.decode(), capability, f"{version // 1000}.{version % 1000 // 10}")
+    return Gpu(properties.name.decode(), f"{properties.major}.{properties.minor}")
+
+
+def cuda_version() -> str | None:
+    """Version of the CUDA runtime here, as "13.0", with a GPU or without; None if it is missing."""
+    try:
+        cuda: Any = importlib.import_module("cuda.bindings.runtime")
+        status, version = cuda.cudaRuntimeGetVersion()
+    except (ImportError, OSError, RuntimeError):
+        return None
+    if status != cuda.cudaError_t.cudaSuccess:
+        return None
+    return f"{version // 1000}.{version % 1000 // 10}"
 
 
 def no_gpu_here() -> str:

@@ -96,12 +96,14 @@ def _reasons(parser: Any) -> Iterator[str]:
 
 
 def _reason(error: Any) -> str:
+    said = one_line(error.desc())
     if not error.node_name() and not error.node_operator():
-        return one_line(error.desc())
+        return said
+    # Of an operator that it does not have, the parser says no more than that it asserts false.
+    reason = "the parser does not have this operator" if said == "false" else said
     return (
         f"node {error.node()} {error.node_name()!r}, operator {error.node_operator()}: "
-        f"{str(error.code()).rpartition('.')[2]} {one_line(error.desc())} "
-        f"({error.func()})"
+        f"{str(error.code()).rpartition('.')[2]} {reason} ({error.func()})"
     )
 
 

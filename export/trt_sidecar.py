@@ -11,6 +11,7 @@ from typing import Any
 from export.engine_file import ENDINGS, Profile
 from export.folder import FORMAT, GraphSpec, file_sha256
 from export.trt_build import BuiltEngine
+from export.trt_library import cuda_version
 from export.trt_log import open_log
 from export.trt_program import describe_program, read_program
 from export.trt_settings import Plan
@@ -160,7 +161,7 @@ def _describe_plan(plan: Plan) -> dict[str, Any]:
     gpu, settings = plan.library.gpu, plan.settings
     return {
         "tensorrt_version": plan.library.version,
-        "cuda_version": None if gpu is None else gpu.cuda_version,
+        "cuda_version": cuda_version(),
         "gpu": None if gpu is None else gpu.name,
         "compute_capability": " ".join(plan.compute_capabilities),
         "version_compatible": settings.version_compatible,

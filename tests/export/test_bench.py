@@ -8,6 +8,7 @@ import torch
 from export.bench import BenchOptions, bench, main
 from export.contestants import NAMES
 from export.folder import read_exported_folder
+from export.machine import describe_machine
 from export.rounds import measure_rounds
 from export.runtime import Runtime
 
@@ -70,6 +71,7 @@ class TestCommand:
         left_out = {row["contestant"] for row in report["skipped"]}
         assert left_out == set(NAMES) - {"onnxruntime-cpu"}
         assert report["versions"]["onnxruntime"]
+        assert report["machine"] == describe_machine()
         assert report["graphs"]["text"] == exported.graph("text").sha256
         for row in report["latency"]:
             assert f"│ {row['batch']} │ onnxruntime-cpu │ {row['p50_ms']:.2f}" in said

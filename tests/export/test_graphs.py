@@ -188,3 +188,13 @@ def test_examples_repeat_and_pad_on_the_right():
     assert ((first["token_ids"] == CONFIG.padding_id) == (mask == 0)).all()
     assert first["frames"].dtype == np.uint8
     assert first["frames"].std() > 30
+
+
+def test_the_model_runs_as_before():
+    # Queries, keys and values are cut another way for the exporter's sake.
+    attention = SimVTP(CONFIG).encoder.transformer.blocks[0].attention
+    tokens = torch.randn(2, 5, 32)
+    parts = attention.project(tokens)
+    weights = attention.qkv.weight.view(3, 2, 16, 32)
+    for part, weight in zip(parts, weights, strict=True):
+        torch.testing.assert_close(part, torch.einsum("btc,hdc->bthd", tokens, weight))

@@ -28,6 +28,7 @@ def test_an_unsupported_operator_is_named_with_its_node(tmp_path, capsys):
     assert trt.main([*options, "--dry-run", "--out", str(tmp_path / "new")]) == 1
     printed = capsys.readouterr().out
     assert "node 0 'the_node', operator StringNormalizer: UNSUPPORTED_NODE" in printed
+    assert "the parser does not have this operator" in printed
     assert "some operators are not supported; nothing was built" in printed
     assert trt.main(options) == 1
     assert "node 0 'the_node', operator StringNormalizer" in capsys.readouterr().out

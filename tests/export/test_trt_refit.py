@@ -34,7 +34,7 @@ def noting_library(*flags, capability="8.9", fits=True):
         OnnxParserRefitter=lambda refitter, log: SimpleNamespace(refit_from_file=lambda file: True),
         SerializationFlag=SimpleNamespace(**{flag: flag for flag in flags}),
     )
-    return Library("tensorrt", module, VERSION, Gpu("Host GPU", capability, "13.0"))
+    return Library("tensorrt", module, VERSION, Gpu("Host GPU", capability))
 
 
 @pytest.fixture
