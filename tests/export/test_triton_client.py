@@ -1,10 +1,13 @@
-"""The example client's command line; test_triton_server.py asks a server."""
+"""The examples that no server is needed for; test_triton_server.py asks one."""
 
 import subprocess
 import sys
 from pathlib import Path
 
-CLIENT = Path(__file__).parents[2] / "examples" / "triton" / "client.py"
+import yaml
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "triton"
+CLIENT = EXAMPLES / "client.py"
 
 
 def test_options_that_would_be_left_aside_are_refused(tmp_path):
@@ -14,3 +17,14 @@ def test_options_that_would_be_left_aside_are_refused(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert "--among and --save take an embedding" in done.stderr
+
+
+def test_the_compose_file_serves_the_repository_that_it_mounts_on_the_loopback_only():
+    service = yaml.safe_load((EXAMPLES / "compose.yaml").read_text())["services"]["triton"]
+    [volume] = service["volumes"]
+    source, place, mode = volume.rsplit(":", 2)
+    assert (source, mode) == ("${REPOSITORY:-./models}", "ro")
+    assert f"--model-repository={place}" in service["command"]
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    [device] = service["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]
