@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from _pytest.mark import ParameterSet
 
+from benchmarks.small_runs import SIZES
 from simvtp.data import load_manifest, train_tokenizer
 from simvtp.data.synthetic import render_corpus
 
@@ -13,28 +14,6 @@ def by_hand(*values: object) -> ParameterSet:
     left_out = "SIMVTP_ALL_FAULTS" not in os.environ
     reason = "SIMVTP_ALL_FAULTS=1 runs all cases"
     return pytest.param(*values, marks=pytest.mark.skipif(left_out, reason=reason))
-
-
-SIZES = {
-    "model.image_size": 32,
-    "model.patch_size": 16,
-    "model.num_frames": 4,
-    "model.width": 16,
-    "model.depth": 1,
-    "model.num_heads": 2,
-    "model.decoder_width": 16,
-    "model.decoder_depth": 1,
-    "model.decoder_heads": 2,
-    "model.text_dropout": 0.1,
-    "masking.video_ratio": 0.5,
-    "data.frame_stride": 4,
-    "data.num_workers": 0,
-    "optim.lr_per_256": 0.05,
-    "optim.warmup_epochs": 0.5,
-    "run.batch_size": 4,
-    "run.epochs": 2,
-    "run.log_every": 1,
-}
 
 
 @pytest.fixture(scope="session")
