@@ -1,5 +1,7 @@
 """Differentiable gather across the ranks of a job."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, distributed
 
@@ -15,11 +17,17 @@ def rank() -> int:
     return distributed.get_rank() if world_size() > 1 else 0
 
 
+# Newer releases of torch give the operation this name, and warn of the old one.
+_gather_into: Any = getattr(distributed, "all_gather_single", None) or getattr(
+    distributed, "all_gather_into_tensor", None
+)
+
+
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, rows: Tensor) -> Tensor:
         gathered = rows.new_empty((world_size() * len(rows), *rows.shape[1:]))
-        distributed.all_gather_into_tensor(gathered, rows.contiguous())
+        _gather_into(gathered, rows.contiguous())
         return gathered
 
     @staticmethod
