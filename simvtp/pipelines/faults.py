@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from simvtp.data import FetchError, TooManyBadClips
-from simvtp.training import CheckpointError
+from simvtp.training import CheckpointError, MainFailedError
 
 # What loading, logging and evaluating fail with when no line of the program is at fault.
 FAULTS = (OSError, EOFError, FetchError, TooManyBadClips)
@@ -48,8 +48,8 @@ def is_fault(error: BaseException) -> bool:
 
 def is_expected(error: BaseException) -> bool:
     """Whether the message says all: bad settings, a fault, or a run that has been ended."""
-    ended = isinstance(error, ValueError | NonFiniteLossError | RunFailure | CheckpointError)
-    return ended or is_fault(error)
+    ended = ValueError | NonFiniteLossError | RunFailure | CheckpointError | MainFailedError
+    return isinstance(error, ended) or is_fault(error)
 
 
 def is_dead_worker(error: BaseException) -> bool:

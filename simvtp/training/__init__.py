@@ -6,6 +6,7 @@ from simvtp.training.checkpoint import CheckpointStore, CheckpointWarning
 from simvtp.training.curves import plot_curves
 from simvtp.training.distributed import (
     Agreement,
+    MainFailedError,
     ProcessGroupInfo,
     all_true,
     initialize,
@@ -34,6 +35,7 @@ __all__ = [
     "CheckpointError",
     "CheckpointStore",
     "CheckpointWarning",
+    "MainFailedError",
     "ProcessGroupInfo",
     "RunLog",
     "WeightAverage",

@@ -3,12 +3,20 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed
 
 from simvtp.layers.gather import rank, world_size
+
+# What a rank waits for may be hours of another's work; torch's own limits are minutes.
+_PATIENCE = timedelta(days=7)
+
+
+class MainFailedError(RuntimeError):
+    """Rank 0 failed, or was stopped, where the others waited for it."""
 
 
 class ProcessGroupInfo(NamedTuple):
@@ -87,23 +95,37 @@ def mean_over_ranks(values: Tensor) -> Tensor:
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """Let rank 0 through the context first, and the others when it is done: for shared files."""
-    if world_size() > 1 and not is_main():
-        distributed.barrier()
-    yield
-    if world_size() > 1 and is_main():
-        distributed.barrier()
+    """Let rank 0 through the context first, and the others when it is done: for shared files.
+
+    Rank 0 may take hours, e.g. to list millions of clips.
+
+    Raises:
+        MainFailedError: rank 0 did not get through; it has the reason.
+    """
+    agreement = Agreement()
+    if not is_main() and agreement.any(False)[0]:
+        raise MainFailedError("rank 0 could not go on; see its message")
+    passed = False
+    try:
+        yield
+        passed = True
+    finally:
+        if is_main():
+            agreement.any(not passed)
 
 
 class Agreement:
     """Decisions that all ranks must take alike: when to stop, when to save.
 
     They are agreed on between the hosts, over gloo, so that no device is waited for. Every rank
-    must make the same calls in the same order.
+    must make the same calls in the same order, and is waited for however long it takes; one that
+    died is noticed at once.
     """
 
     def __init__(self) -> None:
-        self._group: Any = distributed.new_group(backend="gloo") if world_size() > 1 else None
+        self._group: Any = None
+        if world_size() > 1:
+            self._group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """For each flag, whether it is set on any rank."""

@@ -1,0 +1,72 @@
+"""Rank 0 goes first: the others wait for it longer than torch would, but not for what failed."""
+
+import time
+from datetime import timedelta
+
+import pytest
+import torch
+from torch import distributed
+from torch.multiprocessing.spawn import spawn
+
+from simvtp.training import Agreement, MainFailedError, is_main, main_first
+
+TIMEOUT_SECONDS = 3
+
+
+def join(rank, function, folder):
+    distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/group",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=TIMEOUT_SECONDS),
+    )
+    torch.save(function(folder), folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def results_of(function, folder):
+    spawn(join, args=(function, folder), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def slow_main(folder):
+    with main_first():
+        if is_main():
+            time.sleep(TIMEOUT_SECONDS + 2)
+            (folder / "made").touch()
+        found = (folder / "made").exists()
+    # The evaluation of rank 0 is waited for alike.
+    agreement = Agreement()
+    if is_main():
+        time.sleep(TIMEOUT_SECONDS + 2)
+    return [found, agreement.gather(0 if is_main() else 1)]
+
+
+@pytest.mark.slow
+def test_others_wait_for_rank_0_beyond_the_timeout_of_the_group(tmp_path):
+    assert results_of(slow_main, tmp_path) == [[True, [0, 1]]] * 2
+
+
+def failing_main(folder):
+    try:
+        with main_first():
+            if is_main():
+                raise ValueError("a faulty manifest")
+            (folder / "went on").touch()
+    except (ValueError, MainFailedError) as error:
+        return [type(error).__name__, str(error)]
+    return []
+
+
+@pytest.mark.slow
+def test_others_end_in_one_line_when_rank_0_fails(tmp_path):
+    mine, theirs = results_of(failing_main, tmp_path)
+    assert mine == ["ValueError", "a faulty manifest"]
+    assert theirs == ["MainFailedError", "rank 0 could not go on; see its message"]
+    assert not (tmp_path / "went on").exists()
+
+
+def test_alone_nothing_is_waited_for():
+    with pytest.raises(ValueError, match="mine"), main_first():
+        raise ValueError("mine")
