@@ -32,15 +32,24 @@ class ManifestError(ValueError):
 
 
 class Problems:
-    """How many rows are faulty, and the first of them."""
+    """How many rows are faulty, and the first of them.
 
-    def __init__(self) -> None:
+    Args:
+        every: gets all of them.
+    """
+
+    def __init__(self, every: list[str] | None = None) -> None:
         self.count = 0
         self.first: list[str] = []
+        self.every = every
+        self.ended_reading = False
 
     def add(self, problem: ProblemError | str) -> None:
         """Count one more, and keep it if it is among the first."""
         self.count += 1
+        self.ended_reading |= isinstance(problem, ProblemError) and problem.ends_reading
+        if self.every is not None:
+            self.every.append(str(problem))
         if len(self.first) < _MAX_REPORTED:
             self.first.append(str(problem))
 
@@ -52,7 +61,11 @@ class Problems:
 
 
 def load_manifest(
-    path: str | Path, *, root: str | Path | None = None, check_files: bool = True
+    path: str | Path,
+    *,
+    root: str | Path | None = None,
+    check_files: bool = True,
+    left_out: list[str] | None = None,
 ) -> ClipTable:
     """Read a manifest and check every row, so that a run does not find its faults hours later.
 
@@ -71,6 +84,8 @@ def load_manifest(
         path: the manifest.
         root: folder that holds every clip; paths are relative to it. Default: the manifest's.
         check_files: look for each file and follow its links; without it the disk is not touched.
+        left_out: gets what is wrong with each faulty row, which is then left out; such a manifest
+            is checked again the next time. Without it, one faulty row refuses the manifest.
 
     Raises:
         ManifestError: the manifest or its root is missing, empty or faulty.
@@ -91,7 +106,8 @@ def load_manifest(
         raise ManifestError(f"{source}: root {root} is not a folder; set root to the clips' folder")
     if not file.is_file():
         require_plain_text(source)
-        _build(file, source, base, check_files=check_files)
+        problems = Problems(left_out)
+        file = _build(file, source, base, problems, check_files=check_files)
     return ClipTable(file, root=base, source=source)
 
 
@@ -127,9 +143,9 @@ class _Places:
         return (rows.tolist() for rows in np.split(order, ends))
 
 
-def _build(file: Path, source: Path, base: Path, *, check_files: bool) -> None:
+def _build(file: Path, source: Path, base: Path, problems: Problems, *, check_files: bool) -> Path:
     """Check the manifest's rows, merge those of one clip, and put the table in its place."""
-    problems, places = Problems(), _Places()
+    places = _Places()
     file.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=file.parent, prefix=".") as scratch:
         table_file, merged_file = Path(scratch, "rows.arrow"), Path(scratch, "merged.arrow")
@@ -139,13 +155,18 @@ def _build(file: Path, source: Path, base: Path, *, check_files: bool) -> None:
             table = ClipTable(table_file, root="", source=source)
             write_clip_table(merged_file, _merged(table, groups, places, problems))
             table_file = merged_file
-        if problems.count:
+        refused = problems.every is None or problems.ended_reading or not places.lines
+        if problems.count and refused:
             raise ManifestError(f"{source} (root {base}): {problems}")
         if not places.lines:
             raise ManifestError(f"{source}: it lists no clip; add at least one row")
         for outdated in file.parent.glob(f"{glob.escape(file.stem.rpartition('-')[0])}-*.arrow"):
             outdated.unlink(missing_ok=True)
+        if problems.count:
+            # Not by the name that is looked for: what is missing now may be there the next time.
+            file = file.with_stem(f"{file.stem}-part")
         table_file.replace(file)
+    return file
 
 
 def _checked_rows(
@@ -177,13 +198,14 @@ def _merged(
         for number in numbers:
             row = rows[number]
             first, record, captions = merged.setdefault(row.video_id, (number, row, []))
-            captions += row.captions
-            if row.path != record.path:
-                message = (
-                    f"videoid {shown(record.video_id)} already stands for another file on line "
-                    f"{places.lines[first]}; give each file its own id"
-                )
-                problems.add(ProblemError(places.lines[number], message))
+            if row.path == record.path:
+                captions += row.captions
+                continue
+            message = (
+                f"videoid {shown(record.video_id)} already stands for another file on line "
+                f"{places.lines[first]}; give each file its own id"
+            )
+            problems.add(ProblemError(places.lines[number], message))
         for _, record, captions in merged.values():
             yield ClipRecord(record.video_id, record.path, tuple(captions))
 

@@ -27,11 +27,18 @@ class Row(NamedTuple):
 
 
 class ProblemError(Exception):
-    """One thing wrong with one line of the manifest."""
+    """One thing wrong with one line of the manifest.
 
-    def __init__(self, line: int, message: str) -> None:
+    Args:
+        line: number of the line.
+        message: what is wrong and what to do.
+        ends_reading: nothing after this line could be read.
+    """
+
+    def __init__(self, line: int, message: str, *, ends_reading: bool = False) -> None:
         super().__init__(f"line {line}: {message}")
         self.message = message
+        self.ends_reading = ends_reading
 
 
 # A reader that raised would end at its first faulty row, so faults are handed on like rows.
@@ -62,7 +69,8 @@ def _csv_rows(file: TextIO) -> Rows:
             else:
                 yield _table_row(first_line, dict(zip(header, cells, strict=True)))
     except csv.Error as error:
-        yield ProblemError(line, f"{error}; check that every quote is closed (reading stopped)")
+        message = f"{error}; check that every quote is closed (reading stopped)"
+        yield ProblemError(line, message, ends_reading=True)
 
 
 def _header_problem(line: int, header: list[str]) -> ProblemError | None:

@@ -38,7 +38,7 @@ _SETTINGS_NAME = "settings.json"
 
 
 class DroppedClip(NamedTuple):
-    """A clip that was left out."""
+    """A clip that was left out; a faulty row of a manifest has no id."""
 
     video_id: str
     name: str

@@ -10,7 +10,11 @@ from simvtp.data.shards import ShardError, load_shards
 
 
 def load_clips(
-    source: str | Path, *, root: str | Path | None = None, cache: ShardCache | None = None
+    source: str | Path,
+    *,
+    root: str | Path | None = None,
+    cache: ShardCache | None = None,
+    left_out: list[str] | None = None,
 ) -> ClipTable:
     """Read a manifest, or list the clips of shards where `source` is no manifest's name.
 
@@ -18,12 +22,13 @@ def load_clips(
         source: as `load_manifest` or `load_shards` takes it.
         root: folder of a manifest's clips.
         cache: holds copies of remote shards.
+        left_out: gets what is wrong with a manifest's faulty rows, as for `load_manifest`.
 
     Raises:
         ManifestError, ShardError, FetchError: as those two.
     """
     if not is_remote(source) and Path(source).suffix.lower() in READERS:
-        return load_manifest(source, root=root)
+        return load_manifest(source, root=root, left_out=left_out)
     if not is_remote(source) and not Path(source).is_dir() and ".tar" not in str(source):
         raise ShardError(
             f"{source}: neither a manifest ({', '.join(READERS)}), nor a folder of prepared "

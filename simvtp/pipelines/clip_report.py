@@ -15,12 +15,17 @@ _MAX_SHOWN = 5
 
 
 class ClipReport:
-    """Figures of clips that are added one after the other."""
+    """Figures of clips that are added one after the other.
 
-    def __init__(self) -> None:
+    Args:
+        faulty_rows: rows of the manifest that are no clips at all.
+    """
+
+    def __init__(self, faulty_rows: Sequence[dict[str, str]] = ()) -> None:
         self.num_clips = 0
         self.num_bytes = 0
-        self.bad: list[dict[str, str]] = []
+        self.bad: list[dict[str, str]] = list(faulty_rows)
+        self.num_faulty_rows = len(self.bad)
         self.durations: list[float] = []
         self.caption_words: list[int] = []
         self.resolutions: Counter[str] = Counter()
@@ -50,6 +55,7 @@ class ClipReport:
         captions = {text: number for text, number in self._captions.items() if number > 1}
         return {
             "clips": self.num_clips,
+            "faulty_rows": self.num_faulty_rows,
             "decoded": len(self.durations),
             "bytes": self.num_bytes,
             "seconds": spread(self.durations),
@@ -71,7 +77,8 @@ def check_table(report: ClipReport) -> Table:
     repeated = sum(figures["identical_captions"].values()) - len(figures["identical_captions"])
     table = Table(title=f"{report.num_clips} clips", show_header=False)
     table.add_row("decode", f"{figures['decoded']} of {report.num_clips}")
-    table.add_row("bad", str(len(report.bad)))
+    table.add_row("bad", str(len(report.bad) - report.num_faulty_rows))
+    table.add_row("faulty rows", str(report.num_faulty_rows))
     table.add_row("size", f"{report.num_bytes / 1e6:.1f} MB")
     table.add_row("durations", _spread_text(figures["seconds"], "s"))
     for name in ("resolutions", "frame_rates", "codecs"):
@@ -102,10 +109,12 @@ def bad_clip_lines(bad: Sequence[Mapping[str, str]]) -> Iterator[str]:
         yield f"... and {len(bad) - _MAX_SHOWN} more"
 
 
-def summarize(parts: Sequence[FinishedPart]) -> dict[str, Any]:
-    """Counts, seconds and bytes of finished parts, and every clip that was left out."""
+def summarize(
+    parts: Sequence[FinishedPart], faulty_rows: Sequence[dict[str, str]] = ()
+) -> dict[str, Any]:
+    """Counts, seconds and bytes of finished parts, and every clip or row that was left out."""
     durations = [seconds for part in parts for seconds in part.durations]
-    dropped = [clip._asdict() for part in parts for clip in part.dropped]
+    dropped = [*faulty_rows, *(clip._asdict() for part in parts for clip in part.dropped)]
     shards = [part.shard for part in parts if part.shard is not None]
     return {
         "clips": len(durations),

@@ -1,9 +1,9 @@
 """Clips checked and packed for training: `python -m simvtp.pipelines.prepare --data X --out DIR`.
 
 Every clip is decoded whole, by processes whose crash or hang costs no more than one clip. Good
-clips go into tar shards with an index; bad ones are listed in report.json. A run that was
-stopped, however hard, goes on when the same command is given again. With --check nothing is
-written: a table tells what the clips are.
+clips go into tar shards with an index; bad ones, and faulty rows of a manifest, are listed in
+report.json. A run that was stopped, however hard, goes on when the same command is given again.
+With --check nothing is written: a table tells what the clips are.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from simvtp.data import ClipTable, load_clips
 from simvtp.data.clip_checks import CheckedClip, check_clips
 from simvtp.data.processes import num_usable_cores
-from simvtp.data.shard_writer import REPORT_NAME, ShardFolder, damaged_shards
+from simvtp.data.shard_writer import REPORT_NAME, DroppedClip, ShardFolder, damaged_shards
 from simvtp.data.shards import INDEX_NAME
 from simvtp.data.transcode import Encoding
 from simvtp.pipelines.arguments import at_least
@@ -75,10 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _require_fitting(parser, options, encoding)
     console = Console(soft_wrap=True)
     try:
-        clips = load_clips(options.data, root=options.root)
+        faulty: list[str] = []
+        clips = load_clips(options.data, root=options.root, left_out=faulty)
+        rows = [DroppedClip("", str(options.data), reason)._asdict() for reason in faulty]
         if options.check:
-            return _check(clips, options, console)
-        return _prepare(clips, options, encoding, console)
+            return _check(clips, rows, options, console)
+        return _prepare(clips, rows, options, encoding, console)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on", highlight=False)
         return 130
@@ -106,8 +108,10 @@ def _require_fitting(
         parser.error(str(error))
 
 
-def _check(clips: ClipTable, options: argparse.Namespace, console: Console) -> int:
-    report = ClipReport()
+def _check(
+    clips: ClipTable, rows: list[dict[str, str]], options: argparse.Namespace, console: Console
+) -> int:
+    report = ClipReport(rows)
     checked = check_clips(
         clips, range(len(clips)), num_processes=options.num_processes, time_limit=options.time_limit
     )
@@ -127,7 +131,11 @@ def _check(clips: ClipTable, options: argparse.Namespace, console: Console) -> i
 
 
 def _prepare(
-    clips: ClipTable, options: argparse.Namespace, encoding: Encoding, console: Console
+    clips: ClipTable,
+    rows: list[dict[str, str]],
+    options: argparse.Namespace,
+    encoding: Encoding,
+    console: Console,
 ) -> int:
     order: Sequence[int] = range(len(clips))
     if options.shuffle_seed is not None:
@@ -148,7 +156,7 @@ def _prepare(
         place = folder.next_clip
         with closing(checked), _followed(checked, len(clips), "Preparing", place) as results:
             folder.write(results, clips_per_shard=options.clips_per_shard, total=len(clips))
-        summary = summarize(folder.parts)
+        summary = summarize(folder.parts, rows)
         if summary["clips"]:
             folder.finish({"data": options.data, **summary})
         else:

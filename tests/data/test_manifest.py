@@ -153,6 +153,43 @@ def test_first_problems_are_listed_and_all_are_counted(write: Write):
     assert "fix the path or set root" in message
 
 
+def test_faulty_rows_are_left_out_where_that_is_asked_for(write: Write, tmp_path: Path):
+    rows = [
+        "1,a.mp4,dog",
+        "2,gone.mp4,cat",
+        "3,../x.mp4,fox",
+        "1,b.mp4,cow",
+        "4,b.mp4," + "x" * 10**4,
+    ]
+    manifest = write("m.csv", csv_of(*rows, "5,b.mp4," + "x" * (10**4 + 1), "1,a.mp4,hen"))
+    left_out: list[str] = []
+    table = load_manifest(manifest, left_out=left_out)
+    assert [(clip.video_id, clip.path.name) for clip in table] == [("1", "a.mp4"), ("4", "b.mp4")]
+    assert table[0].captions == ("dog", "hen")
+    assert [message.partition(":")[0] for message in sorted(left_out)] == [
+        *("line 3", "line 4", "line 5", "line 7"),
+    ]
+    # Whoever asks for all rows still gets none.
+    assert "4 problems" in message_of(manifest)
+    # What was missing may be there the next time.
+    (tmp_path / "gone.mp4").touch()
+    assert len(load_manifest(manifest, left_out=[])) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (csv_of("1,a.mp4,dog", '2,b.mp4,"open', "3,c.mp4,cat"), "reading stopped"),
+        (csv_of("1,gone.mp4,dog"), "no file 'gone.mp4'"),
+        ("videoid;path;caption\n", "the header must name"),
+        (csv_of("1,a.mp4,d\0g"), "NUL byte"),
+    ],
+)
+def test_what_costs_more_than_rows_is_never_left_out(content: str, expected: str, write: Write):
+    with pytest.raises(ManifestError, match=expected):
+        load_manifest(write("m.csv", content), left_out=[])
+
+
 def test_links_out_of_the_root_are_refused(write: Write, tmp_path: Path):
     root = tmp_path / "sub"
     (root / "out.mp4").symlink_to(tmp_path / "a.mp4")

@@ -149,6 +149,25 @@ def test_bad_clips_are_left_out_with_a_reason(with_bad_clips, tmp_path, capsys):
     assert f"bad: {with_bad_clips.parent}/1.mp4: Invalid data" in capsys.readouterr().out
 
 
+def test_faulty_rows_cost_no_other_and_are_listed(manifest, tmp_path, capsys):
+    text = manifest.read_text() + "gone,gone.mp4,words\nout,../x.mp4,words\n"
+    with_faults = manifest.with_name("faulty.csv")
+    with_faults.write_text(text)
+    out = tmp_path / "shards"
+    assert run("--data", with_faults, "--out", out) == 0
+    assert len(load_shards(str(out))) == NUM_CLIPS
+    report = json.loads((out / "report.json").read_text())
+    assert (report["clips"], report["dropped"]) == (NUM_CLIPS, 2)
+    reasons = [clip["reason"] for clip in report["dropped_clips"]]
+    assert "no file 'gone.mp4' under the root" in reasons[0]
+    assert "path '../x.mp4' leaves the root" in reasons[1]
+    assert f"bad: {with_faults}: line" in capsys.readouterr().out
+    assert run("--data", with_faults, "--check", "--json", tmp_path / "figures.json") == 1
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert (figures["decoded"], figures["faulty_rows"], len(figures["bad"])) == (NUM_CLIPS, 2, 2)
+    assert "faulty rows" in capsys.readouterr().out
+
+
 def test_all_clips_bad(tmp_path, capsys):
     (tmp_path / "a.mp4").write_bytes(b"nothing")
     manifest = write_manifest(tmp_path / "clips.csv", [("a", "a.mp4", "words")])
