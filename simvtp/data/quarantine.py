@@ -1,6 +1,7 @@
 """The clips of a run that cannot be read: listed once each, and counted."""
 
 import errno
+import fcntl
 import json
 import os
 from contextlib import suppress
@@ -10,6 +11,7 @@ from typing import Any
 from simvtp.data.clip_table import ClipRecord
 
 _MIN_TRIED = 20
+_BLOCK_BYTES = 1 << 20
 
 
 class TooManyBadClips(RuntimeError):
@@ -36,6 +38,7 @@ class Quarantine:
         self.num_tried = 0
         self.num_bad = 0
         self._listed: set[str] = set()
+        self._num_read = 0
         self._unreadable = {
             entry["path"]: str(entry.get("reason"))
             for entry in _entries(self._text())
@@ -78,7 +81,6 @@ class Quarantine:
             self._unreadable[written] = reason
         if self.path is None or written in self._listed:
             return
-        self._listed.add(written)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         entry = {
             "path": written,
@@ -87,19 +89,31 @@ class Quarantine:
             "epoch": epoch,
             "unreadable": unreadable,
         }
-        listed = self._text()
-        if any(other["path"] == written for other in _entries(listed)):
-            return
-        # A full disk may have cut the last line short.
-        start = "" if not listed or listed.endswith("\n") else "\n"
-        line = (start + json.dumps(entry) + "\n").encode()
-        # One write to a file opened for appending is not torn by other workers' writes.
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
+            # Other workers and ranks add to it too; the lock goes with the descriptor. Some network
+            # disks know no locks: two of them may then list the same clip.
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            torn = self._catch_up(descriptor)
+            if written in self._listed:
+                return
+            line = (("\n" if torn else "") + json.dumps(entry) + "\n").encode()
             if os.write(descriptor, line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+            self._listed.add(written)
         finally:
             os.close(descriptor)
+
+    def _catch_up(self, descriptor: int) -> bool:
+        """Note what was listed since the last time; whether a full disk has cut the last line."""
+        rest = b""
+        while block := os.pread(descriptor, _BLOCK_BYTES, self._num_read + len(rest)):
+            rest += block
+        whole, _, torn = rest.rpartition(b"\n")
+        self._listed.update(entry["path"] for entry in _entries(whole.decode(errors="replace")))
+        self._num_read += len(rest) - len(torn)
+        return bool(torn)
 
     def _text(self) -> str:
         if self.path is None or not self.path.exists():
