@@ -51,6 +51,9 @@ def stop_with(name: str) -> Disturbance:
     """A signal that schedulers send: the process saves and ends with 0, soon."""
 
     def apply(process: subprocess.Popen[bytes], run: Path, chance: random.Random) -> str | None:
+        # Before Python has read the first lines of the program, any signal is its end.
+        if not wait_until(lambda: _catches(process, name), process):
+            return None
         phase = reach(process, run, chance.choice(PHASES), chance)
         return None if phase is None else _told(process, name, phase)
 
@@ -65,6 +68,13 @@ def tell_launcher(name: str) -> Disturbance:
         return None if phase is None else _told(process, name, phase, by_launcher=True)
 
     return Disturbance(apply)
+
+
+def _catches(process: subprocess.Popen[bytes], name: str) -> bool:
+    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+        if line.startswith("SigCgt:"):
+            return bool(int(line.split()[1], 16) >> getattr(signal, name) - 1 & 1)
+    return False
 
 
 def _told(
