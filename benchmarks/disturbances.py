@@ -232,5 +232,5 @@ def _tree(folder: Path) -> dict[str, str]:
 kill_any = Disturbance(_kill_any)
 kill_rank = Disturbance(_kill_rank, most=3)
 cut_off_loader = Disturbance(_cut_off_loader)
-damage_latest = Disturbance(_damage_latest)
+damage_latest = Disturbance(_damage_latest, most=1)
 fill_disk = Disturbance(_fill_disk, _small_disk, most=1)
