@@ -14,7 +14,7 @@ from simvtp.layers import compile_blocks, recompute_blocks
 from simvtp.pipelines.faults import is_expected, reason_of
 from simvtp.pipelines.stopping import StopNow, StopRequest
 from simvtp.pipelines.trainer import Trainer
-from simvtp.training import RunLog, is_main, keep_freed_memory
+from simvtp.training import RunLog, is_launched_first, is_main, keep_freed_memory
 
 Job = Callable[[StopRequest, Console], int]
 
@@ -34,8 +34,9 @@ def run_job(job: Job, *, program: str, out: Path) -> int:
             return job(stop, console)
         except StopNow:
             stop.end_children()
-            console.print(f"stopped by {stop.name}; nothing of the run is lost.")
-            print_how_to_go_on(console, program, out)
+            if is_launched_first():
+                console.print(f"stopped by {stop.name}; nothing of the run is lost.")
+                print_how_to_go_on(console, program, out)
             return stop.exit_code
         except KeyboardInterrupt:
             console.print("interrupted at once; the latest checkpoint is as it was.")

@@ -71,6 +71,11 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def is_launched_first() -> bool:
+    """Whether this process is rank 0 for torchrun, also before and after it joins the others."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def all_true(flag: Tensor) -> Tensor:
     """Elementwise `and` of a bool tensor over the ranks, so that all take the same branch.
 

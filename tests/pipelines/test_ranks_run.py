@@ -97,6 +97,22 @@ def test_a_stop_of_one_process_stops_both_and_others_go_on(alone, settings_for, 
     assert final_state(run)["step"] == final_state(alone)["step"]
 
 
+def test_a_stop_does_not_wait_for_the_rank_that_lists_the_clips(settings_for, tmp_path):
+    marker = tmp_path / "fetching"
+    command = settings_for(tmp_path / "run", data__train=f"pipe:touch {marker}; exec sleep 100")
+    process = torchrun(command)
+    deadline = time.monotonic() + 200
+    while not marker.exists():
+        assert process.poll() is None, finish(process)
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    printed = process.communicate(timeout=30)[0].decode()
+    # torchrun ends as after any signal; its ranks, of which one speaks, do not fail.
+    assert printed.count("stopped by SIGTERM; nothing of the run is lost") == 1
+    assert "ChildFailedError" not in printed
+
+
 def test_a_batch_that_cannot_be_split_is_refused(settings_for, tmp_path):
     run = tmp_path / "run"
     assert pretrain.main(settings_for(run, run__epochs=1)) == 0
