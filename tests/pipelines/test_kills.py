@@ -3,8 +3,10 @@
 SIMVTP_KILLS says how many kills each way of loading gets; what was killed when is printed.
 """
 
+import json
 import os
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from benchmarks.kills import Killed, kill, output_of
 from benchmarks.small_runs import differences, start, write_shards
 from simvtp.pipelines import pretrain
+from simvtp.training import CheckpointStore
 
 pytestmark = pytest.mark.slow
 
@@ -105,3 +108,43 @@ def test_a_run_killed_at_random_moments_ends_as_if_nothing_had_happened(
     phases = Counter(each.phase for each in killed)
     groups = sum(each.whole_group for each in killed)
     print(f"KILLED {source} workers={workers}: {dict(phases)}, {groups} with all workers")
+
+
+def change_log(run: Path) -> None:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    lines[0] = json.dumps({**first, "loss": first["loss"] * (1 + 1e-7)})
+    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def change_state(run: Path) -> None:
+    store = CheckpointStore(run / "checkpoints")
+    checkpoint = store.load_latest()
+    assert checkpoint is not None
+    first = next(iter(checkpoint.state["parameters"].values()))
+    first.view(-1)[0] += 1e-3
+    store.save(checkpoint.state, step=checkpoint.step)
+
+
+def change_model(run: Path) -> None:
+    file = run / "model/model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (change_log, "metrics.jsonl"),
+        (change_state, "latest['parameters']"),
+        (change_model, "model/model.safetensors"),
+    ],
+)
+def test_runs_that_differ_are_told_apart(undisturbed, tmp_path, change, found):
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed["shards"], run)
+    assert differences(run, undisturbed["shards"]) == []
+    change(run)
+    (difference,) = differences(run, undisturbed["shards"])
+    assert difference.startswith(found)
