@@ -17,6 +17,7 @@ from simvtp.data.clip_table import ClipRecord
 from simvtp.data.clips import ClipError, read_clip
 from simvtp.data.fetch import ShardCache
 from simvtp.data.quarantine import Quarantine, TooManyBadClips
+from simvtp.data.reading_places import ReadingPlaces
 from simvtp.data.tokenizer import encode_caption
 from simvtp.seeding import derive_generator
 
@@ -103,6 +104,7 @@ class RandomClips(Dataset[T], ABC, Generic[T]):
         self.cache = ShardCache() if cache is None else cache
         self.quarantine = Quarantine(quarantine, max_bad_share=max_bad_share)
         self.time_limit = time_limit
+        self.places = ReadingPlaces()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -127,7 +129,7 @@ class RandomClips(Dataset[T], ABC, Generic[T]):
         for attempt in range(1, _MAX_REPLACEMENTS + 1):
             if reason is None:
                 try:
-                    with self._watched(used, epoch):
+                    with self._watched(used, epoch), self.places.at(used, epoch):
                         sample = self.sample(used, generator)
                 except ClipError as error:
                     reason = str(error)
@@ -162,6 +164,14 @@ class RandomClips(Dataset[T], ABC, Generic[T]):
             time_limit=self.time_limit,
         )
         return self.transform(video, generator=generator).contiguous()
+
+    def blame(self, process: int) -> str | None:
+        """List the clip at which a worker's decoder crashed; its name, None if it was at none."""
+        if (place := self.places.of(process)) is None:
+            return None
+        record = self.record(place[0])
+        self.quarantine.add(record, reason="decoder crash", epoch=place[1], unreadable=True)
+        return record.name
 
     @contextmanager
     def _watched(self, index: int, epoch: int) -> Iterator[None]:
@@ -282,10 +292,6 @@ class EvaluationDataset(Dataset[EvaluationClip]):
 
 
 def require_records(records: Sequence[Any]) -> None:
-    """Refuse to be without data.
-
-    Raises:
-        ValueError: there is nothing.
-    """
+    """Refuse to be without data, by a ValueError."""
     if not records:
         raise ValueError("a dataset needs at least one clip, got no records; check the manifest")

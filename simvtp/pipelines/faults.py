@@ -2,15 +2,26 @@
 
 import errno
 import shutil
+import signal
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader
 
 from simvtp.data import FetchError, TooManyBadClips
+from simvtp.data.dataset import RandomClips
 from simvtp.training import CheckpointError, MainFailedError
 
 # What loading, logging and evaluating fail with when no line of the program is at fault.
 FAULTS = (OSError, EOFError, FetchError, TooManyBadClips)
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+# A process that was killed, or had no shared memory left, is no decoder's fault.
+_CRASHES = {-each: each.name for each in (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE)}
+_EXIT_SECONDS = 1.0
 
 
 class NonFiniteLossError(RuntimeError):
@@ -19,6 +30,27 @@ class NonFiniteLossError(RuntimeError):
 
 class RunFailure(RuntimeError):
     """Data, a loader's process, the log or an evaluation failed; the state was saved."""
+
+
+def blame_clip(error: Exception, loader: DataLoader[Any]) -> Exception:
+    """A crash of a decoder with its clip named, which is listed then; any other error as it is."""
+    if not (is_dead_worker(error) or isinstance(error, ConnectionError | EOFError)):
+        return error
+    # Torch says that a worker ended in several ways, and seldom how.
+    workers = getattr(getattr(loader, "_iterator", None), "_workers", ())
+    deadline = time.monotonic() + _EXIT_SECONDS
+    while all(worker.exitcode is None for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for worker in workers:
+        crash = _CRASHES.get(worker.exitcode)
+        if crash is not None and isinstance(loader.dataset, RandomClips):
+            with suppress(OSError):
+                if name := loader.dataset.blame(worker.pid):
+                    return RunFailure(
+                        f"the decoder of {name} crashed ({crash}); it is listed in "
+                        "quarantine.jsonl and left out on a resume"
+                    )
+    return error
 
 
 def too_many_bad_steps(count: int, *, step: int, samples: Sequence[str]) -> NonFiniteLossError:

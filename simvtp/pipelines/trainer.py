@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from simvtp.pipelines.faults import failure_of_run, is_fault, too_many_bad_steps
+from simvtp.pipelines.faults import blame_clip, failure_of_run, is_fault, too_many_bad_steps
 from simvtp.pipelines.interval import Interval
 from simvtp.pipelines.optimizer_step import OptimizerStep, TrainingBatch
 from simvtp.pipelines.plan import STEP_STREAM, RunPlan, TrainingLoader
@@ -198,7 +198,7 @@ class Trainer:
         except Exception as error:
             if not is_fault(error):
                 raise
-            return [], error
+            return [], blame_clip(error, self.data.loader)
         finally:
             self._interval.data_seconds += time.monotonic() - waited
 

@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,5 +47,23 @@ def settings_for(corpus, tokenizer_file):
             **{name.replace("__", "."): value for name, value in replaced.items()},
         }
         return [f"--{name}={value}" for name, value in values.items()]
+
+    return command
+
+
+@pytest.fixture
+def clips(corpus, tmp_path):
+    """A copy of the training clips that may be changed."""
+    shutil.copytree(corpus.root, tmp_path / "clips")
+    return tmp_path / "clips"
+
+
+@pytest.fixture
+def command_for(settings_for, clips):
+    """Command line of a run over these clips, evaluated after each of its two epochs."""
+
+    def command(out: Path, **settings: object) -> list[str]:
+        own = {"data__train": clips / "train.csv", "data__validation": clips / "validation.csv"}
+        return settings_for(out, **{**own, "run__evaluate_every_epochs": 1, **settings})
 
     return command

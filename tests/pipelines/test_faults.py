@@ -28,24 +28,6 @@ from tests.pipelines.test_kills import assert_same_run
 from tests.pipelines.test_pretrain import final_state
 
 
-@pytest.fixture
-def clips(corpus, tmp_path):
-    """A copy of the training clips that may be changed."""
-    shutil.copytree(corpus.root, tmp_path / "clips")
-    return tmp_path / "clips"
-
-
-@pytest.fixture
-def command_for(settings_for, clips):
-    """Command line of a run over these clips, evaluated after each of its two epochs."""
-
-    def command(out: Path, **settings: object) -> list[str]:
-        own = {"data__train": clips / "train.csv", "data__validation": clips / "validation.csv"}
-        return settings_for(out, **{**own, "run__evaluate_every_epochs": 1, **settings})
-
-    return command
-
-
 @pytest.fixture(scope="module")
 def undisturbed(corpus, tokenizer_file, tmp_path_factory):
     """Such a run that nothing happened to."""

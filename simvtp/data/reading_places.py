@@ -1,0 +1,37 @@
+"""Which clip each process of a loader is at: what crashes a decoder can then be named."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch.utils.data import get_worker_info
+
+_MOST_WORKERS = 512
+
+
+class ReadingPlaces:
+    """Places of all workers, in memory that outlives each of them."""
+
+    def __init__(self) -> None:
+        self._places = torch.full((_MOST_WORKERS, 3), -1, dtype=torch.int64).share_memory_()
+
+    @contextmanager
+    def at(self, index: int, epoch: int) -> Iterator[None]:
+        """Note what this worker is at, until it is done with it; other processes note nothing."""
+        worker = get_worker_info()
+        if worker is None or worker.id >= _MOST_WORKERS:
+            yield
+            return
+        self._places[worker.id] = torch.tensor([os.getpid(), index, epoch])
+        try:
+            yield
+        finally:
+            self._places[worker.id] = -1
+
+    def of(self, process: int) -> tuple[int, int] | None:
+        """Index and epoch that a worker was at when it ended; None for nothing."""
+        for number, index, epoch in self._places.tolist():
+            if number == process:
+                return index, epoch
+        return None

@@ -1,0 +1,40 @@
+"""Clips that crash their decoder cost a resume, once, and are named."""
+
+import gc
+import json
+import os
+import signal
+import time
+import warnings
+from pathlib import Path
+
+from simvtp.data import dataset
+from simvtp.pipelines import pretrain
+
+
+def test_a_clip_that_crashes_its_decoder_is_named_and_left_out(
+    command_for, clips, tmp_path, capsys, monkeypatch
+):
+    (clips / "crash.mp4").write_bytes(b"")
+    with (clips / "train.csv").open("a") as file:
+        file.write("crash,crash.mp4,nothing\n")
+    read_clip, run = dataset.read_clip, tmp_path / "run"
+
+    def read(path, **settings):
+        if Path(path).name == "crash.mp4":
+            os.kill(os.getpid(), signal.SIGSEGV)
+            time.sleep(60)
+        return read_clip(path, **settings)
+
+    monkeypatch.setattr(dataset, "read_clip", read)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        assert pretrain.main(command_for(run, data__num_workers=1)) == 1
+        gc.collect()
+    said = " ".join(capsys.readouterr().out.split())
+    assert "crash.mp4 crashed (SIGSEGV)" in said, said[-700:]
+    assert "is saved: go on with" in said
+    (listed,) = (run / "quarantine.jsonl").read_text().splitlines()
+    assert json.loads(listed)["video_id"] == "crash"
+    # Without being listed it would crash every resume.
+    assert pretrain.main([f"--run.out={run}", "--resume"]) == 0
