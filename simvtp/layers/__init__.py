@@ -4,7 +4,6 @@ from simvtp.layers.attention import (
     Attend,
     Attention,
     attend,
-    attend_padded,
     attention_backend,
 )
 from simvtp.layers.block import (
@@ -25,6 +24,7 @@ from simvtp.layers.packing import (
     to_device,
     unpack,
 )
+from simvtp.layers.padded_attention import attend_padded
 from simvtp.layers.positions import sincos_positions
 from simvtp.layers.precision import full_precision
 from simvtp.layers.tubelets import gather_tubelets, grid_of, place_tubelets

@@ -14,6 +14,7 @@ from simvtp.layers import (
     attend,
     attend_padded,
     attention_backend,
+    padded_attention,
 )
 from simvtp.layers import attention as attention_module
 
@@ -55,6 +56,32 @@ def test_packed_attention_and_its_gradients_are_those_of_each_sequence(sizes, se
         gradients, torch.autograd.grad((expected * weight).sum(), tensors), strict=True
     ):
         torch.testing.assert_close(got, want)
+
+
+@settings(max_examples=30)
+@given(sizes=lengths, seed=st.integers(0, 1000))
+def test_packed_attention_in_half_precision_is_that_of_each_sequence(sizes, seed):
+    """Of short sequences, whose scores are computed all at once."""
+    tensors = inputs(sum(sizes), dtype=torch.bfloat16, seed=seed)
+    output = attend(*tensors, layout=PackedLayout(tuple(sizes), CPU))
+    assert output.dtype == torch.bfloat16
+    weight = torch.randn(output.shape, generator=torch.Generator().manual_seed(seed))
+    gradients = torch.autograd.grad((output * weight).sum(), tensors)
+    wanted = [tensor.detach().double().requires_grad_() for tensor in tensors]
+    expected = reference(*wanted, sizes)
+    expected_gradients = torch.autograd.grad((expected * weight).sum(), wanted)
+    for got, want in zip([output, *gradients], [expected, *expected_gradients], strict=True):
+        assert (got.double() - want).norm() <= 2e-2 * want.norm() + 1e-2
+
+
+@pytest.mark.parametrize("length", [512, 513])
+def test_the_way_of_short_sequences_meets_that_of_long_ones(length, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(2 * length, 2, 16, generator=generator).bfloat16() for _ in range(3)]
+    layout = PackedLayout((length, length), CPU)
+    output = attend(*tensors, layout=layout)
+    monkeypatch.setattr(padded_attention, "_SHORT", 0)
+    torch.testing.assert_close(output, attend(*tensors, layout=layout), atol=2e-2, rtol=2e-2)
 
 
 @settings(max_examples=30)

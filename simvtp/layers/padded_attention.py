@@ -1,0 +1,143 @@
+"""Attention without a kernel for sequences of any lengths: padded, or length by length."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from simvtp.layers.packing import PackedLayout, Run, to_device
+
+# What a call of attention and a filled-up element cost, in multiply-adds of attention, forward and
+# backward on two cores; only their rough size matters (docs/performance.md).
+_CALL_COST, _FILLING_COST = 2_000_000, 40
+# Up to this length plain products are faster in half precision on a CPU than its flash attention:
+# three times at 176 tokens, as fast at 864.
+_SHORT = 512
+
+
+def attend_padded(
+    query: Tensor, key: Tensor, value: Tensor, *, key_mask: Tensor | None = None
+) -> Tensor:
+    """Scaled dot-product attention over a padded batch, as exported graphs use it.
+
+    Args:
+        query: `(batch, tokens, heads, head_width)`.
+        key: like `query`.
+        value: like `query`.
+        key_mask: `(batch, tokens)` bool, True where a token is real; None when all are.
+
+    Returns:
+        `(batch, tokens, heads, head_width)`; rows of padding hold no meaning.
+    """
+    mask = None
+    if key_mask is not None:
+        # ONNX Runtime's Attention operator takes the mask only in its full shape.
+        tokens = key_mask.shape[1]
+        mask = key_mask[:, None, None, :].expand(-1, 1, tokens, -1)
+    heads_first = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    return functional.scaled_dot_product_attention(*heads_first, attn_mask=mask).transpose(1, 2)
+
+
+def attend_by_length(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout) -> Tensor:
+    """Attention within each sequence of a pack: those of one length, or nearly so, at once.
+
+    Args:
+        query: `(total_tokens, heads, head_width)`.
+        key: like `query`.
+        value: like `query`.
+        layout: lengths of the sequences.
+
+    Returns:
+        `(total_tokens, heads, head_width)`.
+    """
+    rows = layout.rows_by_length
+    if rows is not None:
+        query, key, value = query[rows], key[rows], value[rows]
+    groups = _groups(layout, query.shape[1] * query.shape[2])
+    # One split per tensor: slices would each fill a whole gradient with zeros on the way back.
+    sizes = [group.num_tokens for group in groups]
+    pieces = zip(groups, *(tensor.split(sizes) for tensor in (query, key, value)), strict=True)
+    outputs = [_attend_group(group, *parts) for group, *parts in pieces]
+    output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+    return output if rows is None else torch.empty_like(output).index_copy(0, rows, output)
+
+
+class _Padding(NamedTuple):
+    """How to fill sequences up to the longest: rows to take, which are real, and where those are.
+
+    `take` is `(sequences * longest,)`, `is_real` `(sequences, longest)`, `real_rows` `(tokens,)`.
+    """
+
+    take: Tensor
+    is_real: Tensor
+    real_rows: Tensor
+
+
+class _Group(NamedTuple):
+    """Neighbouring sequences that go through attention together."""
+
+    num_tokens: int
+    longest: int
+    padding: _Padding | None
+
+
+def _attend_group(group: _Group, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    padding, parts = group.padding, (query, key, value)
+    is_short = query.device.type == "cpu" and query.itemsize == 2 and group.longest <= _SHORT
+    attend_batch = _attend_by_products if is_short else attend_padded
+    if padding is None:
+        parts = (part.unflatten(0, (-1, group.longest)) for part in parts)
+        return attend_batch(*parts).flatten(0, 1)
+    filled = (
+        part.index_select(0, padding.take).unflatten(0, (-1, group.longest)) for part in parts
+    )
+    output = attend_batch(*filled, key_mask=padding.is_real).flatten(0, 1)
+    return output.index_select(0, padding.real_rows)
+
+
+def _attend_by_products(
+    query: Tensor, key: Tensor, value: Tensor, *, key_mask: Tensor | None = None
+) -> Tensor:
+    """`attend_padded` with all scores at once, as three operations."""
+    query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    if key_mask is not None:
+        scores = scores.masked_fill(~key_mask[:, None, None, :], float("-inf"))
+    return (scores.softmax(dim=-1).to(value.dtype) @ value).transpose(1, 2)
+
+
+@lru_cache(maxsize=8)
+def _groups(layout: PackedLayout, width: int) -> tuple[_Group, ...]:
+    """Runs of equal length; small ones are filled up and put together where that costs less."""
+    merged: list[list[Run]] = []
+    for run in layout.runs:
+        last = merged[-1:]
+        if last and _cost([*last[0], run], width) < _cost(last[0], width) + _cost([run], width):
+            last[0].append(run)
+        else:
+            merged.append([run])
+    # Kept for other calls: made during an evaluation, they must serve training too.
+    with torch.inference_mode(False):
+        return tuple(_group_of(runs, layout.device) for runs in merged)
+
+
+def _cost(runs: Sequence[Run], width: int) -> int:
+    longest = max(run.length for run in runs)
+    num_filled = sum(run.num_sequences for run in runs) * longest
+    filling = _FILLING_COST if len(runs) > 1 else 0
+    return _CALL_COST + num_filled * width * (longest + filling)
+
+
+def _group_of(runs: Sequence[Run], device: torch.device) -> _Group:
+    lengths = torch.tensor([run.length for run in runs for _ in range(run.num_sequences)])
+    longest, num_tokens = int(lengths.max()), int(lengths.sum())
+    if len(runs) == 1:
+        return _Group(num_tokens, longest, None)
+    is_real = torch.arange(longest) < lengths[:, None]
+    take = is_real.flatten().cumsum(0) - 1
+    real_rows = is_real.flatten().nonzero().squeeze(1)
+    tensors = (to_device(part, device) for part in (take, is_real, real_rows))
+    return _Group(num_tokens, longest, _Padding(*tensors))
