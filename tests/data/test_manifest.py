@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -284,33 +282,3 @@ def test_a_huge_caption_is_one_faulty_row(write: Write):
     assert "line 3: field larger than field limit" in message_of(write("m.csv", rows))
     lines = json_lines({"path": "a.mp4", "caption": "y" * 10_000_000})
     assert "has 10000000 characters, at most 10000" in message_of(write("m.jsonl", lines))
-
-
-_MEMORY_CODE = """
-import sys
-from simvtp.data import load_manifest
-
-def anonymous():
-    lines = open("/proc/self/smaps_rollup").read().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss_Anon"))
-
-load_manifest(sys.argv[1], check_files=False)
-before = anonymous()
-table = load_manifest(sys.argv[2], check_files=False)
-total = sum(len(clip.captions[0]) for clip in table)
-print(len(table), total, anonymous() - before)
-"""
-
-
-@pytest.mark.slow
-def test_rows_cost_no_memory_of_the_process(write: Write, tmp_path: Path):
-    count, caption = 50_000, "a person walks along the beach while waves roll in behind"
-    rows = write("m.csv", csv_of(*(f"{n},{n}.mp4,{caption}" for n in range(count))))
-    small = write("small.csv", csv_of("1,a.mp4,x"))
-    load_manifest(rows, check_files=False)
-    command = [sys.executable, "-c", _MEMORY_CODE, str(small), str(rows)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    length, total, kilobytes = map(int, done.stdout.split())
-    assert (length, total) == (count, count * len(caption))
-    # As objects of Python they would take at least 400 bytes each: 20 MB.
-    assert kilobytes < 2_000
