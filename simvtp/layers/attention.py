@@ -67,9 +67,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, layout: PackedLayout) -
 
 def takes_any_lengths(tokens: Tensor) -> bool:
     """Whether `attend` is one kernel for these tokens, in whatever order their sequences stand."""
-    dtype, kind = tokens.dtype, tokens.device.type
-    if torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
+    dtype = tokens.dtype
+    # Autocast knows some kinds of device only, and elsewhere it decides nothing here.
+    if tokens.is_cuda and torch.is_autocast_enabled("cuda"):
+        dtype = torch.get_autocast_dtype("cuda")
     return _backend_for(tokens.device, dtype) != "sdpa"
 
 
