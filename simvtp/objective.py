@@ -147,7 +147,7 @@ class Objective(nn.Module):
     def compile_pixel_error(self) -> None:
         """Let the pixel error run through `torch.compile`, so that no target is ever stored."""
         # Of fixed sizes, unlike the blocks: divisions by sizes known only at run time are slow.
-        self._pixel_error = torch.compile(pixel_error)
+        self._pixel_error = torch.compile(pixel_error, dynamic=False)
 
     @torch.no_grad()
     def contrast_features(self, batch: Batch) -> tuple[Tensor, Tensor]:

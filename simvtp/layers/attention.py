@@ -86,12 +86,20 @@ def _backend_for(device: torch.device, dtype: torch.dtype, *, head_width: int = 
 
 @cache
 def _runs(backend: Backend, device: torch.device, dtype: torch.dtype, head_width: int) -> bool:
-    """Whether a backend has a kernel: that depends on GPU, number format and versions."""
-    probe = torch.zeros(8, 1, head_width, device=device, dtype=dtype)
-    try:
-        _BACKENDS[backend](probe, probe, probe, PackedLayout((8,), device))
-    except (ImportError, NotImplementedError, RuntimeError):
-        return False
+    """Whether a backend has kernels, both ways: that depends on GPU, number format and versions."""
+    with torch.inference_mode(False), torch.enable_grad():
+        query, key, value = (
+            torch.zeros(8, 1, head_width, device=device, dtype=dtype, requires_grad=True)
+            for _ in range(3)
+        )
+        try:
+            output = _BACKENDS[backend](query, key, value, PackedLayout((8,), device))
+            torch.autograd.grad(output.sum(), (query, key, value))
+        except torch.OutOfMemoryError:
+            raise
+        except (ImportError, NotImplementedError, RuntimeError, AttributeError, TypeError):
+            # Beside a missing kernel: another version, whose insides are not what they were.
+            return False
     return True
 
 

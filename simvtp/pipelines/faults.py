@@ -39,7 +39,11 @@ def blame_clip(error: Exception, loader: DataLoader[Any]) -> Exception:
     # Torch says that a worker ended in several ways, and seldom how.
     workers = getattr(getattr(loader, "_iterator", None), "_workers", ())
     deadline = time.monotonic() + _EXIT_SECONDS
-    while all(worker.exitcode is None for worker in workers) and time.monotonic() < deadline:
+    while (
+        workers
+        and all(worker.exitcode is None for worker in workers)
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.01)
     for worker in workers:
         crash = _CRASHES.get(worker.exitcode)

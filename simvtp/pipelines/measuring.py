@@ -203,7 +203,11 @@ def measure_answers(
         and bool((answers >= 0).all())
     ):
         values = torch.tensor([float(answer) for answer in questions.answers])
-        figures["mean squared error"] = squared_error(scores, answers=answers, values=values)
+        read = ~unread
+        # Of those read: an unread clip has no guess to be far from the answer.
+        figures["mean squared error"] = squared_error(
+            scores[read], answers=answers[read], values=values
+        )
     return figures
 
 

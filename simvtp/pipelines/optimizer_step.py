@@ -66,6 +66,9 @@ class OptimizerStep:
         optimizer: fused AdamW over its parameters.
         precision: number format of the matrix products.
         clip_norm: largest gradient norm; None does not clip.
+
+    Raises:
+        ValueError: the optimiser is not fused, and would clip nothing and skip no bad step.
     """
 
     def __init__(
@@ -76,6 +79,8 @@ class OptimizerStep:
         precision: Literal["fp32", "bf16"] = "fp32",
         clip_norm: float | None = 1.0,
     ) -> None:
+        if not optimizer.defaults.get("fused"):
+            raise ValueError("the optimiser must be fused, got fused=None; pass fused=True")
         self.objective = objective
         self.optimizer = optimizer
         self.precision = precision

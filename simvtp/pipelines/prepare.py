@@ -68,7 +68,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prepare or check; returns the exit code: 1 for bad clips, 2 for bad settings or disks."""
+    """Prepare or check; returns the exit code.
+
+    1 for bad clips or shards that `--check` found, for faulty rows that were left out of shards,
+    and where all clips are bad; 2 for bad settings or disks.
+    """
     parser = build_parser()
     options = parser.parse_args(arguments)
     encoding = Encoding(options.short_side, options.fps, options.gop)
@@ -168,7 +172,7 @@ def _prepare(
         console.print(message, style="red", highlight=False)
         return 1
     console.print(prepared_table(summary, options.out))
-    return 0
+    return 1 if rows else 0
 
 
 def _settings(clips: ClipTable, options: argparse.Namespace) -> dict[str, Any]:

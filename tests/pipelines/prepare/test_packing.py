@@ -154,7 +154,7 @@ def test_faulty_rows_cost_no_other_and_are_listed(manifest, tmp_path, capsys):
     with_faults = manifest.with_name("faulty.csv")
     with_faults.write_text(text)
     out = tmp_path / "shards"
-    assert run("--data", with_faults, "--out", out) == 0
+    assert run("--data", with_faults, "--out", out) == 1
     assert len(load_shards(str(out))) == NUM_CLIPS
     report = json.loads((out / "report.json").read_text())
     assert (report["clips"], report["dropped"]) == (NUM_CLIPS, 2)
