@@ -181,6 +181,11 @@ def test_counts_have_a_squared_error(model, records):
     figures = measure_answers(answerer, QuestionSet(records, questions, ("0", "1", "7")))
     assert figures["accuracy"] == 0.5
     assert figures["mean squared error"] == pytest.approx((0 + 36) / 2)
+    # A clip that cannot be read is answered wrongly, and by no number that could be far off.
+    questions = (*questions, Question(2, "how many", 0, ()))
+    figures = measure_answers(answerer, QuestionSet(records, questions, ("0", "1", "7")))
+    assert (figures["unreadable"], figures["accuracy"]) == (1, pytest.approx(1 / 3))
+    assert figures["mean squared error"] == pytest.approx((0 + 36) / 2)
 
 
 def test_a_table_shows_what_only_one_split_has():

@@ -9,6 +9,7 @@ import torch
 from simvtp.layers import Attention
 from simvtp.losses import CachedContrast
 from simvtp.objective import Objective
+from simvtp.pipelines.step import TrainStep
 from tests.pipelines.step.conftest import split, train_step, weights_of
 from tests.sample_batches import samples_of, small_collator, small_model
 
@@ -211,3 +212,11 @@ def test_without_the_contrastive_loss_nothing_is_cached():
     result = train_step(objective, contrast_over="step")(batches, seed=0)
     assert calls == [True] * 2
     assert set(result.terms) == {"pixels", "words", "vtm"}
+
+
+def test_an_optimiser_that_is_not_fused_is_refused():
+    """It would read neither the scale that clips nor the flag of a bad step."""
+    objective = Objective(small_model())
+    optimizer = torch.optim.AdamW(objective.parameters())
+    with pytest.raises(ValueError, match="must be fused"):
+        TrainStep(objective, optimizer=optimizer)
