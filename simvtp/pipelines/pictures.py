@@ -12,6 +12,8 @@ from simvtp.pipelines.report import PictureRow, draw_reconstruction
 from simvtp.reconstruction import Reconstruction
 from simvtp.seeding import derive_generator
 
+PICTURED_CLIPS = 4
+
 
 def picture_of(
     model: SimVTP,

@@ -1,5 +1,6 @@
 """What a pre-training run says at its start and leaves at its end."""
 
+import shlex
 import shutil
 import time
 from dataclasses import asdict, replace
@@ -13,13 +14,11 @@ from simvtp.conversion import read_origins
 from simvtp.data import ClipTable
 from simvtp.model import SimVTP
 from simvtp.model_card import Stage, flat_settings
-from simvtp.pipelines.pictures import picture_of
+from simvtp.pipelines.pictures import PICTURED_CLIPS, picture_of
 from simvtp.pipelines.report import retrieval_table
 from simvtp.pipelines.retrieval import Retrieval, embed_gallery, score
 from simvtp.pipelines.setup import TrainingData
 from simvtp.training import RunLog, plot_curves
-
-_PICTURED_CLIPS = 4
 
 
 def evaluate_held_out(config: PretrainConfig, model: SimVTP, validation: ClipTable) -> Retrieval:
@@ -86,7 +85,7 @@ def finish(
     shown = data.train if data.validation is None else data.validation
     picture_of(
         model,
-        shown[:_PICTURED_CLIPS],
+        shown[:PICTURED_CLIPS],
         out_png=out / "reconstruction.png",
         video_ratio=config.masking.video_ratio,
         text_ratio=config.masking.text_ratio,
@@ -127,15 +126,20 @@ def save_model(model: Any, folder: Path) -> None:
 def _print_next_steps(console: Console, config: PretrainConfig, *, data: TrainingData) -> None:
     out = Path(config.run.out)
     shown = data.train if data.validation is None else data.validation
-    manifest, clip = shown.source, shown[0]
-    root = f" --data.root {config.data.root}" if config.data.root else ""
+    # As it was typed; only the embedded corpus is known by its manifest alone.
+    clips = ["--data", config.data.validation or config.data.train or str(shown.source)]
+    if config.data.root:
+        clips += ["--data.root", config.data.root]
+    model = ["--model", str(out / "model")]
+
+    def command(name: str, *arguments: str) -> str:
+        return shlex.join(["python", "-m", f"simvtp.pipelines.{name}", *arguments])
+
     console.print(
         f"\nlook at      {out}/reconstruction.png, {out}/curves.png\n"
         f"model        {out}/model\n"
-        f"evaluate     python -m simvtp.pipelines.evaluate --model {out}/model "
-        f"--data {manifest}{root}\n"
-        f"reconstruct  python -m simvtp.pipelines.visualize --model {out}/model "
-        f'--video "{clip.path}" --caption "{clip.captions[0]}"\n'
+        f"evaluate     {command('evaluate', *model, *clips)}\n"
+        f"reconstruct  {command('visualize', *model, *clips)}\n"
         "own clips    python -m simvtp.pipelines.pretrain --data.train clips.csv --data.root DIR "
         "--run.out runs/own\n"
         "dashboard    tensorboard --logdir runs",

@@ -6,23 +6,29 @@ from pathlib import Path
 
 from rich.console import Console
 
-from simvtp.data import ClipRecord
+from simvtp.data import ClipRecord, FetchError, load_clips
 from simvtp.model import SimVTP
-from simvtp.pipelines.pictures import picture_of
+from simvtp.pipelines.pictures import PICTURED_CLIPS, picture_of
+
+_PAPERS = {"masking.video_ratio": 0.9, "masking.text_ratio": 0.75}
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Command line of the picture."""
     parser = argparse.ArgumentParser(
         prog="python -m simvtp.pipelines.visualize",
-        description="Draw what a model makes of a masked clip and its masked caption.",
+        description="Draw what a model makes of masked clips and their masked captions.",
     )
     parser.add_argument("--model", required=True, help="model folder or hub id")
-    parser.add_argument("--video", required=True, type=Path, help="video file")
-    parser.add_argument("--caption", required=True, help="what the video shows")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--video", type=Path, help="video file, with --caption")
+    source.add_argument("--data", help="manifest or shards, for their first clips")
+    parser.add_argument("--caption", help="what the video shows")
+    parser.add_argument("--data.root", dest="root", type=Path, help="folder of a manifest's clips")
     parser.add_argument("--out", type=Path, default=Path("reconstruction.png"))
-    parser.add_argument("--video-ratio", type=float, default=0.9, help="share of tubes hidden")
-    parser.add_argument("--text-ratio", type=float, default=0.75, help="share of words hidden")
+    hidden = "share of {} hidden; default: as in the model's training, else {}"
+    parser.add_argument("--video-ratio", type=float, help=hidden.format("tubes", 0.9))
+    parser.add_argument("--text-ratio", type=float, help=hidden.format("words", 0.75))
     parser.add_argument("--seed", type=int, default=0, help="seed of the masks")
     return parser
 
@@ -33,21 +39,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(soft_wrap=True)
     try:
         model = SimVTP.from_pretrained(options.model)
-        if not options.caption.strip():
-            raise ValueError("--caption is empty; say what the video shows")
-        picture_of(
-            model,
-            [ClipRecord(options.video.stem, options.video, (options.caption,))],
-            out_png=options.out,
-            video_ratio=options.video_ratio,
-            text_ratio=options.text_ratio,
-            seed=options.seed,
-        )
-    except (ValueError, OSError) as error:
+        ratios = {
+            name: _trained_with(model, f"masking.{name}") if given is None else given
+            for name, given in (
+                ("video_ratio", options.video_ratio),
+                ("text_ratio", options.text_ratio),
+            )
+        }
+        records = _records(options)
+        picture_of(model, records, out_png=options.out, seed=options.seed, **ratios)
+    except (ValueError, FetchError, OSError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False)
         return 2
     console.print(f"picture: {options.out}", highlight=False)
     return 0
+
+
+def _records(options: argparse.Namespace) -> Sequence[ClipRecord]:
+    if options.data is not None:
+        return load_clips(options.data, root=options.root)[:PICTURED_CLIPS]
+    if not (options.caption or "").strip():
+        raise ValueError("--caption is empty; say what the video shows")
+    return [ClipRecord(options.video.stem, options.video, (options.caption,))]
+
+
+def _trained_with(model: SimVTP, setting: str) -> float:
+    """What the model's latest pre-training hid; the paper's share where its folder does not say."""
+    for stage in reversed(model.facts.stages):
+        value = stage.recipe.get(setting)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return value
+    return _PAPERS[setting]
 
 
 if __name__ == "__main__":

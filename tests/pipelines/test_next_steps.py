@@ -1,0 +1,51 @@
+"""What a finished run tells to type next does what it says."""
+
+import shlex
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simvtp.pipelines import evaluate, prepare, pretrain, visualize
+
+COMMANDS = {"evaluate": evaluate.main, "visualize": visualize.main}
+
+
+def pixels(file):
+    with Image.open(file) as picture:
+        return np.asarray(picture)
+
+
+@pytest.fixture(params=["manifest", "shards"])
+def data(request, clips):
+    """Clips in a folder whose name a shell would take apart."""
+    folder = clips.parent / "two words; $HOME"
+    clips.rename(folder)
+    if request.param == "manifest":
+        return folder / "validation.csv", folder
+    shards = folder / "shards"
+    arguments = (f"--data={folder / 'validation.csv'}", f"--out={shards}", "--num-processes=1")
+    assert prepare.main(arguments) == 0
+    return shards, None
+
+
+def test_the_printed_commands_run(settings_for, data, tmp_path, monkeypatch, capsys):
+    source, root = data
+    monkeypatch.chdir(tmp_path)
+    roots = {} if root is None else {"data__root": root}
+    sources = {"data__train": source, "data__validation": source}
+    out = tmp_path / "a run"
+    assert pretrain.main(settings_for(out, run__epochs=1, **sources, **roots)) == 0
+    printed = [line.partition("python -m simvtp.pipelines.") for line in lines_of(capsys)]
+    printed = [shlex.split(rest) for _, found, rest in printed if found]
+    for name, *arguments in printed:
+        if name in COMMANDS:
+            assert COMMANDS[name](arguments) == 0
+    assert [name for name, *_ in printed] == ["evaluate", "visualize", "pretrain"]
+    # The same clips, and as much of them hidden as in training.
+    drawn = pixels(tmp_path / "reconstruction.png")
+    assert np.array_equal(drawn, pixels(out / "reconstruction.png"))
+
+
+def lines_of(capsys):
+    return capsys.readouterr().out.splitlines()
