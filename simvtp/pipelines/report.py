@@ -12,6 +12,7 @@ from torch import Tensor
 
 from simvtp.metrics import Interval, RetrievalMetrics
 from simvtp.pipelines.comparison import Intervals
+from simvtp.pipelines.lettering import lettered
 from simvtp.pipelines.retrieval import Retrieval
 
 _FRAMES_SHOWN = 6
@@ -86,13 +87,8 @@ def draw_reconstruction(rows: Sequence[PictureRow], *, out_png: Path, note: str)
             f"masked:     {row.masked_caption}",
             f"predicted:  {row.predicted_caption}",
         )
-        part.suptitle(
-            "\n".join(_shorten(line) for line in lines),
-            fontsize=8,
-            family="monospace",
-            x=0.01,
-            ha="left",
-        )
+        text, style = lettered(*(_shorten(line) for line in lines), family="monospace")
+        part.suptitle(text, fontsize=8, x=0.01, ha="left", **style)
         axes = part.subplots(3, _FRAMES_SHOWN)
         clips = (row.original, row.masked, row.reconstructed)
         for line, clip, name in zip(

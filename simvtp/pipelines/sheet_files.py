@@ -2,7 +2,7 @@
 
 import base64
 import io
-import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from simvtp.pipelines.lettering import lettered
 from simvtp.pipelines.retrieval_sheet import Sheet, SheetClip, SheetQuery
 
 # Letters that fit above the frames of a clip.
@@ -107,11 +108,11 @@ def _draw_picture(sheet: Sheet, out: Path) -> None:
     columns = max(1 + len(query.retrieved) for _, query in rows)
     figure = Figure(figsize=(3.6 * columns, 1.65 * len(rows) + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(f"text-to-video retrieval by cosine: {sheet.title}", **_plain(10))
+    _write(figure.suptitle, f"text-to-video retrieval by cosine: {sheet.title}", fontsize=10)
     parts = np.atleast_1d(np.asarray(figure.subfigures(len(rows), 1), dtype=object))
     for part, (name, query) in zip(parts, rows, strict=True):
         line = f"{name}, rank {_rank(query)}: {query.caption}"
-        part.suptitle(_shorten(line, 42 * columns), x=0.01, ha="left", **_plain(9))
+        _write(part.suptitle, _shorten(line, 42 * columns), x=0.01, ha="left", fontsize=9)
         axes = np.atleast_1d(part.subplots(1, columns))
         for axis in axes:
             axis.set_axis_off()
@@ -121,16 +122,13 @@ def _draw_picture(sheet: Sheet, out: Path) -> None:
             axis.imshow(clip.frames, interpolation="nearest")
             label = f"retrieved {place}" if place else "own clip"
             colour = "tab:green" if clip.is_own else "black"
-            axis.set_title(_title(clip, label), color=colour, **_plain(8))
-    with warnings.catch_warnings():
-        # Captions may be in scripts that matplotlib's font lacks; those letters become boxes.
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure.savefig(out, dpi=100)
+            _write(axis.set_title, _title(clip, label), color=colour, fontsize=8)
+    figure.savefig(out, dpi=100)
 
 
-def _plain(size: int) -> dict[str, Any]:
-    """Text as it is: a dollar sign in a caption is no formula."""
-    return {"fontsize": size, "parse_math": False}
+def _write(method: Callable[..., Any], line: str, **style: Any) -> None:
+    text, letters = lettered(line)
+    method(text, **style, **letters)
 
 
 def _text(clip: SheetClip, label: str) -> str:
