@@ -76,3 +76,29 @@ def test_settings_that_exclude_each_other_are_refused():
     assert PretrainConfig(objective=learned).run.parallel == "ddp"
     with pytest.raises(ValueError, match=r"learn_temperature.*fsdp"):
         PretrainConfig(objective=learned, run=RunConfig(parallel="fsdp"))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "masking", "message"),
+    [
+        # 4 x 4 tubes in 8 slices; a single tube; 1 tube, so 8 hidden tubelets.
+        ({}, {"video_ratio": 0.05}, "masking.video_ratio 0.05 hides no tube of 16: 0 and 0.0625 "),
+        ({}, {"video_ratio": 1 - 1e-12}, "hides every tube of 16: 0 and 0.0625 to 0.9375 work"),
+        ({"image_size": 16}, {"video_ratio": 0.9}, "hides no tube of 1: only 0 works"),
+        (
+            {},
+            {"video_ratio": 0.0625, "decode_ratio": 0.05},
+            "masking.decode_ratio 0.05 reconstructs none of 8 hidden tubelets: 0.125 to 1 work",
+        ),
+        ({}, {"video_ratio": 0.0}, "masking.video_ratio is 0, so that no pixel is left"),
+    ],
+)
+def test_mask_ratios_that_the_grid_rounds_to_nothing_are_refused(sizes, masking, message):
+    model = ModelConfig.preset("tiny", **sizes)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        PretrainConfig(model=model, masking=MaskingConfig(**masking))
+
+
+def test_nothing_needs_to_be_hidden_where_no_pixel_is_reconstructed():
+    words = ObjectiveConfig(pixel_weight=0.0)
+    assert PretrainConfig(masking=MaskingConfig(video_ratio=0.0), objective=words)

@@ -96,6 +96,13 @@ def test_reconstruction_touches_only_what_is_hidden(model, clips):
     assert torch.equal(masked[~hidden_words], filled[~hidden_words])
 
 
+def test_reconstruction_of_a_clip_that_is_seen_whole(model, clips):
+    result = model.reconstruct(clips, CAPTIONS, video_ratio=0.0, text_ratio=0.0)
+    assert torch.equal(result.video, clips)
+    assert torch.equal(result.masked_video, clips)
+    assert torch.equal(result.text.values, result.masked_text.values)
+
+
 @pytest.mark.parametrize("target", ["normalized", "raw"])
 def test_reconstruction_never_looks_at_hidden_pixels(clips, target):
     torch.manual_seed(0)

@@ -144,6 +144,13 @@ def test_batches_without_negatives_or_words_have_finite_losses(lengths):
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
+def test_a_batch_with_nothing_hidden_has_no_pixel_error():
+    result = Objective(small_model())(small_collator(video_ratio=0.0)(samples_of([3, 7])))
+    result.total.backward()
+    assert result.terms["pixels"] == 0
+    assert result.total.isfinite()
+
+
 def test_the_contrastive_pass_can_see_the_masked_caption():
     model, batch = small_model(), small_batch([5, 6, 7])
     clean = Objective(model)(batch).terms["vtc"]

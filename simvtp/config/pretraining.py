@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from simvtp.config.checks import require, require_positive, require_share
+from simvtp.config.mask_counts import num_decoded_tubelets, num_hidden_tubes
 from simvtp.config.model import ModelConfig
 from simvtp.config.training import OptimConfig, RunConfig
 
@@ -143,6 +144,7 @@ class PretrainConfig:
     init_text: str | None = None
 
     def __post_init__(self) -> None:
+        self._check_masks()
         require(
             self.init_text is None or self.data.tokenizer is not None,
             f"--init-text {self.init_text} brings an embedding of one vocabulary; name its "
@@ -152,4 +154,20 @@ class PretrainConfig:
             self.run.parallel == "ddp" or not self.objective.learn_temperature,
             "objective.learn_temperature is a single number, which run.parallel fsdp cannot share "
             "out; use ddp, or a fixed temperature",
+        )
+
+    def _check_masks(self) -> None:
+        """Refuse ratios that this model's grid rounds to nothing, before a step has to."""
+        slices, rows, columns = self.model.grid
+        masking = self.masking
+        hidden = num_hidden_tubes(
+            rows * columns, ratio=masking.video_ratio, name="masking.video_ratio"
+        )
+        require(
+            hidden > 0 or self.objective.pixel_weight == 0,
+            "masking.video_ratio is 0, so that no pixel is left to reconstruct; raise it, or set "
+            "objective.pixel_weight to 0",
+        )
+        num_decoded_tubelets(
+            slices * hidden, ratio=masking.decode_ratio, name="masking.decode_ratio"
         )

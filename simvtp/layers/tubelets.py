@@ -23,7 +23,10 @@ def gather_tubelets(video: Tensor, index: Tensor, *, tubelet: tuple[int, int, in
         ValueError: the clip is not a whole number of tubelets.
     """
     slices, rows, columns = grid_of(video, tubelet=tubelet)
-    words = _as_words(video, row_bytes=tubelet[2] * video.element_size())
+    words = video
+    # Of no tubelets torch sets strides that words cannot be viewed back through.
+    if index.numel():
+        words = _as_words(video, row_bytes=tubelet[2] * video.element_size())
     parts = words.unflatten(4, (columns, -1)).unflatten(3, (rows, -1)).unflatten(1, (slices, -1))
     clip = torch.arange(len(video), device=index.device)[:, None]
     time, place = index // (rows * columns), index % (rows * columns)

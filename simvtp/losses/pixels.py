@@ -71,7 +71,8 @@ def tubelet_targets(
     """
     # Channel by channel as the clip is stored; only the result is turned to channel last.
     pixels = tubelets.flatten(3).float()
-    if target == "normalized":
+    # torch warns of too few pixels where there is no tubelet.
+    if target == "normalized" and tubelets.numel():
         variance, mean = torch.var_mean(pixels, dim=3, keepdim=True)
         pixels = pixels.sub_(mean).div_(variance.sqrt() + 255 * _EPSILON)
     else:

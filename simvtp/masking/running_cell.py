@@ -1,7 +1,11 @@
 """Running-cell masking: the pixel decoder fills in a share of the dropped tubelets only."""
 
+import math
+
 import torch
 from torch import Tensor
+
+from simvtp.config.mask_counts import num_decoded_tubelets
 
 _CELL = 2
 
@@ -23,16 +27,14 @@ class RunningCellMasker:
         ratio: share of the dropped tubelets that are reconstructed, in (0, 1].
 
     Raises:
-        ValueError: the grid has an empty side or the ratio is outside (0, 1].
+        ValueError: the grid has an empty side, the ratio is outside (0, 1], or it reconstructs
+            nothing even where the whole grid is dropped.
     """
 
     def __init__(self, grid: tuple[int, int, int] = (8, 14, 14), *, ratio: float = 0.5) -> None:
         if min(grid) < 1:
             raise ValueError(f"each side of the grid must be at least 1, got {grid}")
-        if not 0 < ratio <= 1:
-            raise ValueError(
-                f"ratio must lie in (0, 1] so that something is reconstructed, got {ratio}"
-            )
+        num_decoded_tubelets(math.prod(grid), ratio=ratio)
         self.ratio = ratio
         time, row, column = (torch.arange(side) for side in grid)
         place = _CELL * (row % _CELL)[:, None] + column % _CELL
@@ -53,11 +55,10 @@ class RunningCellMasker:
             noise: `(batch,)` uniform draws; each decides the first pattern of its own clip.
 
         Returns:
-            `(batch, round(ratio * num_drop))` int64, a sorted part of `drop`; at least one
-            tubelet where any is dropped.
+            `(batch, round(ratio * num_drop))` int64, a sorted part of `drop`.
 
         Raises:
-            ValueError: there is not one draw per clip.
+            ValueError: there is not one draw per clip, or the ratio is of so few tubelets none.
         """
         if drop.ndim != 2 or noise.shape != drop.shape[:1]:
             raise ValueError(
@@ -65,7 +66,7 @@ class RunningCellMasker:
                 f"{tuple(drop.shape)} and {tuple(noise.shape)}"
             )
         num_drop = drop.shape[1]
-        count = min(num_drop, max(1, round(self.ratio * num_drop)))
+        count = num_decoded_tubelets(num_drop, ratio=self.ratio)
         if count == num_drop:
             return drop
         first = (noise * _CELL**2).long()

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from simvtp.config.mask_counts import num_hidden_tubes
+
 
 class TubeMask(NamedTuple):
     """Which tubelets the encoder sees and which it does not.
@@ -29,18 +31,16 @@ class TubeMasker:
         ratio: share of positions dropped, in [0, 1).
 
     Raises:
-        ValueError: the grid has an empty side or the ratio is outside [0, 1).
+        ValueError: the grid has an empty side, the ratio is outside [0, 1), or it is above 0 and
+            yet drops no position.
     """
 
     def __init__(self, grid: tuple[int, int, int] = (8, 14, 14), *, ratio: float = 0.9) -> None:
         if min(grid) < 1:
             raise ValueError(f"each side of the grid must be at least 1, got {grid}")
-        if not 0 <= ratio < 1:
-            raise ValueError(f"ratio must lie in [0, 1) so that a tube is left, got {ratio}")
         self.num_slices, rows, columns = grid
         self.num_positions = rows * columns
-        # Rounding first: 0.29 * 100 is 28.999999999999996, and 29 positions were meant.
-        self.num_dropped = int(round(ratio * self.num_positions, 9))
+        self.num_dropped = num_hidden_tubes(self.num_positions, ratio=ratio)
         self.ratio = ratio
 
     def __call__(self, batch_size: int, *, generator: torch.Generator | None = None) -> TubeMask:

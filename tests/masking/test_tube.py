@@ -1,6 +1,8 @@
+import re
+
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from simvtp.masking import TubeMasker
@@ -11,13 +13,19 @@ ratios = st.floats(0, 0.999)
 seeds = st.integers(0, 2**31)
 
 
+def masker_of(grid, ratio):
+    """Masker of a ratio that drops a tube of this grid, or none because it is 0."""
+    assume(ratio == 0 or int(round(ratio * grid[1] * grid[2], 9)))
+    return TubeMasker(grid, ratio=ratio)
+
+
 def draw(masker, batch, seed):
     return masker(batch, generator=torch.Generator().manual_seed(seed))
 
 
 @given(grid=grids, ratio=ratios, batch=st.integers(1, 4), seed=seeds)
 def test_every_token_is_kept_or_dropped_once(grid, ratio, batch, seed):
-    mask = draw(TubeMasker(grid, ratio=ratio), batch, seed)
+    mask = draw(masker_of(grid, ratio), batch, seed)
     total = grid[0] * grid[1] * grid[2]
     for keep, drop in zip(mask.keep.tolist(), mask.drop.tolist(), strict=True):
         assert sorted(keep + drop) == list(range(total))
@@ -27,7 +35,7 @@ def test_every_token_is_kept_or_dropped_once(grid, ratio, batch, seed):
 
 @given(grid=grids, ratio=ratios, seed=seeds)
 def test_the_same_positions_are_kept_in_every_slice(grid, ratio, seed):
-    mask = draw(TubeMasker(grid, ratio=ratio), 2, seed)
+    mask = draw(masker_of(grid, ratio), 2, seed)
     positions = grid[1] * grid[2]
     for keep in mask.keep.tolist():
         slices = [
@@ -39,7 +47,7 @@ def test_the_same_positions_are_kept_in_every_slice(grid, ratio, seed):
 
 @given(grid=grids, percent=st.integers(0, 99), seed=seeds)
 def test_counts_are_exact(grid, percent, seed):
-    mask = draw(TubeMasker(grid, ratio=percent / 100), 3, seed)
+    mask = draw(masker_of(grid, percent / 100), 3, seed)
     dropped = grid[1] * grid[2] * percent // 100
     assert mask.drop.shape == (3, dropped * grid[0])
     assert mask.keep.shape == (3, (grid[1] * grid[2] - dropped) * grid[0])
@@ -60,7 +68,7 @@ def test_a_generator_decides_the_mask(seed):
 
 @given(grid=grids, ratio=ratios, batch=st.integers(2, 6), seed=seeds)
 def test_a_clips_mask_does_not_depend_on_its_batch_mates(grid, ratio, batch, seed):
-    masker = TubeMasker(grid, ratio=ratio)
+    masker = masker_of(grid, ratio)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.rand(batch, grid[1] * grid[2], generator=generator)
     order = torch.randperm(batch, generator=generator)
@@ -92,6 +100,21 @@ def test_ties_in_the_noise_still_give_exact_counts():
 def test_a_ratio_that_leaves_no_tube_is_refused(ratio):
     with pytest.raises(ValueError, match=str(ratio)):
         TubeMasker((2, 2, 2), ratio=ratio)
+
+
+@given(grid=grids, ratio=st.floats(0, 1, exclude_min=True, exclude_max=True))
+def test_a_ratio_that_rounds_to_no_tube_or_all_is_refused_with_those_that_work(grid, ratio):
+    positions = grid[1] * grid[2]
+    try:
+        dropped = TubeMasker(grid, ratio=ratio).num_dropped
+    except ValueError as error:
+        assert ratio < 1 / positions or ratio > 1 - 1e-9
+        named = re.search(r": 0 and (\S+) to (\S+) work$", str(error))
+        assert bool(named) == (positions > 1)
+        for working in named.groups() if named else ():
+            assert 0 < TubeMasker(grid, ratio=float(working)).num_dropped < positions
+    else:
+        assert 0 < dropped < positions
 
 
 def test_bad_shapes_are_refused():

@@ -90,6 +90,7 @@ def test_a_picture_is_drawn(model_folder, corpus, tmp_path):
         ({"video": "missing.mp4"}, "missing.mp4"),
         ({"caption": "  "}, "--caption is empty"),
         ({"video-ratio": "1.0"}, "1.0"),
+        ({"video-ratio": "0.05"}, "ratio 0.05 hides no tube of 16: 0 and 0.0625 to 0.9375 work"),
         ({"text-ratio": "-1"}, "-1"),
     ],
 )

@@ -171,3 +171,9 @@ def test_clips_kept_out_do_not_depend_on_the_share_of_labels():
         members = groups.count(group)
         assert sum(groups[n] == group for n in larger) == max(1, round(0.5 * members))
     assert len(share_of(groups, share=0.001, seed=1)) == 7
+
+
+def test_a_share_of_tubes_that_comes_to_none_is_refused(command_for, tmp_path, capsys):
+    command = command_for("retrieval", tmp_path, tune__video_ratio=0.2)
+    assert finetune.main(command) == 2
+    assert "ratio 0.2 hides no tube of 4: 0 and 0.25 to 0.75 work" in capsys.readouterr().out
