@@ -1,37 +1,18 @@
-"""Videos as the clips that graphs take, cut as in evaluation, with PyAV, Pillow and numpy alone."""
+"""Videos as the clips that graphs take, cut as in evaluation, without torch."""
 
 import csv
-from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import av
 import numpy as np
-from av.container import InputContainer
-from av.error import FFmpegError
-from av.stream import Disposition
-from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation
-from av.video.stream import VideoStream
 from PIL import Image
+
+import simvtp.decoding.clips as decoding
+from simvtp.decoding.video_file import ClipError, Source
 
 _ENDINGS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif", ".m4v", ".mpg", ".mpeg")
 _PATHS, _CAPTIONS = ("path", "contentUrl"), ("caption", "name")
-# A time stamp is the frame's true time rounded to a tick.
-_TICK_ROUNDING = 0.5
-# 8,192 x 8,192: a decoder may hold 16 frames, and a few bytes of a header claim any size.
-_MAX_PIXELS = 1 << 26
-# A title in no known encoding says nothing of the frames; from PyAV 19 on it is no error anyway.
-_METADATA: dict[str, Any] = (
-    {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
-)
-
-
-class ClipError(ValueError):
-    """A video from which no clip can be read."""
 
 
 class Clips(NamedTuple):
@@ -41,16 +22,8 @@ class Clips(NamedTuple):
     captions: tuple[str, ...]
 
 
-class _Timeline(NamedTuple):
-    """When pictures are shown: the first, from one to the next in ticks, and how many."""
-
-    start: int
-    interval: float
-    num_frames: int
-
-
 def decode_clip(
-    source: str | Path | bytes, *, num_frames: int, frame_stride: int, image_size: int
+    source: Source, *, num_frames: int, frame_stride: int, image_size: int
 ) -> np.ndarray:
     """The middle clip of a video: every `frame_stride`-th frame, the middle square, resized.
 
@@ -69,15 +42,15 @@ def decode_clip(
     Raises:
         ClipError: the video cannot be decoded.
     """
-    name = "the video" if isinstance(source, bytes) else str(source)
-    try:
-        timeline = _timeline(source)
-        wanted = _clip_times(timeline, num_frames=num_frames, frame_stride=frame_stride)
-        pictures = [_picture(frame, image_size) for frame in _frames_at(source, wanted)]
-    # PyAV raises IndexError where a stream begins in mid file, OverflowError for absurd times.
-    except (FFmpegError, OSError, ValueError, MemoryError, IndexError, OverflowError) as error:
-        raise ClipError(f"{name} cannot be decoded: {error}") from error
-    return np.stack(pictures)
+    read = decoding.read_clips(
+        source,
+        positions=(None,),
+        num_frames=num_frames,
+        stride=frame_stride,
+        short_side=image_size,
+    )
+    squares = np.stack([_square(frame, image_size) for frame in read.frames])
+    return squares[read.places[0]]
 
 
 def read_clips(
@@ -145,90 +118,12 @@ def _listed(place: Path, reader: "csv.DictReader[str]") -> Iterator[tuple[Path, 
         yield file, (row.get(caption) or "") if caption else ""
 
 
-@contextmanager
-def _opened(source: str | Path | bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
-    # Playlists and session descriptions name files and ports; those of a stranger open none.
-    is_sent = isinstance(source, bytes)
-    container = av.open(
-        BytesIO(source) if is_sent else f"file:{source}",
-        "r",
-        options={"protocol_whitelist": "none" if is_sent else "file"},
-        **_METADATA,
-    )
-    with container:
-        stream = container.streams.best("video")
-        if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
-            raise ClipError("it holds no video stream")
-        # None where FFmpeg knows no decoder; the annotations do not say so.
-        if getattr(stream, "codec_context", None) is None:
-            raise ClipError("its codec is unknown")
-        stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
-        yield container, stream
-
-
-def _timeline(source: str | Path | bytes) -> _Timeline:
-    """Counted from the packets, without decoding any; the rate is the header's, if it has one."""
-    times: list[int] = []
-    with _opened(source) as (container, stream):
-        for packet in container.demux(stream):
-            if packet.size == 0 or packet.is_discard or not (times or packet.is_keyframe):
-                continue
-            time = packet.dts if packet.pts is None else packet.pts
-            times.append(len(times) if time is None else time)
-        duration = stream.duration
-        if duration is None and container.duration is not None and stream.time_base:
-            duration = container.duration / av.time_base / stream.time_base
-    if not times:
-        raise ClipError("it holds no picture that decoding can start at")
-    if duration is None or duration <= 0:
-        duration = (max(times) - min(times)) * len(times) / max(1, len(times) - 1)
-    return _Timeline(min(times), float(duration) / len(times), len(times))
-
-
-def _clip_times(timeline: _Timeline, *, num_frames: int, frame_stride: int) -> list[float]:
-    """Evenly spaced times of the clip's frames, in the middle of the video."""
-    count = timeline.num_frames
-    step = max(1, min(frame_stride, count // num_frames))
-    start = max(0, count - step * num_frames) // 2
-    places = (min(start + step * number, count - 1) for number in range(num_frames))
-    return [timeline.start + timeline.interval * place for place in places]
-
-
-def _frames_at(source: str | Path | bytes, wanted: list[float]) -> Iterator[VideoFrame]:
-    """For each of the rising times the latest frame that is not after it."""
-    pending = deque(wanted)
-    held: VideoFrame | None = None
-    with _opened(source) as (container, stream):
-        container.seek(int(wanted[0]), stream=stream, backward=True)
-        for number, frame in enumerate(container.decode(stream)):
-            time = number if frame.pts is None else frame.pts
-            while pending and held is not None and pending[0] < time - _TICK_ROUNDING:
-                pending.popleft()
-                yield held
-            held = frame
-            while pending and pending[0] <= time + _TICK_ROUNDING:
-                pending.popleft()
-                yield frame
-            if not pending:
-                return
-    if held is None:
-        raise ClipError("no frame could be decoded")
-    for _ in pending:
-        yield held
-
-
-def _picture(frame: VideoFrame, size: int) -> np.ndarray:
-    """The middle square of a frame `(3, size, size)` uint8, upright."""
-    width, height = frame.width, frame.height
-    short = min(width, height)
-    if short >= 2 * size:
-        width, height = round(width * size / short), round(height * size / short)
-    picture = frame.reformat(width, height, "rgb24", interpolation=Interpolation.BILINEAR)
-    upright = np.rot90(picture.to_ndarray(), round(frame.rotation / 90) % 4)
-    height, width = upright.shape[:2]
+def _square(frame: np.ndarray, size: int) -> np.ndarray:
+    """The middle square of a frame `(height, width, 3)`, as `(3, size, size)`."""
+    height, width = frame.shape[:2]
     side = min(height, width)
     left, top = (width - side) // 2, (height - side) // 2
-    square = Image.fromarray(np.ascontiguousarray(upright[top : top + side, left : left + side]))
+    square = Image.fromarray(np.ascontiguousarray(frame[top : top + side, left : left + side]))
     if side != size:
         square = square.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(square).transpose(2, 0, 1)

@@ -189,6 +189,7 @@ def _write_preprocess(
     version = _folder(repository, config) / "1"
     version.mkdir()
     _copy_code("clips.py", version / "clips.py")
+    _copy_decoder(version / "simvtp")
     _copy_code("triton_files/preprocess.py", version / "model.py")
     return config
 
@@ -247,6 +248,14 @@ def _largest_batch(graphs: dict[str, GraphSpec]) -> int:
 def _copy_code(name: str, target: Path) -> None:
     with as_file(files("export").joinpath(*Path(name).parts)) as source:
         shutil.copyfile(source, target)
+
+
+def _copy_decoder(target: Path) -> None:
+    """The part of simvtp that reads videos; the server has no other."""
+    with as_file(files("simvtp")) as source:
+        code = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(source / "decoding", target / "decoding", ignore=code)
+        shutil.copyfile(source / "__init__.py", target / "__init__.py")
 
 
 def read_gallery(file: Path) -> Gallery:

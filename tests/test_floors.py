@@ -17,7 +17,7 @@ FLOORS = {
         *("simvtp.encoders", "simvtp.decoders", "simvtp.masking", "simvtp.losses"),
         *("simvtp.data", "simvtp.training", "simvtp.metrics", "simvtp.conversion"),
     ),
-    1: ("simvtp.layers",),
+    1: ("simvtp.layers", "simvtp.decoding"),
     0: ("simvtp.config", "simvtp.seeding"),
 }
 FILES = sorted([*ROOT.glob("simvtp/**/*.py"), *ROOT.glob("export/**/*.py")])

@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from clips import ClipError, decode_clip
+from clips import decode_clip
+
+from simvtp.decoding.video_file import ClipError
 
 
 class TritonPythonModel:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
         with_known_answers,
     )
     from simvtp.data.clip_table import ByteSpan, ClipRecord, ClipTable, write_clip_table
-    from simvtp.data.clips import ClipInfo, frame_indices, probe, read_clip, read_clips
+    from simvtp.data.clips import ClipError, ClipInfo, frame_indices, probe, read_clip, read_clips
     from simvtp.data.dataset import (
         ClipDataset,
         ClipTransform,
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
         train_tokenizer,
     )
     from simvtp.data.transforms import CentreCrop, CropBox, MultiScaleCrop
-    from simvtp.data.video_file import ClipError
     from simvtp.data.views import ViewDataset, ViewedClip
 
 __all__ = [
@@ -111,7 +110,7 @@ _NAMES = {
     ),
     "clip_table": ("ByteSpan", "ClipRecord", "ClipTable", "write_clip_table"),
     "fetch": ("FetchError", "ShardCache"),
-    "clips": ("ClipInfo", "frame_indices", "probe", "read_clip", "read_clips"),
+    "clips": ("ClipError", "ClipInfo", "frame_indices", "probe", "read_clip", "read_clips"),
     "dataset": (
         *("ClipDataset", "ClipTransform", "EvaluationClip", "EvaluationDataset", "Sample"),
     ),
@@ -130,7 +129,6 @@ _NAMES = {
         *("special_token_ids", "train_tokenizer"),
     ),
     "transforms": ("CentreCrop", "CropBox", "MultiScaleCrop"),
-    "video_file": ("ClipError",),
     "views": ("ViewDataset", "ViewedClip"),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}

@@ -1,44 +1,24 @@
-"""Clips decoded from video files: whatever a file holds becomes frames or one clear error."""
+"""Clips of video files as tensors."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from av.container import InputContainer
-from av.error import ExitError, FFmpegError
-from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 
-from simvtp.data.decoded_frames import (
-    LostPlaceError,
-    frames_at,
-    quarter_turns,
-    timed_frames,
-    to_tensor,
-)
-from simvtp.data.video_file import (
-    ClipError,
-    Deadline,
-    Timeline,
-    failure_reason,
-    header_timeline,
-    open_video,
-    packet_timeline,
-)
+from simvtp.decoding import clips
+from simvtp.decoding.clips import ClipInfo, frame_indices, probe
+from simvtp.decoding.video_file import ClipError
 
-
-class ClipInfo(NamedTuple):
-    """What a video holds, as it is shown: size after rotation, duration in seconds."""
-
-    num_frames: int
-    frames_per_second: float
-    duration: float
-    height: int
-    width: int
-    codec: str
+__all__ = [
+    "ClipError",
+    "ClipInfo",
+    "SharedFrames",
+    "frame_indices",
+    "probe",
+    "read_clip",
+    "read_clips",
+]
 
 
 class SharedFrames(NamedTuple):
@@ -55,62 +35,18 @@ class SharedFrames(NamedTuple):
     starts: tuple[float, ...]
 
 
-class _Request(NamedTuple):
-    num_frames: int
-    stride: int
-    positions: tuple[float | None, ...]
-    short_side: int | None
-
-
-def frame_indices(
-    num_available: int, *, num_frames: int, stride: int, position: float | None = None
-) -> list[int]:
-    """Frames of a video that make one clip: evenly spaced, the last one held if there are too few.
-
-    A clip spans `num_frames * stride` frames. In a shorter video the stride shrinks to the
-    largest that fits; a video with fewer than `num_frames` frames is played to its end and its
-    last frame is held.
-
-    Args:
-        num_available: frames of the video.
-        num_frames: frames of the clip.
-        stride: frames of the video between two frames of the clip.
-        position: place of the start among all possible ones, in [0, 1]; None is the centre.
-    """
-    step = max(1, min(stride, num_available // num_frames))
-    slack = max(0, num_available - step * num_frames)
-    start = slack // 2 if position is None else min(int(position * (slack + 1)), slack)
-    return [min(start + step * number, num_available - 1) for number in range(num_frames)]
-
-
 def read_clip(
-    path: str | Path,
-    *,
-    num_frames: int = 16,
-    stride: int = 4,
-    generator: torch.Generator | None = None,
-    short_side: int | None = None,
-    span: tuple[int, int] | None = None,
-    time_limit: float | None = None,
+    path: str | Path, *, generator: torch.Generator | None = None, **settings: Any
 ) -> torch.Tensor:
     """Decode one clip as uint8 `(frames, 3, height, width)`, upright and in RGB.
 
     The result is a view whose memory holds a pixel's channels side by side, as they were decoded:
     a resize runs twice as fast on it as on a contiguous copy.
 
-    Frames are taken at evenly spaced times, each the latest frame that is not after its time:
-    at a constant rate this is `frame_indices`, at a variable rate it follows the clock. A still
-    image is a video of one frame.
-
     Args:
         path: video file.
-        num_frames: frames of the clip.
-        stride: frames of the video, at its average rate, between two frames of the clip.
         generator: draws the start (one number, whatever the file); None takes the centre.
-        short_side: frames of at least twice this short side, in pixels, are shrunk to it.
-        span: offset and size, in bytes, of the video in the file, e.g. in a tar shard; None when
-            the file is the video.
-        time_limit: seconds after which the file counts as unreadable.
+        **settings: which frames, as for `simvtp.decoding.clips.read_clips`.
 
     Raises:
         ClipError: the file, or a part of it that the clip needs, cannot be decoded in time.
@@ -119,22 +55,15 @@ def read_clip(
     position = None
     if generator is not None:
         position = float(torch.rand((), generator=generator, dtype=torch.float64))
-    request = _checked_request(num_frames, stride, (position,), short_side)
-    frames, places, _ = _read_shared(path, request, span, time_limit)
-    if len(frames) == num_frames:
-        return frames
-    return frames.permute(0, 2, 3, 1)[places[0]].permute(0, 3, 1, 2)
+    shared = clips.read_clips(path, positions=(position,), **settings)
+    frames = torch.from_numpy(shared.frames)
+    if len(shared.frames) < shared.places.shape[1]:
+        frames = frames[torch.from_numpy(shared.places[0])]
+    return frames.permute(0, 3, 1, 2)
 
 
 def read_clips(
-    path: str | Path,
-    *,
-    positions: Sequence[float | None],
-    num_frames: int = 16,
-    stride: int = 4,
-    short_side: int | None = None,
-    span: tuple[int, int] | None = None,
-    time_limit: float | None = None,
+    path: str | Path, *, positions: Sequence[float | None], **settings: Any
 ) -> SharedFrames:
     """Decode several clips of a video in one pass, each as `read_clip` would read it.
 
@@ -142,136 +71,12 @@ def read_clips(
         path: video file.
         positions: place of each clip's start among all possible ones, in [0, 1]; None is the
             centre.
-        num_frames: frames of a clip.
-        stride: frames of the video, at its average rate, between two frames of a clip.
-        short_side: frames of at least twice this short side, in pixels, are shrunk to it.
-        span: offset and size, in bytes, of the video in the file.
-        time_limit: seconds after which the file counts as unreadable.
+        **settings: which frames, as for `simvtp.decoding.clips.read_clips`.
 
     Raises:
         ClipError: the file, or a part of it that a clip needs, cannot be decoded in time.
         ValueError: a count is below 1, or a position is outside [0, 1].
     """
-    request = _checked_request(num_frames, stride, tuple(positions), short_side)
-    return _read_shared(path, request, span, time_limit)
-
-
-def _checked_request(
-    num_frames: int, stride: int, positions: tuple[float | None, ...], short_side: int | None
-) -> _Request:
-    for name, value in (("num_frames", num_frames), ("stride", stride), ("short_side", short_side)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if not positions or not all(one is None or 0 <= one <= 1 for one in positions):
-        raise ValueError(f"positions must be one or more in [0, 1], got {positions}")
-    return _Request(num_frames, stride, positions, short_side)
-
-
-def _read_shared(
-    path: str | Path,
-    request: _Request,
-    span: tuple[int, int] | None,
-    time_limit: float | None,
-) -> SharedFrames:
-    deadline = Deadline(time_limit)
-    with named_errors(path):
-        with open_video(path, span=span, deadline=deadline) as (container, stream):
-            timeline = header_timeline(container, stream)
-            if timeline is not None:
-                try:
-                    return _read(container, stream, timeline, request, deadline)
-                except LostPlaceError:
-                    pass
-        timeline = packet_timeline(path, span=span, deadline=deadline)
-        with open_video(path, span=span, deadline=deadline) as (container, stream):
-            return _read(container, stream, timeline, request, deadline)
-
-
-def probe(
-    path: str | Path,
-    *,
-    span: tuple[int, int] | None = None,
-    time_limit: float | None = None,
-) -> ClipInfo:
-    """Length, rate, size and codec of a video, without decoding more than its first frame.
-
-    Args:
-        path: video file.
-        span: offset and size, in bytes, of the video in the file.
-        time_limit: seconds after which the file counts as unreadable.
-
-    Raises:
-        ClipError: the file has no picture that can be decoded in time.
-    """
-    deadline = Deadline(time_limit)
-    with named_errors(path):
-        with open_video(path, span=span, deadline=deadline) as (container, stream):
-            timeline = header_timeline(container, stream)
-            time_base = float(stream.time_base or 1)
-            codec = stream.codec_context.name
-            frame = next(_decoded(container, stream, deadline), None)
-        if frame is None:
-            raise ClipError("no frame could be decoded", unreadable=True)
-        if timeline is None or not timeline.promised:
-            timeline = packet_timeline(path, span=span, deadline=deadline)
-    sides = frame.height, frame.width
-    height, width = sides[::-1] if quarter_turns(frame) % 2 else sides
-    frames_per_second = 1 / (timeline.interval * time_base)
-    duration = timeline.num_frames / frames_per_second
-    return ClipInfo(timeline.num_frames, frames_per_second, duration, height, width, codec)
-
-
-@contextmanager
-def named_errors(path: str | Path) -> Iterator[None]:
-    """Turn every failure of opening or decoding into a ClipError that names the file."""
-    try:
-        yield
-    except ClipError as error:
-        message = f"cannot read a clip of {path}: {error}"
-        raise ClipError(message, unreadable=error.unreadable) from error
-    except InterruptedError:
-        # By a signal: that says nothing of the file.
-        raise
-    # PyAV raises IndexError where a stream begins in mid file, OverflowError for absurd times.
-    except (FFmpegError, OSError, ValueError, IndexError, OverflowError) as error:
-        message = f"cannot read a clip of {path}: {failure_reason(error)}"
-        raise ClipError(message, unreadable=isinstance(error, ExitError)) from error
-
-
-def _read(
-    container: InputContainer,
-    stream: VideoStream,
-    timeline: Timeline,
-    request: _Request,
-    deadline: Deadline,
-) -> SharedFrames:
-    clips = [
-        frame_indices(
-            timeline.num_frames,
-            num_frames=request.num_frames,
-            stride=request.stride,
-            position=position,
-        )
-        for position in request.positions
-    ]
-    distinct, places = np.unique(clips, return_inverse=True)
-    times = [timeline.start + index * timeline.interval for index in distinct.tolist()]
-    if distinct[0] > 0 and not timeline.scanned:
-        try:
-            container.seek(int(times[0]), stream=stream)
-        except (FFmpegError, OSError) as error:
-            raise LostPlaceError from error
-    decoded = _decoded(container, stream, deadline)
-    shown = frames_at(timed_frames(decoded, timeline), times, timeline)
-    frames = to_tensor(shown, num_frames=len(times), short_side=request.short_side)
-    seconds = timeline.interval * float(stream.time_base or 1)
-    starts = tuple(clip[0] * seconds for clip in clips)
-    return SharedFrames(frames, torch.from_numpy(places.reshape(len(clips), -1)), starts)
-
-
-def _decoded(
-    container: InputContainer, stream: VideoStream, deadline: Deadline
-) -> Iterator[VideoFrame]:
-    # Packet by packet: damaged ones may give no frame for a long time.
-    for packet in deadline.watch(container.demux(stream)):
-        yield from deadline.watch(packet.decode())
+    shared = clips.read_clips(path, positions=positions, **settings)
+    frames = torch.from_numpy(shared.frames).permute(0, 3, 1, 2)
+    return SharedFrames(frames, torch.from_numpy(shared.places), shared.starts)

@@ -4,8 +4,9 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-from simvtp.data.clips import named_errors, quarter_turns
-from simvtp.data.video_file import ClipError, Timeline, header_timeline, open_video
+from simvtp.decoding.decoded_frames import quarter_turns
+from simvtp.decoding.timeline import Timeline, header_timeline
+from simvtp.decoding.video_file import ClipError, named_errors, open_video
 
 _BLOCK_BYTES = 1 << 20
 # Endings that name each of FFmpeg's containers; those not listed cannot lie in a shard.

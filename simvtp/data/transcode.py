@@ -10,8 +10,9 @@ import numpy as np
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
-from simvtp.data.clips import frames_at, named_errors, quarter_turns, timed_frames
-from simvtp.data.video_file import ClipError, Deadline, Timeline, open_video, packet_timeline
+from simvtp.decoding.decoded_frames import frames_at, quarter_turns, timed_frames
+from simvtp.decoding.timeline import Timeline, packet_timeline
+from simvtp.decoding.video_file import ClipError, Deadline, named_errors, open_video
 
 _DEFAULT_GOP = 16
 _MOST_HELD_FRAMES = 10_000

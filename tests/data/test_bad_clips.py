@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from simvtp.data import ClipError, frame_indices, probe, read_clip, video_file
+from simvtp.data import ClipError, frame_indices, probe, read_clip
+from simvtp.decoding import video_file
 from tests.data.test_clips import position_of
 
 WriteVideo = Callable[..., Path]

@@ -19,8 +19,8 @@ from simvtp.data import (
     frame_indices,
     read_clip,
     read_clips,
-    video_file,
 )
+from simvtp.decoding import video_file
 from tests.data.test_task_datasets import assert_equal
 
 WriteVideo = Callable[..., Path]

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from export.triton_config import (
     graph_config,
     print_config,
 )
+from tests.export.test_clips import write_video
 
 TYPES = {"uint8": "TYPE_UINT8", "int64": "TYPE_INT64", "float32": "TYPE_FP32"}
 
@@ -249,6 +252,30 @@ def test_a_graph_on_a_gpu_that_onnxruntime_cannot_use(repository, monkeypatch):
     arguments = {"model_config": as_json(configs_of(repository)["video"])} | place
     with pytest.raises(BackendTensors.TritonModelException, match="pip install onnxruntime-gpu"):
         model.initialize(arguments)
+
+
+DECODE_ALONE = """
+import sys
+from clips import decode_clip
+import simvtp
+clip = decode_clip(open(sys.argv[1], "rb").read(), num_frames=4, frame_stride=2, image_size=16)
+assert clip.shape == (4, 3, 16, 16), clip.shape
+loaded = {name.partition(".")[0] for name in sys.modules}
+assert not loaded & {"torch", "torchvision", "export"}, loaded
+print(simvtp.__file__)
+"""
+
+
+def test_a_server_decodes_with_a_copy_of_our_decoder_and_no_torch(repository, tmp_path):
+    version = repository / "preprocess" / "1"
+    file = write_video(tmp_path / "clip.mp4")
+    environment = dict(os.environ) | {"PYTHONPATH": str(version)}
+    command = [sys.executable, "-c", DECODE_ALONE, str(file)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(version / "simvtp" / "__init__.py")
 
 
 class Request(dict):

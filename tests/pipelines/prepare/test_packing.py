@@ -12,7 +12,7 @@ import torch
 
 from simvtp.data import load_manifest, load_shards, probe, read_clip
 from simvtp.data.shards import read_index
-from simvtp.data.video_file import open_video
+from simvtp.decoding.video_file import open_video
 from tests.data.conftest import read_numbers, write_video_file
 from tests.data.test_clips import set_rotation
 from tests.pipelines.prepare.conftest import CAPTIONS, NUM_CLIPS, drawn, run, tree, write_manifest

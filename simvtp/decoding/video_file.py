@@ -1,10 +1,11 @@
-"""Video files opened safely, and where their frames lie in time."""
+"""Video files, or the bytes of one, opened safely."""
 
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import av
 import av.logging
@@ -24,6 +25,7 @@ _METADATA: dict[str, Any] = (
 )
 _TOO_SLOW = "it takes longer to read than the time limit"
 
+Source = str | Path | bytes
 Item = TypeVar("Item")
 
 
@@ -65,20 +67,6 @@ class Deadline:
             yield item
 
 
-class Timeline(NamedTuple):
-    """Frames of a stream laid out evenly over time, in ticks of the stream's time base.
-
-    `promised` says that the file itself states this length, so that an earlier end is a fault;
-    `scanned` that it was taken from the packets and not from the header.
-    """
-
-    start: float
-    interval: float
-    num_frames: int
-    promised: bool
-    scanned: bool
-
-
 def failure_reason(error: Exception) -> str:
     """What FFmpeg or the system says went wrong, without the codes around it."""
     if isinstance(error, ExitError):
@@ -87,8 +75,26 @@ def failure_reason(error: Exception) -> str:
 
 
 @contextmanager
+def named_errors(source: Source) -> Iterator[None]:
+    """Turn every failure of opening or decoding into a ClipError that names the file."""
+    name = "the video" if isinstance(source, bytes) else source
+    try:
+        yield
+    except ClipError as error:
+        message = f"cannot read a clip of {name}: {error}"
+        raise ClipError(message, unreadable=error.unreadable) from error
+    except InterruptedError:
+        # By a signal: that says nothing of the file.
+        raise
+    # PyAV raises IndexError where a stream begins in mid file, OverflowError for absurd times.
+    except (FFmpegError, OSError, ValueError, IndexError, OverflowError) as error:
+        message = f"cannot read a clip of {name}: {failure_reason(error)}"
+        raise ClipError(message, unreadable=isinstance(error, ExitError)) from error
+
+
+@contextmanager
 def open_video(
-    path: str | Path,
+    source: Source,
     *,
     span: tuple[int, int] | None = None,
     deadline: Deadline | None = None,
@@ -96,17 +102,11 @@ def open_video(
     """Open a local file and its main video stream; a playlist in it cannot reach the network.
 
     Args:
-        path: the file.
+        source: the file, or the bytes of one.
         span: offset and size, in bytes, of the video in the file; None when the file is the video.
         deadline: also ends single calls that wait for data.
     """
-    address, protocols = f"file:{path}", "file"
-    if span is not None:
-        offset, size = span
-        address, protocols = (
-            f"subfile,,start,{offset},end,{offset + size},,:{address}",
-            "file,subfile",
-        )
+    address, protocols = _address(source, span)
     try:
         container = av.open(
             address,
@@ -136,43 +136,13 @@ def open_video(
         yield container, stream
 
 
-def header_timeline(container: InputContainer, stream: VideoStream) -> Timeline | None:
-    """Timeline as the header tells it, or None where it leaves out the rate or the duration."""
-    if not stream.average_rate or not stream.time_base:
-        return None
-    duration = stream.duration
-    if duration is None and container.duration is not None:
-        duration = container.duration / av.time_base / stream.time_base
-    if not duration or duration < 0:
-        return None
-    estimated = max(1, round(duration * stream.average_rate * stream.time_base))
-    # Cut files keep counting the frames that their edit list hides.
-    agrees = abs(stream.frames - estimated) <= 1 + estimated / 20
-    num_frames = stream.frames if stream.frames > 0 and agrees else estimated
-    promised = stream.frames > 0 and stream.duration is not None
-    start = stream.start_time or 0
-    return Timeline(start, float(duration / num_frames), num_frames, promised, scanned=False)
-
-
-def packet_timeline(
-    path: str | Path, *, deadline: Deadline, span: tuple[int, int] | None = None
-) -> Timeline:
-    """Timeline counted from the packets, from the first one that decoding can start at."""
-    times: list[int] = []
-    num_packets = 0
-    with open_video(path, span=span, deadline=deadline) as (container, stream):
-        for packet in deadline.watch(container.demux(stream)):
-            if packet.size == 0 or packet.is_discard or not (num_packets or packet.is_keyframe):
-                continue
-            num_packets += 1
-            time = packet.dts if packet.pts is None else packet.pts
-            if time is not None:
-                times.append(time)
-        rate, time_base = stream.average_rate, stream.time_base
-    if num_packets == 0:
-        raise ClipError("it holds no picture that decoding can start at", unreadable=True)
-    interval = float(1 / (rate * time_base)) if rate and time_base else 1.0
-    start = min(times, default=0)
-    if len(times) > 1 and max(times) > start:
-        interval = (max(times) - start) / (len(times) - 1)
-    return Timeline(start, interval, num_packets, promised=True, scanned=True)
+def _address(source: Source, span: tuple[int, int] | None) -> tuple[str | BytesIO, str]:
+    """What to open, and the protocols that may be used for it."""
+    if isinstance(source, bytes):
+        offset, size = (0, len(source)) if span is None else span
+        return BytesIO(source[offset : offset + size]), "none"
+    address = f"file:{source}"
+    if span is None:
+        return address, "file"
+    offset, size = span
+    return f"subfile,,start,{offset},end,{offset + size},,:{address}", "file,subfile"

@@ -1,13 +1,14 @@
-"""Decoded frames: picked by their times, turned upright, made tensors."""
+"""Decoded frames: picked by their times, turned upright, made arrays."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-import torch
+import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from simvtp.data.video_file import ClipError, Timeline
+from simvtp.decoding.timeline import Timeline
+from simvtp.decoding.video_file import ClipError
 
 # A time stamp is the frame's true time rounded to a tick.
 _TICK_ROUNDING = 0.5
@@ -82,10 +83,10 @@ def _shrunk(frame: VideoFrame, short_side: int | None) -> tuple[int, int]:
     return round(frame.width * scale), round(frame.height * scale)
 
 
-def to_tensor(
+def to_array(
     frames: Iterable[VideoFrame], *, num_frames: int, short_side: int | None
-) -> torch.Tensor:
-    """Convert frames to RGB of the first one's size, upright: `(frames, 3, height, width)` uint8.
+) -> np.ndarray:
+    """Convert frames to RGB of the first one's size, upright: `(frames, height, width, 3)` uint8.
 
     Args:
         frames: as they are decoded; one that is held comes several times in a row.
@@ -96,13 +97,13 @@ def to_tensor(
         ClipError: a frame is damaged.
     """
     reformatter = VideoReformatter()
-    clip = torch.empty(0, dtype=torch.uint8)
+    clip = np.empty((0, 0, 0, 3), np.uint8)
     turns = 0
     previous: VideoFrame | None = None
     for number, frame in enumerate(frames):
         if previous is None:
             width, height = _shrunk(frame, short_side)
-            clip = torch.empty(num_frames, height, width, 3, dtype=torch.uint8)
+            clip = np.empty((num_frames, height, width, 3), np.uint8)
             turns = quarter_turns(frame)
         if frame is previous:
             clip[number] = clip[number - 1]
@@ -111,7 +112,6 @@ def to_tensor(
             raise ClipError("a frame of the clip is damaged")
         size = clip.shape[2], clip.shape[1]
         picture = reformatter.reformat(frame, *size, "rgb24", interpolation=Interpolation.BILINEAR)
-        clip[number] = torch.from_numpy(picture.to_ndarray())
+        clip[number] = picture.to_ndarray()
         previous = frame
-    upright = clip if turns % 4 == 0 else torch.rot90(clip, turns, (1, 2))
-    return upright.permute(0, 3, 1, 2)
+    return np.ascontiguousarray(np.rot90(clip, turns, (1, 2)))
