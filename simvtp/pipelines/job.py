@@ -10,6 +10,7 @@ from rich.console import Console
 from torch import nn
 
 from simvtp.config import RunConfig
+from simvtp.data.processes import num_usable_cores
 from simvtp.layers import compile_blocks, recompute_blocks
 from simvtp.pipelines.faults import is_expected, reason_of
 from simvtp.pipelines.stopping import StopNow, StopRequest
@@ -68,11 +69,18 @@ def train_to_end(
         evaluation: makes the evaluation, which may write to the log.
     """
     out = Path(trainer.plan.run.out)
+    if trainer.plan.advice is not None and is_main():
+        console.print(f"note:  {trainer.plan.advice}", markup=False, highlight=False)
     with RunLog(
         out,
         total_steps=trainer.plan.num_steps,
         is_main=is_main(),
         resume_step=trainer.step,
+        slow_data_hint=(
+            f"raise --data.num_workers (now {trainer.data.loader.num_workers}, cores: "
+            f"{num_usable_cores()}), or make the clips small once with "
+            "python -m simvtp.pipelines.prepare --short-side"
+        ),
         console=console,
     ) as log:
         stopped = trainer.train(log, stop=stop, evaluate=evaluation(log))

@@ -1,5 +1,6 @@
 """What a run does when: its steps, its learning rate, and what comes every few epochs."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,6 +10,8 @@ from simvtp.config import OptimConfig, RunConfig
 from simvtp.data import EpochSampler
 from simvtp.training import cosine_lr, peak_lr
 
+# Below this many steps a run shows that everything works, and little else.
+_FEW_STEPS, _ENOUGH_STEPS = 100, 500
 # Streams drawn from the run's seed, beside those of the samples.
 MODEL_STREAM, STEP_STREAM = 1, 2
 
@@ -43,6 +46,18 @@ class RunPlan:
     def steps_per_epoch(self) -> int:
         """Optimiser steps of an epoch; micro-batches that do not fill a step are carried over."""
         return max(1, len(self.sampler) // self.run.accumulate)
+
+    @property
+    def advice(self) -> str | None:
+        """What to set where the run is too short to learn anything; None where it is not."""
+        if self.num_steps >= _FEW_STEPS:
+            return None
+        epochs = math.ceil(_ENOUGH_STEPS / self.steps_per_epoch)
+        return (
+            f"{self.num_steps} steps are too few to learn much: --run.epochs {epochs} makes "
+            f"{epochs * self.steps_per_epoch}, a smaller --run.batch_size (now "
+            f"{self.run.batch_size}) more in each epoch"
+        )
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of a step that is about to run."""

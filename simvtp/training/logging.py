@@ -31,6 +31,8 @@ class RunLog:
         resume_step: optimiser steps finished before; what was logged of later steps is dropped,
             so that no step appears twice. 0 starts the log anew.
         print_every_seconds: shortest time between two plain lines.
+        slow_data_hint: what to do where training waits for data more than half of its time;
+            printed once.
         console: where progress goes; stdout by default.
 
     Raises:
@@ -45,6 +47,7 @@ class RunLog:
         is_main: bool = True,
         resume_step: int = 0,
         print_every_seconds: float = 10.0,
+        slow_data_hint: str = "",
         console: Console | None = None,
     ) -> None:
         self.path = Path(folder) / "metrics.jsonl"
@@ -52,6 +55,8 @@ class RunLog:
         self._total_steps = total_steps
         self._resume_step = resume_step
         self._print_every_seconds = print_every_seconds
+        self._slow_data_hint = slow_data_hint
+        self._has_begun, self._waited, self._passed = False, 0.0, 0.0
         self._console = console or Console()
         self._started = time.monotonic()
         self._printed = -math.inf
@@ -116,6 +121,7 @@ class RunLog:
         self._write({"step": step, **metrics, **speed})
         self._board.add({**metrics, **speed}, step=step)
         self._show(step, metrics, speed)
+        self._hint_at_slow_data(data_seconds, seconds)
 
     def event(self, step: int, name: str, values: Mapping[str, float]) -> None:
         """Record the outcome of an evaluation called `name` after `step` steps; once each."""
@@ -160,6 +166,17 @@ class RunLog:
 
     def _print(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _hint_at_slow_data(self, data_seconds: float, seconds: float) -> None:
+        # In the first interval the loader's processes start.
+        if self._has_begun:
+            self._waited += data_seconds
+            self._passed += seconds
+        self._has_begun = True
+        if self._slow_data_hint and self._waited > self._passed / 2:
+            share = self._waited / self._passed
+            self._print(f"{share:.0%} of the time goes by waiting for data: {self._slow_data_hint}")
+            self._slow_data_hint = ""
 
     def _eta(self, step: int) -> str:
         done = max(1, step - self._resume_step)

@@ -36,7 +36,10 @@ def test_the_printed_commands_run(settings_for, data, tmp_path, monkeypatch, cap
     sources = {"data__train": source, "data__validation": source}
     out = tmp_path / "a run"
     assert pretrain.main(settings_for(out, run__epochs=1, **sources, **roots)) == 0
-    printed = [line.partition("python -m simvtp.pipelines.") for line in lines_of(capsys)]
+    lines = lines_of(capsys)
+    # Six clips in batches of four: one step an epoch.
+    assert [line for line in lines if "1 steps are too few" in line and "epochs 500 " in line]
+    printed = [line.partition("python -m simvtp.pipelines.") for line in lines]
     printed = [shlex.split(rest) for _, found, rest in printed if found]
     for name, *arguments in printed:
         if name in COMMANDS:

@@ -125,3 +125,18 @@ def test_importing_training_is_cheap():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "[]", result.stderr
+
+
+@pytest.mark.parametrize(
+    ("waits", "told"),
+    [([9.0], None), ([9.0, 1.0], None), ([0.0, 8.0, 8.0], "80%"), ([9.0, 2.0, 9.0, 8.0], "55%")],
+)
+def test_a_run_that_waits_for_data_is_told_once_what_helps(tmp_path, waits, told):
+    printed = io.StringIO()
+    console = Console(file=printed, width=200)
+    with RunLog(tmp_path, total_steps=9, slow_data_hint="more workers", console=console) as log:
+        for step, wait in enumerate(waits, 1):
+            log.step(step, {}, clips=1, data_seconds=wait, step_seconds=max(0.0, 10.0 - wait))
+    hints = [line for line in printed.getvalue().splitlines() if "more workers" in line]
+    assert len(hints) == (told is not None)
+    assert told is None or hints[0].startswith(told)
