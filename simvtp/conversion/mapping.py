@@ -81,7 +81,7 @@ def map_weights(foreign: ForeignWeights, *, towers: Towers = "both") -> MappedWe
             f"{foreign.source} ({layout.kind}) lacks the whole {' and '.join(lacking)}; the file "
             "is cut short or a part of another, so give the whole one"
         )
-    notes = [*_fill_in(tensors, foreign), *_about_norm(foreign, layout)]
+    notes = [*_about_states(foreign), *_fill_in(tensors, foreign), *_about_norm(foreign, layout)]
     return MappedWeights(
         foreign,
         layout,
@@ -169,6 +169,16 @@ def _fill_in(tensors: dict[str, Tensor], foreign: ForeignWeights) -> list[str]:
                 tensors.setdefault(name.replace("qkv.weight[0]", bias), zeros)
         notes.append("the source has no query and value biases (qv_bias); here they are zero")
     return notes
+
+
+def _about_states(foreign: ForeignWeights) -> list[str]:
+    if not foreign.others:
+        return []
+    named = ", ".join(foreign.others)
+    return [
+        f"{foreign.source} holds {foreign.state}, which was taken, and {named}: python -m "
+        "simvtp.pipelines.convert takes another with --state"
+    ]
 
 
 def _about_norm(foreign: ForeignWeights, layout: Layout) -> list[str]:

@@ -1,7 +1,7 @@
 """Files of foreign weights: named tensors, read without running a line of code out of them."""
 
-import json
 import re
+import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import safe_globals
 
+from simvtp.config.json_file import read_json
+
 _WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -21,8 +23,13 @@ _WEIGHT_FILES = (
     "mp_rank_00_model_states.pt",
 )
 _STATE_KEYS = ("model", "module", "state_dict", "model_state_dict")
-# What DistributedDataParallel and torch.compile put in front of every name.
-_WRAPPERS = ("module.", "_orig_mod.")
+# What DistributedDataParallel, torch.compile, FSDP and activation checkpointing put into names,
+# before all of them or before those of the part that they wrap.
+_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+# What trainers call the model that they hold; taken off where every name begins so.
+_HOLDERS = ("model", "backbone", "net", "network", "ema", "ema_model", "model_ema")
+# How many models torch's AveragedModel has averaged.
+_COUNT = "n_averaged"
 
 
 class ForeignWeights(NamedTuple):
@@ -30,22 +37,39 @@ class ForeignWeights(NamedTuple):
 
     Attributes:
         source: where it was read from.
-        tensors: weights by their names there.
+        tensors: weights by their names there, without the prefixes of whatever wrapped the model.
         config: decoded config.json; empty where there is none.
         files: files with the weights.
+        state: key of the weights in a file that holds several things; None for a file of weights.
+        others: keys of further weights there, such as averaged ones.
     """
 
     source: Path
     tensors: dict[str, Tensor]
     config: dict[str, Any]
     files: tuple[Path, ...]
+    state: str | None = None
+    others: tuple[str, ...] = ()
 
 
-def read_weights(source: str | Path) -> ForeignWeights:
+class _State(NamedTuple):
+    """Named tensors in a file, where there, and what else of the kind it holds."""
+
+    tensors: Mapping[str, Tensor]
+    key: str | None = None
+    others: tuple[str, ...] = ()
+
+
+def read_weights(source: str | Path, *, state: str | None = None) -> ForeignWeights:
     """Read a checkpoint file, a folder of transformers or DeepSpeed, or a model folder.
 
     Files of torch.save are read as tensors and plain values only; the paper's hold their
     command line in an `argparse.Namespace`, the one class that is let through.
+
+    Args:
+        source: the file or the folder.
+        state: key of the weights to take of a file that holds several, e.g. `model_ema`; by
+            default model, module, state_dict or model_state_dict, or the only ones there are.
 
     Raises:
         ValueError: there is nothing to read, it is damaged or incomplete, or it would have to
@@ -53,16 +77,21 @@ def read_weights(source: str | Path) -> ForeignWeights:
     """
     source = Path(source)
     if source.is_dir():
-        return _read_folder(source)
+        return _read_folder(source, state)
     if not source.is_file():
         raise ValueError(
             f"there is no file or folder {source}; nothing is downloaded, so give the path of "
             "weights that are already here"
         )
-    return ForeignWeights(source, _read_file(source), {}, (source,))
+    return _of_file(source, {}, source, state)
 
 
-def _read_folder(folder: Path) -> ForeignWeights:
+def _of_file(source: Path, config: dict[str, Any], file: Path, state: str | None) -> ForeignWeights:
+    tensors, key, others = _read_file(file, state)
+    return ForeignWeights(source, _unwrapped(tensors, file), config, (file,), key, others)
+
+
+def _read_folder(folder: Path, state: str | None) -> ForeignWeights:
     present = [name for name in _WEIGHT_FILES if (folder / name).is_file()]
     if not present:
         loose = [path.name for path in sorted(folder.iterdir()) if path.is_file()]
@@ -77,24 +106,29 @@ def _read_folder(folder: Path) -> ForeignWeights:
             "together with DeepSpeed's own tools first"
         )
     config = folder / "config.json"
-    settings = _read_json(config) if config.is_file() else {}
+    settings = read_json(config) if config.is_file() else {}
     if first.suffix != ".json":
-        return ForeignWeights(folder, _read_file(first), settings, (first,))
-    files = _shards(first)
+        return _of_file(folder, settings, first, state)
+    names, files = _shards(first)
     tensors: dict[str, Tensor] = {}
     for file in files:
-        tensors |= _read_file(file)
-    missing = sorted(set(_read_json(first)["weight_map"]) - set(tensors))
+        of_file = _read_file(file, state).tensors
+        twice = sorted(set(of_file) & set(tensors))
+        if twice:
+            raise ValueError(f"{file} repeats {twice[0]} of another file of {first}; copy it anew")
+        tensors |= of_file
+    missing = sorted(set(names) - set(tensors))
     if missing:
         raise ValueError(
             f"{first} lists {len(missing)} tensors that its files lack, such as {missing[0]}; "
             "copy the folder anew"
         )
-    return ForeignWeights(folder, tensors, settings, files)
+    return ForeignWeights(folder, _unwrapped(tensors, first), settings, files)
 
 
-def _shards(index: Path) -> tuple[Path, ...]:
-    names = _read_json(index).get("weight_map")
+def _shards(index: Path) -> tuple[dict[str, str], tuple[Path, ...]]:
+    """Files of the tensors, and the files."""
+    names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise ValueError(f"{index} must hold a weight_map from tensors to files; copy it anew")
     files = tuple(index.parent / name for name in sorted(set(names.values())))
@@ -103,20 +137,10 @@ def _shards(index: Path) -> tuple[Path, ...]:
             raise ValueError(
                 f"{index} names {file.name}, which is no file beside it; copy the folder anew"
             )
-    return files
+    return names, files
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}; copy it anew") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(values).__name__}")
-    return values
-
-
-def _read_file(path: Path) -> dict[str, Tensor]:
+def _read_file(path: Path, state: str | None) -> _State:
     """Tensors of a file; what kind it is stands in its first bytes, whatever it is called."""
     with path.open("rb") as file:
         start = file.read(9)
@@ -124,43 +148,92 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is empty; copy it anew")
     if start[8:] == b"{":
         try:
-            return load_file(path)
+            return _State(load_file(path))
         except SafetensorError as error:
             raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
-    return _state_of(_load_pickle(path), path)
+    return _state_of(_load_pickle(path), path, state)
 
 
 def _load_pickle(path: Path) -> Any:
     try:
-        with safe_globals([Namespace]):
+        with safe_globals([Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # About formats that are torch's own business.
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # Damaged pickles raise whatever their bytes happen to mean.
         code = re.search(r"GLOBAL (\S+)", str(error))
         if code is not None:
-            raise ValueError(
-                f"{path} asks for {code[1]}, which could run any code, so it is not read; where "
-                "you trust it, save its tensors alone: torch.save(torch.load(FILE, "
-                "weights_only=False)['model'], 'weights.pth'), and give that file"
-            ) from error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"{path} cannot be read as a file of torch.save or safetensors ({reason[:200]}); copy "
-            "it anew, or give another file"
-        ) from error
+            reason = (
+                f"{path} asks for {code[1]}, which could run any code, so it is not read; ask its "
+                "maker for a file of tensors alone, best a safetensors file"
+            )
+        else:
+            reason = (
+                f"{path} cannot be read as a file of torch.save or safetensors ({_why(error)}); "
+                "copy it anew, or give another file"
+            )
+    # Not chained: torch's own text advises to read the file in earnest.
+    raise ValueError(reason)
 
 
-def _state_of(value: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict in what a file holds, without the prefixes of wrapped modules."""
+def _why(error: Exception) -> str:
+    """First line of what went wrong, without torch's advice on what to switch off."""
+    text = str(error).strip()
+    if "weights_only" in text or "Weights only" in text:
+        _, _, text = text.partition("WeightsUnpickler error:")
+        text = text.strip() or "no plain tensors"
+    return (text or type(error).__name__).splitlines()[0][:200]
+
+
+def _state_of(value: Any, path: Path, wanted: str | None) -> _State:
+    """The weights in what a file holds."""
     if not isinstance(value, Mapping):
         raise ValueError(f"{path} must hold named tensors, got {type(value).__name__}")
-    state = next((value[key] for key in _STATE_KEYS if isinstance(value.get(key), Mapping)), value)
-    others = [str(name) for name, tensor in state.items() if not isinstance(tensor, Tensor)]
-    if others or not state:
+    known = {str(key): state for key, state in value.items() if _is_state(state)}
+    if wanted is not None and not _is_state(value):
+        if wanted not in known:
+            there = f"it has {', '.join(known)}" if known else "it has none"
+            raise ValueError(f"{path} has no named tensors under {wanted!r}; {there}")
+        key = wanted
+    else:
+        # Those of a training's own kind go before averaged ones, and these before a refusal.
+        usual = [key for key in _STATE_KEYS if isinstance(value.get(key), Mapping)]
+        key = next(iter(usual or (known if len(known) == 1 else ())), None)
+    tensors = value if key is None else value[key]
+    if not _is_state(tensors):
+        others = [str(name) for name, tensor in tensors.items() if not isinstance(tensor, Tensor)]
         raise ValueError(
             f"{path} must hold named tensors, at its top or under one of {', '.join(_STATE_KEYS)}; "
             + (f"these are none: {', '.join(others[:5])}" if others else "it holds none")
+            + (f"; choose one of {', '.join(known)} with --state" if len(known) > 1 else "")
         )
-    for prefix in _WRAPPERS:
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return dict(state)
+    return _State(tensors, key, tuple(name for name in known if name != key))
+
+
+def _is_state(value: Any) -> bool:
+    """Whether it is tensors by their names, one or more."""
+    if not isinstance(value, Mapping) or not value:
+        return False
+    return all(isinstance(name, str) and isinstance(t, Tensor) for name, t in value.items())
+
+
+def _unwrapped(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Tensors by the names they had before anything wrapped the model, however often."""
+    names = {name: _without_wrappers(name) for name in tensors if name != _COUNT}
+    if not names:
+        raise ValueError(f"{path} must hold named tensors, it holds none")
+    while any(all(n.startswith(f"{holder}.") for n in names.values()) for holder in _HOLDERS):
+        names = {full: name.partition(".")[2] for full, name in names.items()}
+    full_names: dict[str, str] = {}
+    for full, name in names.items():
+        other = full_names.setdefault(name, full)
+        if other != full:
+            raise ValueError(
+                f"{path} has two names for {name}: {other} and {full}; it is of two models, so "
+                "give a file of one of them"
+            )
+    return {name: tensors[full] for name, full in full_names.items()}
+
+
+def _without_wrappers(name: str) -> str:
+    *places, last = name.split(".")
+    return ".".join([place for place in places if place not in _WRAPPERS] + [last])

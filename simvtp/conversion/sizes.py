@@ -15,6 +15,10 @@ SOURCE_FRAMES = 16
 _HEAD_WIDTH = 64
 # Published models whose heads are wider: VideoMAE's huge and giant, and huge's decoder.
 _PUBLISHED_HEADS = {640: 8, 1280: 16, 1408: 16}
+# Blocks of published models, encoders by their width: a file whose last block is missing looks
+# like a whole one of a model that is a block shorter.
+_PUBLISHED_DEPTHS = {384: (12,), 768: (12,), 1024: (24,), 1280: (32,), 1408: (40,)}
+_PUBLISHED_DECODER_DEPTHS = (4, 8, 12)
 _SETTINGS_OF_PART = {
     "video_embedding": (
         *("width", "patch_size", "tubelet_frames", "num_frames", "image_size"),
@@ -80,11 +84,13 @@ def model_config(
         source_frames: frames of a clip that learned positions were made for.
 
     Raises:
-        ValueError: two sources do not fit together, or a size cannot be told.
+        ValueError: two sources do not fit together, a size cannot be told, or blocks are missing.
     """
     sizes: dict[str, Any] = {}
     for mapped in sources:
-        for name, value in sizes_of(mapped).items():
+        own = sizes_of(mapped)
+        _require_blocks(mapped, own, overrides)
+        for name, value in own.items():
             if sizes.setdefault(name, value) != value:
                 raise ValueError(
                     f"{mapped.foreign.source} has {name} {value}, {sources[0].foreign.source} has "
@@ -106,6 +112,33 @@ def model_config(
     if sizes["decoder_heads"] is None:
         raise _untold("pixel decoder", sizes["decoder_width"], "--decoder-heads")
     return ModelConfig(**sizes)
+
+
+def _require_blocks(
+    mapped: MappedWeights, sizes: Mapping[str, Any], told: Mapping[str, Any]
+) -> None:
+    """Refuse stacks whose last blocks may be missing, where no settings tell how many there are."""
+    for name, part, of_width in (
+        ("depth", "encoder", _PUBLISHED_DEPTHS.get(sizes.get("width", 0), ())),
+        ("decoder_depth", "pixel decoder", _PUBLISHED_DECODER_DEPTHS),
+    ):
+        theirs = next(theirs for theirs, ours in _TRANSFORMERS_NAMES.items() if ours == name)
+        found = sizes.get(name)
+        is_told = mapped.layout.kind == OWN or theirs in mapped.foreign.config
+        if found is None or found == told.get(name) or (name not in told and is_told):
+            continue
+        option = f"--{name.replace('_', '-')}"
+        if name in told:
+            raise ValueError(
+                f"{mapped.foreign.source} has {found} blocks of the {part}, {option} says "
+                f"{told[name]}; give a whole file, or leave the option out"
+            )
+        if found not in of_width:
+            raise ValueError(
+                f"{mapped.foreign.source} has {found} blocks of the {part}, as no published model "
+                f"of width {sizes['width']} has, and nothing beside it tells how many there "
+                f"should be: the last ones may be missing. If it is whole, say {option} {found}"
+            )
 
 
 def guess_heads(width: int) -> int | None:

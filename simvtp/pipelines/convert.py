@@ -38,7 +38,10 @@ from simvtp.model_card import ModelFacts
 from simvtp.model_folder import read_json
 from simvtp.pipelines.arguments import at_least
 
-_SETTINGS = ("num_frames", "image_size", "max_text_length", "num_heads", "decoder_heads")
+_SETTINGS = (
+    *("num_frames", "image_size", "max_text_length"),
+    *("depth", "num_heads", "decoder_depth", "decoder_heads"),
+)
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 _FRAME_STRIDE = 4
 
@@ -72,6 +75,11 @@ def build_parser() -> argparse.ArgumentParser:
         choices=get_args(Towers),
         default="both",
         help="encoders to take of the paper's fine-tuning, which has two; default: %(default)s",
+    )
+    parser.add_argument(
+        "--state",
+        metavar="NAME",
+        help="weights to take of files that hold several, such as model_ema; default: the model's",
     )
     for name in _SETTINGS:
         option = f"--{name.replace('_', '-')}"
@@ -123,8 +131,13 @@ def _convert(options: argparse.Namespace) -> Converted:
         task = progress.add_task("Reading", total=len(options.sources) + 2)
         sources: list[MappedWeights] = []
         for source in options.sources:
-            sources.append(map_weights(read_weights(source), towers=options.towers))
+            read = read_weights(source, state=options.state)
+            sources.append(map_weights(read, towers=options.towers))
             progress.advance(task)
+        if options.state is not None and all(mapped.foreign.state is None for mapped in sources):
+            raise ValueError(
+                f"--state {options.state}: the sources hold one kind of weights each; leave it out"
+            )
         progress.update(task, description="Converting")
         converted = convert(
             sources,

@@ -119,11 +119,12 @@ def read_state(folder: Path) -> Checkpoint:
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except Exception:
+        # Not chained: torch's own text advises to read the file in earnest.
         raise CheckpointError(
             f"refused to load {path}: it holds more than tensors and plain values, and reading "
             "the rest could run code; delete it, or convert it if you know where it comes from"
-        ) from error
+        ) from None
     return Checkpoint(state, manifest.step, folder)
 
 
@@ -157,7 +158,7 @@ def read_manifest(folder: Path) -> Manifest:
         return manifest
     except FileNotFoundError as error:
         raise DamagedError(f"{path}: missing, a save was cut off or the file lost") from error
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DamagedError(f"{path}: {error}") from error
 
 

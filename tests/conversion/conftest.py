@@ -33,7 +33,10 @@ def converted(tmp_path):
         if isinstance(source, dict):
             torch.save(source, tmp_path / "weights.pth")
             source = tmp_path / "weights.pth"
-        sizes = {"num_frames": paper.FRAMES, "image_size": paper.SIZE, **overrides}
+        sizes = {
+            **{"num_frames": paper.FRAMES, "image_size": paper.SIZE, "depth": paper.DEPTH},
+            **{"decoder_depth": paper.DECODER_DEPTH, **overrides},
+        }
         return convert([map_weights(read_weights(source), towers=towers)], overrides=sizes)
 
     return run

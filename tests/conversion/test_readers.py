@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+import traceback
 from argparse import Namespace
 
 import pytest
@@ -50,6 +51,111 @@ def test_folder_of_deepspeed(tmp_path):
     torch.save(state, tmp_path / "mp_rank_01_model_states.pt")
     with pytest.raises(ValueError, match="split over several devices"):
         read_weights(tmp_path)
+
+
+PREFIXES = [
+    *("module.", "_orig_mod.", "model.", "backbone.", "_orig_mod.module.", "module._orig_mod."),
+    *("model._orig_mod.module.backbone.", "module.module.model.model.", "ema_model.module."),
+]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("form", ["torch", "safetensors", "shards", "torch shards"])
+def test_prefixes_are_taken_off_until_none_is_left(tmp_path, prefix, form):
+    named = {f"{prefix}{name}": tensor for name, tensor in WEIGHTS.items()}
+    write, suffix = (save_file, "safetensors") if "torch" not in form else (torch.save, "bin")
+    stem = "model" if suffix == "safetensors" else "pytorch_model"
+    if "shards" in form:
+        files = {name: f"{stem}-{number}.{suffix}" for number, name in enumerate(named)}
+        for name, file in files.items():
+            write({name: named[name]}, tmp_path / file)
+        index = tmp_path / f"{stem}.{suffix}.index.json"
+        index.write_text(json.dumps({"weight_map": files}))
+    else:
+        write(named, tmp_path / f"{stem}.{suffix}")
+    same(read_weights(tmp_path).tensors)
+
+
+@pytest.mark.parametrize("name", ["a.{}.weight", "{}.a.{}.weight", "model.{}.a.weight"])
+@pytest.mark.parametrize(
+    "wrapper", ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"]
+)
+def test_wrappers_of_parts_are_taken_off_inside_names(tmp_path, name, wrapper):
+    other = "model.a.bias" if name.startswith("model") else "a.bias"
+    state = {name.replace("{}", wrapper): WEIGHTS["a.weight"], other: WEIGHTS["a.bias"]}
+    save_file(state, tmp_path / "weights")
+    same(read_weights(tmp_path / "weights").tensors)
+
+
+def test_a_prefix_that_not_all_names_have_stays(tmp_path):
+    save_file({"model.a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "weights")
+    assert set(read_weights(tmp_path / "weights").tensors) == {"model.a", "b"}
+    save_file({"model": torch.ones(1)}, tmp_path / "weights")
+    assert set(read_weights(tmp_path / "weights").tensors) == {"model"}
+
+
+def test_two_tensors_that_have_one_name_without_their_wrappers(tmp_path):
+    state = {"a.weight": torch.ones(1), "a._orig_mod.weight": torch.zeros(1)}
+    save_file(state, tmp_path / "weights")
+    with pytest.raises(ValueError, match=r"two names for a\.weight: a.*_orig_mod"):
+        read_weights(tmp_path / "weights")
+
+
+def test_two_shards_that_hold_one_tensor(tmp_path):
+    for number in range(2):
+        save_file(WEIGHTS, tmp_path / f"{number}.safetensors")
+    names = {"a.weight": "0.safetensors", "a.bias": "1.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    with pytest.raises(ValueError, match=r"1\.safetensors repeats a\.bias"):
+        read_weights(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["model_ema", "state_dict_ema", "ema", "anything"])
+def test_files_of_averaged_weights_alone(tmp_path, key):
+    model = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(3, 2))
+    torch.save({key: model.state_dict(), "epoch": 3}, tmp_path / "weights.pth")
+    weights = read_weights(tmp_path / "weights.pth")
+    assert (set(weights.tensors), weights.state, weights.others) == ({"weight", "bias"}, key, ())
+
+
+def test_further_weights_are_listed_and_can_be_chosen(tmp_path):
+    other = {name: tensor + 1 for name, tensor in WEIGHTS.items()}
+    value = {"model_ema": other, "model": WEIGHTS, "optimizer": {"state": {0: torch.ones(1)}}}
+    torch.save(value, tmp_path / "weights.pth")
+    weights = read_weights(tmp_path / "weights.pth")
+    same(weights.tensors)
+    assert (weights.state, weights.others) == ("model", ("model_ema",))
+    weights = read_weights(tmp_path / "weights.pth", state="model_ema")
+    assert all(torch.equal(weights.tensors[name], other[name]) for name in other)
+    assert (weights.state, weights.others) == ("model_ema", ("model",))
+    with pytest.raises(ValueError, match="under 'ema'; it has model_ema, model"):
+        read_weights(tmp_path / "weights.pth", state="ema")
+    torch.save({"student": WEIGHTS, "teacher": other}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match="choose one of student, teacher with --state"):
+        read_weights(tmp_path / "weights.pth")
+
+
+def torch_module(file):
+    torch.save(torch.nn.Linear(2, 2), file)
+
+
+def torch_dtype_function(file):
+    file.write_bytes(pickle.dumps({"a": print}, protocol=2))
+
+
+def unknown_opcode(file):
+    file.write_bytes(pickle.dumps({"a": {1, 2}}, protocol=4))
+
+
+@pytest.mark.parametrize("write", [torch_module, torch_dtype_function, unknown_opcode])
+def test_advice_to_read_files_in_earnest_never_arrives(tmp_path, write):
+    write(tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"weights\.pth") as caught:
+        read_weights(tmp_path / "weights.pth")
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "weights_only" not in str(caught.value)
+    assert "Re-running" not in shown
+    assert "arbitrary code" not in shown
 
 
 @pytest.mark.parametrize("old_format", [False, True])

@@ -11,7 +11,7 @@ from simvtp.conversion.readers import ForeignWeights
 from simvtp.model import SimVTP
 from tests.conversion import paper
 
-SMALL = {"num_frames": 4, "image_size": 32}
+SMALL = {"num_frames": 4, "image_size": 32, "depth": 2, "decoder_depth": 1}
 FILE = Path("weights.pth")
 SHAPES = {
     "pre-training": paper.pre_training_shapes(),
@@ -150,12 +150,63 @@ def test_heads_of_published_models(width, heads, decoder_width, decoder_heads):
         "encoder.blocks.0.mlp.fc1.weight": (4 * width, width),
     }
     state = {name: torch.zeros(shape) for name, shape in shapes.items()}
-    without = model_config([mapped_of(state)], overrides={})
+    depths = {"depth": 1, "decoder_depth": 0}
+    without = model_config([mapped_of(state)], overrides=depths)
     state["encoder_to_decoder.weight"] = torch.zeros(decoder_width, width)
     state["decoder.head.weight"] = torch.zeros(1536, decoder_width)
-    for config in (without, model_config([mapped_of(state)], overrides={})):
+    for config in (without, model_config([mapped_of(state)], overrides=depths)):
         assert (config.width, config.num_heads) == (width, heads)
         assert (config.decoder_width, config.decoder_heads) == (decoder_width, decoder_heads)
+
+
+LAST_BLOCKS = {
+    "pre-training": ("encoder.blocks.1.", "encoder", "--depth"),
+    "videomae": ("decoder.blocks.0.", "pixel decoder", "--decoder-depth"),
+    "towers": ("video_encoder.blocks.1.", "encoder", "--depth"),
+    "fine-tuned": ("blocks.1.", "encoder", "--depth"),
+}
+
+
+@pytest.mark.parametrize("kind", LAST_BLOCKS)
+def test_a_missing_last_block_is_no_shallower_model(whole, kind):
+    state, _ = whole[kind]
+    block, part, option = LAST_BLOCKS[kind]
+    cut = mapped_of({name: state[name] for name in state if not name.startswith(block)})
+    found = int(option == "--depth")
+    message = f"has {found} blocks of the {part}, {option} says {found + 1}"
+    with pytest.raises(ValueError, match=message):
+        model_config([cut], overrides=SMALL)
+    untold = {name: SMALL[name] for name in ("num_frames", "image_size")}
+    with pytest.raises(ValueError, match=r"blocks of the .* the last ones may be missing"):
+        model_config([cut], overrides=untold)
+
+
+@pytest.mark.parametrize("cut_tower", ["video_encoder", "text_encoder"])
+def test_towers_of_two_depths(whole, cut_tower):
+    state, _ = whole["towers"]
+    cut = {name: state[name] for name in state if not name.startswith(f"{cut_tower}.blocks.1.")}
+    depth = {"depth": 1} if cut_tower == "video_encoder" else {}
+    config = model_config([mapped_of(cut)], overrides={**SMALL, **depth})
+    with pytest.raises(ValueError, match=r"text_encoder\.blocks\.1\."):
+        load_parts(SimVTP(config), [mapped_of(cut)], config=config)
+
+
+@pytest.mark.parametrize(("depth", "decoder_depth"), [(12, 4), (11, 4), (12, 3)])
+def test_published_depths_need_not_be_told(depth, decoder_depth):
+    shapes = {
+        "encoder.patch_embed.proj.weight": (768, 3, 2, 16, 16),
+        "encoder.blocks.0.mlp.fc1.weight": (3072, 768),
+        "encoder_to_decoder.weight": (384, 768),
+        "decoder.head.weight": (1536, 384),
+        **{f"encoder.blocks.{number}.norm1.bias": (768,) for number in range(depth)},
+        **{f"decoder.blocks.{number}.norm1.bias": (384,) for number in range(decoder_depth)},
+    }
+    mapped = mapped_of({name: torch.zeros(shape) for name, shape in shapes.items()})
+    if (depth, decoder_depth) == (12, 4):
+        assert model_config([mapped], overrides={}).depth == 12
+    else:
+        with pytest.raises(ValueError, match="the last ones may be missing"):
+            model_config([mapped], overrides={})
 
 
 def test_sources_of_two_widths(whole):

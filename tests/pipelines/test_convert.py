@@ -14,7 +14,8 @@ from simvtp.pipelines import convert
 from simvtp.training import build_optimizer
 from tests.conversion import paper
 
-SMALL = ["--num-frames=4", "--image-size=32"]
+DEPTHS = ["--depth=2", "--decoder-depth=1"]
+SMALL = ["--num-frames=4", "--image-size=32", *DEPTHS]
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "dog", *map(str, range(42))]
 
 
@@ -109,7 +110,7 @@ def test_learned_positions_of_a_model_folder(tmp_path):
     state["pos_embed"] = torch.randn(1, 2 * 4 * 4, paper.WIDTH)
     torch.save(state, tmp_path / "a.pth")
     first, second = tmp_path / "first", tmp_path / "second"
-    arguments = ["--source-frames=4", "--num-frames=4", "--image-size=64"]
+    arguments = ["--source-frames=4", "--num-frames=4", "--image-size=64", "--depth=2"]
     assert run(tmp_path / "a.pth", "--out", first, *arguments) == 0
     assert run(first, "--out", second, "--image-size=96") == 0
     before, after = (SimVTP.from_pretrained(folder) for folder in (first, second))
@@ -184,3 +185,23 @@ def test_a_malicious_pickle_does_not_run(checkpoint, tmp_path, capsys):
     assert run(checkpoint, "--out", tmp_path / "model", *SMALL) == 2
     assert "asks for posix.system, which could run any code" in printed(capsys)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["videomae.pth"]
+
+
+def test_averaged_weights_are_listed_and_can_be_chosen(tmp_path, capsys):
+    states = [paper.random_state(paper.videomae_fine_tuned_shapes(), seed=seed) for seed in (0, 1)]
+    torch.save({"model": states[0], "model_ema": states[1], "epoch": 3}, tmp_path / "a.pth")
+    for number, chosen in enumerate(([], ["--state=model_ema"])):
+        out = tmp_path / str(number)
+        assert run(tmp_path / "a.pth", "--out", out, *chosen, *SMALL) == 0
+        weights = load_file(out / "model.safetensors")
+        mine = weights["encoder.transformer.blocks.1.mlp.0.weight"]
+        assert torch.equal(mine, states[number]["blocks.1.mlp.fc1.weight"])
+    text = printed(capsys)
+    assert "holds model, which was taken, and model_ema" in text
+    assert "holds model_ema, which was taken, and model" in text
+    assert run(tmp_path / "a.pth", "--out", tmp_path / "m", "--state=ema", *SMALL) == 2
+    assert "no named tensors under 'ema'; it has model, model_ema" in printed(capsys)
+    torch.save(states[0], tmp_path / "b.pth")
+    assert run(tmp_path / "b.pth", "--out", tmp_path / "m", "--state=model_ema", *SMALL) == 2
+    assert "hold one kind of weights each" in printed(capsys)
+    assert not (tmp_path / "m").exists()
