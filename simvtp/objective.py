@@ -7,16 +7,19 @@ import torch
 from torch import Tensor, nn
 
 from simvtp.batch import Batch
+from simvtp.config.checks import require_choice
 from simvtp.layers import (
+    Over,
     PackedLayout,
     PackedTokens,
     gather_rows,
     gather_tubelets,
     mean_count,
+    num_ranks,
     rank,
+    require_temperature,
     segment_mean,
     to_device,
-    world_size,
 )
 from simvtp.losses import (
     CachedContrast,
@@ -63,7 +66,12 @@ class Objective(nn.Module):
         contrast_text: caption seen by the contrastive pass.
         negatives: draw non-matching videos by similarity or uniformly; without the contrastive
             loss there are no similarities and the draw is uniform.
+        negatives_over: both losses take their negatives from all ranks, or from a rank's own
+            batch, as released.
         memory: features of earlier steps, further negatives of the contrastive loss.
+
+    Raises:
+        ValueError: the temperature is not above 0, or a choice is none of those named.
     """
 
     log_temperature: Tensor
@@ -80,9 +88,14 @@ class Objective(nn.Module):
         learn_temperature: bool = False,
         contrast_text: Literal["clean", "masked"] = "clean",
         negatives: Literal["hard", "random"] = "hard",
+        negatives_over: Over = "ranks",
         memory: FeatureMemory | None = None,
     ) -> None:
         super().__init__()
+        require_temperature(temperature)
+        require_choice("contrast_text", contrast_text, ("clean", "masked"))
+        require_choice("negatives", negatives, ("hard", "random"))
+        num_ranks(negatives_over)
         self.model = model
         self.memory = memory
         self.weights = {
@@ -93,6 +106,7 @@ class Objective(nn.Module):
         }
         self.contrast_text = contrast_text
         self.negatives = negatives
+        self.negatives_over: Over = negatives_over
         self._pixel_error = pixel_error
         log_temperature = torch.tensor(math.log(temperature))
         if learn_temperature:
@@ -120,10 +134,11 @@ class Objective(nn.Module):
         Returns:
             The terms that are on and their weighted total.
         """
-        tokens = self._embed(batch, all_ranks=self._is_on("vtm"))
+        tokens = self._embed(batch, over=self.negatives_over if self._is_on("vtm") else "rank")
         groups = self._groups(tokens)
         negatives = None
-        needs_pairs = self._is_on("vtm") and len(batch.video) * world_size() > 1
+        num_videos = len(batch.video) * num_ranks(self.negatives_over)
+        needs_pairs = self._is_on("vtm") and num_videos > 1
         similarity = None if cached is None else cached.similarity
         draw_first = self.negatives == "random" or similarity is not None or "video" not in groups
         if needs_pairs and draw_first:
@@ -159,7 +174,7 @@ class Objective(nn.Module):
         Returns:
             `(batch, width)` each.
         """
-        tokens = self._embed(batch, all_ranks=False)
+        tokens = self._embed(batch, over="rank")
         groups = self._groups(tokens)
         pooled = self._encode(tokens, {name: groups[name] for name in ("video", "text")})[1]
         return pooled["video"], pooled["text"]
@@ -167,12 +182,12 @@ class Objective(nn.Module):
     def _is_on(self, term: str) -> bool:
         return self.weights[term] > 0
 
-    def _embed(self, batch: Batch, *, all_ranks: bool) -> StepTokens:
+    def _embed(self, batch: Batch, *, over: Over) -> StepTokens:
         video = self.model.video_embedding(batch.video, batch.keep)
         device = video.device
         clips = PackedLayout((video.shape[1],) * len(video), device)
         text = PackedLayout(tuple(batch.text_lengths), device)
-        all_video = gather_rows(video) if all_ranks else video
+        all_video = gather_rows(video, over=over)
         # Own clips stand among those of all ranks only where the others' are needed.
         first_video = rank() * clips.total_tokens if len(all_video) > len(video) else 0
         first_text = len(all_video) * video.shape[1]
@@ -259,7 +274,12 @@ class Objective(nn.Module):
             loss = cached.contrastive_loss(video, text, temperature=temperature)
             return loss, cached.similarity
         return contrastive_loss(
-            video, text, temperature=temperature, keys=batch.keys, memory=self.memory
+            video,
+            text,
+            temperature=temperature,
+            keys=batch.keys,
+            memory=self.memory,
+            negatives_over=self.negatives_over,
         )
 
     def _draw(
@@ -270,6 +290,7 @@ class Objective(nn.Module):
             similarity=similarity if self.negatives == "hard" else None,
             temperature=self.log_temperature.detach().exp(),
             generator=generator,
+            negatives_over=self.negatives_over,
         )
 
     def _match_term(self, pooled: dict[str, Tensor], negatives: Negatives | None) -> Tensor:

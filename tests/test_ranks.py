@@ -7,7 +7,7 @@ import torch
 from torch import distributed, multiprocessing
 
 from simvtp.layers import gather_rows, world_size
-from simvtp.losses import contrastive_loss
+from simvtp.losses import cache_contrast, contrastive_loss, sample_negatives
 from simvtp.objective import Objective
 from tests.sample_batches import samples_of, small_collator, small_model
 
@@ -95,3 +95,44 @@ def test_objective_is_that_of_the_global_batch(tmp_path, ranks):
     for number, expected in enumerate(gradients):
         total = sum(result[1][number] for result in results)
         assert (total - expected).norm() <= 1e-5 * expected.norm() + 1e-7
+
+
+def contrast_of_own_half(rank):
+    video, text = (part[2 * rank : 2 * rank + 2] for part in features())
+    keys = torch.tensor([1, 2, 1, 3])[2 * rank : 2 * rank + 2]
+    result = contrastive_loss(video, text, keys=keys, negatives_over="rank")
+    cached = cache_contrast([video], [text], keys=[keys], negatives_over="rank")[0]
+    torch.manual_seed(rank)
+    drawn = sample_negatives(keys, similarity=result.similarity, negatives_over="rank")
+    return result.loss, result.similarity, cached.loss, cached.similarity, drawn.videos
+
+
+def objective_over_own_rank(rank):
+    """Contrast and matching of this rank's clips, whose only negative is the other one."""
+    objective = Objective(
+        small_model(), pixel_weight=0, word_weight=0, negatives_over="rank", temperature=0.3
+    )
+    size = len(LENGTHS) // RANKS
+    own = samples_of(LENGTHS)[size * rank : size * rank + size]
+    result = objective(small_collator()(own))
+    result.total.backward()
+    gradient = objective.model.encoder.transformer.norm.weight.grad
+    return [{name: term.detach() for name, term in result.terms.items()}, gradient]
+
+
+def test_negatives_of_a_rank_s_own_batch_are_those_of_a_single_process(tmp_path):
+    expected = [contrast_of_own_half(rank) for rank in range(RANKS)]
+    for got, want in zip(run_ranks(contrast_of_own_half, tmp_path), expected, strict=True):
+        for mine, theirs in zip(got, want, strict=True):
+            torch.testing.assert_close(mine, theirs)
+        assert want[4].tolist() == [1, 0]
+
+
+def test_an_objective_over_its_own_rank_gathers_nothing(tmp_path):
+    expected = [objective_over_own_rank(rank) for rank in range(RANKS)]
+    results = run_ranks(objective_over_own_rank, tmp_path)
+    for (terms, gradient), (wanted, wanted_gradient) in zip(results, expected, strict=True):
+        assert terms.keys() == wanted.keys() == {"vtc", "vtm"}
+        for name, term in wanted.items():
+            torch.testing.assert_close(terms[name], term)
+        torch.testing.assert_close(gradient, wanted_gradient)

@@ -1,5 +1,7 @@
 """Refusals of settings that say the rule, the value and, where there is one, the fix."""
 
+from collections.abc import Collection
+
 
 def require(condition: bool, message: str) -> None:
     """Raise ValueError with the message unless the condition holds."""
@@ -14,6 +16,11 @@ def require_share(name: str, value: float, *, below_one: bool = False) -> None:
         0 <= value < 1 or (value == 1 and not below_one),
         f"{name} must lie {limit}, got {value}; give it as a share, e.g. 0.9 for 90 %",
     )
+
+
+def require_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Refuse a value that is none of the choices."""
+    require(value in choices, f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def require_positive(settings: object, *names: str) -> None:

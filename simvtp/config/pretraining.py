@@ -46,6 +46,8 @@ class ObjectiveConfig:
         learn_temperature: make the temperature a parameter.
         contrast_text: caption seen by the contrastive pass; the paper's code used the masked one.
         negatives: non-matching videos drawn by similarity, or uniformly as the paper does.
+        negatives_over: both losses take their negatives from the clips of all ranks, or from a
+            rank's own, as the paper's code does.
         contrast_over: the contrastive loss sees a micro-batch, or all of a step's as one batch
             (GradCache: features are encoded twice, memory stays that of a micro-batch).
     """
@@ -58,6 +60,7 @@ class ObjectiveConfig:
     learn_temperature: bool = False
     contrast_text: Literal["clean", "masked"] = "clean"
     negatives: Literal["hard", "random"] = "hard"
+    negatives_over: Literal["ranks", "rank"] = "ranks"
     contrast_over: Literal["micro_batch", "step"] = "micro_batch"
 
     def __post_init__(self) -> None:

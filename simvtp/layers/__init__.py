@@ -14,7 +14,21 @@ from simvtp.layers.block import (
     recompute_blocks,
     set_drop_path,
 )
-from simvtp.layers.gather import gather_rows, mean_count, rank, world_size
+from simvtp.layers.gather import (
+    Over,
+    gather_rows,
+    mean_count,
+    num_ranks,
+    own_rows,
+    rank,
+    world_size,
+)
+from simvtp.layers.input_checks import (
+    describe,
+    require_alike,
+    require_temperature,
+    require_tensor,
+)
 from simvtp.layers.packing import (
     PackedLayout,
     PackedTokens,
@@ -33,6 +47,7 @@ __all__ = [
     "Attend",
     "Attention",
     "Block",
+    "Over",
     "PackedLayout",
     "PackedTokens",
     "Transformer",
@@ -40,6 +55,7 @@ __all__ = [
     "attend_padded",
     "attention_backend",
     "compile_blocks",
+    "describe",
     "full_precision",
     "gather_rows",
     "gather_tubelets",
@@ -47,10 +63,15 @@ __all__ = [
     "initialize",
     "join_rows",
     "mean_count",
+    "num_ranks",
+    "own_rows",
     "pack",
     "place_tubelets",
     "rank",
     "recompute_blocks",
+    "require_alike",
+    "require_temperature",
+    "require_tensor",
     "segment_mean",
     "set_drop_path",
     "sincos_positions",

@@ -1,9 +1,14 @@
 """Differentiable gather across the ranks of a job."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed
+
+from simvtp.config.checks import require_choice
+
+Over = Literal["ranks", "rank"]
+"""Whose rows count: those of all ranks, or those of this one."""
 
 
 def world_size() -> int:
@@ -15,6 +20,22 @@ def world_size() -> int:
 def rank() -> int:
     """Number of this rank; 0 without a process group."""
     return distributed.get_rank() if world_size() > 1 else 0
+
+
+def num_ranks(over: Over) -> int:
+    """Ranks whose rows `gather_rows` concatenates.
+
+    Raises:
+        ValueError: `over` is neither "ranks" nor "rank".
+    """
+    require_choice("over", over, ("ranks", "rank"))
+    return world_size() if over == "ranks" else 1
+
+
+def own_rows(rows: Tensor, *, over: Over) -> Tensor:
+    """Where these rows of this rank stand among those of `gather_rows`, `(batch,)` int64."""
+    first = rank() * len(rows) if over == "ranks" else 0
+    return torch.arange(first, first + len(rows), device=rows.device)
 
 
 # Newer releases of torch give the operation this name, and warn of the old one.
@@ -38,7 +59,7 @@ class _GatherRows(torch.autograd.Function):
         return total.chunk(world_size())[rank()]
 
 
-def gather_rows(rows: Tensor) -> Tensor:
+def gather_rows(rows: Tensor, *, over: Over = "ranks") -> Tensor:
     """Concatenate the rows of all ranks, with exact gradients.
 
     The backward pass sums the gradients of all ranks. A loss averaged over ranks by
@@ -46,11 +67,13 @@ def gather_rows(rows: Tensor) -> Tensor:
 
     Args:
         rows: `(batch, ...)`, the same shape on every rank.
+        over: "rank" leaves the other ranks' out.
 
     Returns:
-        `(world_size * batch, ...)`, in the order of the ranks; `rows` itself in a single process.
+        `(world_size * batch, ...)`, in the order of the ranks; `rows` itself in a single process
+        or over this rank alone.
     """
-    if world_size() == 1:
+    if num_ranks(over) == 1:
         return rows
     gathered = _GatherRows.apply(rows)
     assert isinstance(gathered, Tensor)

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from simvtp.layers import full_precision, gather_rows, rank
+from simvtp.layers import (
+    Over,
+    full_precision,
+    gather_rows,
+    own_rows,
+    require_alike,
+    require_temperature,
+    require_tensor,
+)
 from simvtp.losses.memory import FeatureMemory
 
 
@@ -15,7 +23,8 @@ class Contrast(NamedTuple):
 
     Attributes:
         loss: `()` float32.
-        similarity: `(batch, global_batch)` cosines of this rank's texts with all videos.
+        similarity: `(batch, global_batch)` cosines of this rank's texts with all videos, or with
+            this rank's.
     """
 
     loss: Tensor
@@ -29,6 +38,7 @@ def contrastive_loss(
     temperature: float | Tensor = 0.05,
     keys: Tensor | None = None,
     memory: FeatureMemory | None = None,
+    negatives_over: Over = "ranks",
 ) -> Contrast:
     """Symmetric InfoNCE over the global batch (paper section 3, FACTS 3.3).
 
@@ -44,16 +54,30 @@ def contrastive_loss(
             captions; None when all are.
         memory: features of earlier steps, which are negatives too; this step's are added to it
             while gradients are recorded. It needs `keys`.
+        negatives_over: pairs of all ranks are each other's negatives, or those of a rank alone, as
+            released. A memory holds those of all.
 
     Returns:
         The loss and the cosines.
+
+    Raises:
+        TypeError: features or keys are no tensors of their number format.
+        ValueError: pairs do not go together, the temperature is not above 0, or the memory has no
+            keys or is for one rank.
     """
+    _check_pairs(video, text, keys)
+    require_temperature(temperature)
+    if memory is not None and (keys is None or negatives_over == "rank"):
+        raise ValueError(
+            "a memory needs keys, which tell equal captions apart, and negatives over all ranks, "
+            f"got keys {keys if keys is None else 'given'} and negatives_over {negatives_over!r}"
+        )
     video = functional.normalize(full_precision(video), dim=-1)
     text = functional.normalize(full_precision(text), dim=-1)
-    all_video, all_text = gather_rows(video), gather_rows(text)
+    all_video, all_text = (gather_rows(part, over=negatives_over) for part in (video, text))
     similarity = text @ all_video.T
-    pairs = torch.arange(len(text), device=text.device) + rank() * len(text)
-    excluded = None if keys is None else false_negatives(keys)
+    pairs = own_rows(text, over=negatives_over)
+    excluded = None if keys is None else false_negatives(keys, over=negatives_over)
     to_videos, to_texts = similarity, video @ all_text.T
     if memory is not None and keys is not None and excluded is not None:
         # Copies: the backward pass needs what the memory held before this step was added.
@@ -67,18 +91,37 @@ def contrastive_loss(
     return Contrast(loss, similarity)
 
 
-def false_negatives(keys: Tensor) -> Tensor:
+def false_negatives(keys: Tensor, *, over: Over = "ranks") -> Tensor:
     """Pairs of the global batch that are no negatives, `(batch, global_batch)` bool.
 
     True where two different pairs share a key. Each pair itself is False.
 
     Args:
         keys: `(batch,)` int64 of this rank.
+        over: "rank" leaves the pairs of other ranks out.
+
+    Raises:
+        TypeError: the keys are no int64 tensor.
+        ValueError: they have more axes than one.
     """
-    own = torch.arange(len(keys), device=keys.device) + rank() * len(keys)
-    all_keys = gather_rows(keys)
+    require_tensor("keys", keys, "(batch,)", kind="int64", fix="give one number per pair")
+    own, all_keys = own_rows(keys, over=over), gather_rows(keys, over=over)
     same = keys[:, None] == all_keys[None, :]
     return same & (own[:, None] != torch.arange(len(all_keys), device=keys.device))
+
+
+def _check_pairs(video: Tensor, text: Tensor, keys: Tensor | None) -> None:
+    for name, features in (("video", video), ("text", text)):
+        fix = "pool the tokens of each first, as segment_mean does"
+        require_tensor(name, features, "(batch, width)", kind="float", fix=fix)
+    require_alike(("video", video), ("text", text), fix="pair i is video i and text i")
+    if not len(video):
+        raise ValueError("a batch must hold one or more pairs, got none; leave empty batches out")
+    if keys is not None and keys.shape != video.shape[:1]:
+        raise ValueError(
+            f"keys must be ({len(video)},), one per pair, got shape {tuple(keys.shape)}; give "
+            "equal captions equal numbers"
+        )
 
 
 def _cross_entropy(logits: Tensor, pairs: Tensor, excluded: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from simvtp.layers import full_precision, world_size
+from simvtp.layers import Over, full_precision, num_ranks, require_alike, require_temperature
 from simvtp.losses.contrast import contrastive_loss
 
 
@@ -19,7 +19,7 @@ class CachedContrast(NamedTuple):
         text: `(batch, width)` likewise.
         temperature: `()` gradient with respect to the temperature, this part's share.
         similarity: `(batch, ranks * batch)` cosines of this part's texts and its videos on all
-            ranks, for drawing negatives.
+            ranks, or on this one, for drawing negatives.
         num_parts: micro-batches.
     """
 
@@ -42,7 +42,13 @@ class CachedContrast(NamedTuple):
 
         Returns:
             `()` float32; its value is `loss` in every part.
+
+        Raises:
+            ValueError: the features are not as many or as wide as the cached ones.
         """
+        for name, features, gradient in (("video", video, self.video), ("text", text, self.text)):
+            fix = "encode the same micro-batch again"
+            require_alike((name, features), (f"the cached {name}", gradient), fix=fix)
         video, text = full_precision(video), full_precision(text)
         products = (video * self.video).sum() + (text * self.text).sum()
         linear = self.num_parts * (products + temperature * self.temperature)
@@ -55,6 +61,7 @@ def cache_contrast(
     *,
     temperature: float | Tensor = 0.05,
     keys: Sequence[Tensor] | None = None,
+    negatives_over: Over = "ranks",
 ) -> list[CachedContrast]:
     """Contrastive loss over all micro-batches from features alone (GradCache, arXiv 2101.06983).
 
@@ -67,25 +74,40 @@ def cache_contrast(
         text: `(batch, width)` pooled text features of each.
         temperature: divides the cosines.
         keys: `(batch,)` int64 of each, as for `contrastive_loss`.
+        negatives_over: as for `contrastive_loss`.
 
     Returns:
         One part for each micro-batch.
+
+    Raises:
+        TypeError: as for `contrastive_loss`.
+        ValueError: there is no micro-batch, or the two modalities or the keys have different ones;
+            or as for `contrastive_loss`.
     """
     sizes = [len(part) for part in video]
+    for name, parts in (("text", text), ("keys", video if keys is None else keys)):
+        if not sizes or [len(part) for part in parts] != sizes:
+            raise ValueError(
+                f"video and {name} must be lists of the same micro-batches, got sizes {sizes} and "
+                f"{[len(part) for part in parts]}; give one tensor per micro-batch"
+            )
     all_video, all_text = (
         torch.cat([part.detach() for part in parts]).requires_grad_() for parts in (video, text)
     )
-    temperature = torch.as_tensor(temperature, device=all_video.device).detach().clone()
+    require_temperature(temperature)
+    # A whole number has no gradient.
+    temperature = torch.as_tensor(1.0 * temperature, device=all_video.device).detach().clone()
     with torch.enable_grad():
         loss, similarity = contrastive_loss(
             all_video,
             all_text,
             temperature=temperature.requires_grad_(),
             keys=None if keys is None else torch.cat(list(keys)),
+            negatives_over=negatives_over,
         )
         gradients = torch.autograd.grad(loss, (all_video, all_text, temperature))
     # Columns are all parts of rank 0, then of rank 1, ...; a part's negatives are of its own.
-    columns = similarity.detach().unflatten(1, (world_size(), -1)).split(sizes, dim=2)
+    columns = similarity.detach().unflatten(1, (num_ranks(negatives_over), -1)).split(sizes, dim=2)
     return [
         CachedContrast(
             loss=loss.detach(),

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from simvtp.layers import full_precision, gather_rows, mean_count, rank
+from simvtp.layers import (
+    Over,
+    full_precision,
+    mean_count,
+    own_rows,
+    require_temperature,
+    require_tensor,
+)
 from simvtp.losses.contrast import false_negatives
 
 
@@ -14,7 +21,7 @@ class Negatives(NamedTuple):
     """A video that does not belong to each text.
 
     Attributes:
-        videos: `(batch,)` int64 numbers of videos in the global batch.
+        videos: `(batch,)` int64 numbers of videos in the global batch, or in this rank's.
         valid: `(batch,)` bool, False where every other video carries the same key.
     """
 
@@ -28,6 +35,7 @@ def sample_negatives(
     similarity: Tensor | None = None,
     temperature: float | Tensor = 0.05,
     generator: torch.Generator | None = None,
+    negatives_over: Over = "ranks",
 ) -> Negatives:
     """Draw one other video of the global batch for each text, never its own.
 
@@ -39,27 +47,34 @@ def sample_negatives(
         similarity: `(batch, global_batch)` cosines of texts with videos, as `Contrast` holds.
         temperature: divides the similarities.
         generator: on the device of `keys`; the global generator when left out.
+        negatives_over: draw among the videos of all ranks, or of this one, as released; the
+            global batch is then this rank's.
 
     Returns:
         The negatives.
 
     Raises:
-        ValueError: the global batch is a single pair, which has no negative.
+        TypeError: keys or similarities are no tensors of their number format.
+        ValueError: the global batch is a single pair, which has no negative; the similarities are
+            of other pairs; or the temperature is not above 0.
     """
-    all_keys = gather_rows(keys)
-    if len(all_keys) < 2:
+    same_caption = false_negatives(keys, over=negatives_over)
+    num_pairs = same_caption.shape[1]
+    if num_pairs < 2:
         raise ValueError("a batch of one pair has no negatives; skip the matching loss for it")
-    own = torch.arange(len(keys), device=keys.device) + rank() * len(keys)
-    itself = own[:, None] == torch.arange(len(all_keys), device=keys.device)
-    excluded = itself | false_negatives(keys)
+    own = own_rows(keys, over=negatives_over)
+    itself = own[:, None] == torch.arange(num_pairs, device=keys.device)
+    excluded = itself | same_caption
     scores = torch.zeros(excluded.shape, device=keys.device)
     if similarity is not None:
+        _check_similarity(similarity, excluded)
+        require_temperature(temperature)
         scores = similarity.detach().float() / temperature
     # Gumbel-max: the arg max of score + noise is a draw from the softmax of the scores.
     noise = -torch.empty_like(scores).exponential_(generator=generator).log()
     index = (scores + noise).masked_fill(excluded, float("-inf")).argmax(dim=1)
     # A row that excludes everything gets the next video: some index is needed, and it is invalid.
-    fallback = (own + 1) % len(all_keys)
+    fallback = (own + 1) % num_pairs
     valid = ~excluded.all(dim=1)
     return Negatives(torch.where(valid, index, fallback), valid)
 
@@ -74,10 +89,42 @@ def match_loss(positives: Tensor, negatives: Tensor, *, valid: Tensor | None = N
 
     Returns:
         `()` float32, the mean over all pairs; over ranks, its mean is that of the global batch.
+
+    Raises:
+        TypeError: logits are no float tensors, or `valid` is no bool tensor.
+        ValueError: logits are not of two classes, or `valid` is not one per negative.
     """
+    _check_logits(positives, negatives, valid)
     matched = -functional.log_softmax(full_precision(positives), dim=-1)[:, 1]
     unmatched = -functional.log_softmax(full_precision(negatives), dim=-1)[:, 0]
     if valid is None:
         valid = torch.ones(len(unmatched), dtype=torch.bool, device=unmatched.device)
     total = matched.sum() + (unmatched * valid).sum()
     return total / mean_count(valid.sum() + len(matched))
+
+
+def _check_similarity(similarity: Tensor, excluded: Tensor) -> None:
+    fix = "give the similarity that contrastive_loss returns for the same pairs"
+    require_tensor("similarity", similarity, "(batch, global_batch)", kind="float", fix=fix)
+    if similarity.shape != excluded.shape:
+        raise ValueError(
+            f"similarity must be {tuple(excluded.shape)}, this rank's texts by the videos to draw "
+            f"from, got {tuple(similarity.shape)}; {fix}"
+        )
+
+
+def _check_logits(positives: Tensor, negatives: Tensor, valid: Tensor | None) -> None:
+    for name, logits in (("positives", positives), ("negatives", negatives)):
+        fix = "give the match head's two logits of each pair"
+        require_tensor(name, logits, "(pairs, 2)", kind="float", fix=fix)
+        if logits.shape[1] != 2:
+            raise ValueError(f"{name} must be (pairs, 2), got {tuple(logits.shape)}; {fix}")
+    if not len(positives):
+        raise ValueError("positives must hold one or more pairs, got none; leave the batch out")
+    if valid is not None:
+        require_tensor("valid", valid, "(negatives,)", kind="bool", fix="True for pairs that count")
+        if len(valid) != len(negatives):
+            raise ValueError(
+                f"valid must have one entry per negative, got {len(valid)} for {len(negatives)}; "
+                "leave it out when all count"
+            )

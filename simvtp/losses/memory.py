@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from simvtp.layers import require_alike, require_tensor
+
 
 class FeatureMemory(nn.Module):
     """The latest pairs of features, oldest replaced first (cross-batch memory, arXiv 1912.06798).
@@ -47,7 +49,12 @@ class FeatureMemory(nn.Module):
             video: `(pairs, width)` unit norm.
             text: `(pairs, width)` unit norm.
             keys: `(pairs,)` int64.
+
+        Raises:
+            TypeError: features or keys are no tensors of their number format.
+            ValueError: they are not of the same pairs, or not of the memory's width.
         """
+        _check_pairs(video, text, keys, width=self.video.shape[1])
         size = len(self.keys)
         video, text, keys = video[-size:], text[-size:], keys[-size:]
         finite = torch.isfinite(video).all() & torch.isfinite(text).all()
@@ -62,3 +69,15 @@ class FeatureMemory(nn.Module):
         for name, value in kept.items():
             buffer = getattr(self, name)
             buffer.copy_(torch.where(finite, value, buffer))
+
+
+def _check_pairs(video: Tensor, text: Tensor, keys: Tensor, *, width: int) -> None:
+    fix = "give the pooled features of each pair"
+    require_tensor("video", video, f"(pairs, {width})", kind="float", fix=fix)
+    require_tensor("keys", keys, "(pairs,)", kind="int64", fix="give one number per pair")
+    require_alike(("video", video), ("text", text), fix="pair i is video i and text i")
+    if video.shape != (len(keys), width):
+        raise ValueError(
+            f"video must be ({len(keys)}, {width}), the keys by the memory's width, got "
+            f"{tuple(video.shape)}; {fix}"
+        )

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from simvtp.layers import full_precision, gather_tubelets
+from simvtp.layers import full_precision, gather_tubelets, require_alike, require_tensor
 
 _EPSILON = 1e-6
 
@@ -91,7 +91,21 @@ def pixel_error(
 
 
 def pixel_loss(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared error over the decoded tubelets, `()` float32; 0 when there is none."""
+    """Mean squared error over the decoded tubelets, `()` float32; 0 when there is none.
+
+    Args:
+        predictions: `(batch, tokens, values)`.
+        targets: of the same shape.
+
+    Raises:
+        TypeError: one of them is no float tensor.
+        ValueError: the shapes differ, or have other axes.
+    """
+    for name, values in (("predictions", predictions), ("targets", targets)):
+        fix = "give the decoder's output and pixel_targets of the same tubelets"
+        require_tensor(name, values, "(batch, tokens, values)", kind="float", fix=fix)
+    fix = "decode and cut out the same tubelets"
+    require_alike(("predictions", predictions), ("targets", targets), fix=fix)
     if not targets.numel():
         return predictions.sum()
     predictions = full_precision(predictions)

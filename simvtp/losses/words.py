@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional
 
-from simvtp.layers import full_precision
+from simvtp.layers import full_precision, require_tensor
 
 
 def word_loss(logits: Tensor, words: Tensor, *, num_words: Tensor | None = None) -> Tensor:
@@ -17,7 +17,21 @@ def word_loss(logits: Tensor, words: Tensor, *, num_words: Tensor | None = None)
 
     Returns:
         `()` float32; 0, not NaN, when no word is masked.
+
+    Raises:
+        TypeError: logits, words or their count are no tensors of their number format.
+        ValueError: there is not one row of logits for each word.
     """
+    fix = "take both at the masked words only"
+    require_tensor("logits", logits, "(masked, vocab_size)", kind="float", fix=fix)
+    require_tensor("words", words, "(masked,)", kind="int64", fix=fix)
+    if len(logits) != len(words):
+        raise ValueError(
+            "logits must have one row for each masked word, got "
+            f"{len(logits)} rows for {len(words)} words; {fix}"
+        )
+    if num_words is not None:
+        require_tensor("num_words", num_words, "()", fix="give the count as a tensor")
     total = functional.cross_entropy(full_precision(logits), words, reduction="sum")
     if num_words is None:
         return total / max(len(words), 1)

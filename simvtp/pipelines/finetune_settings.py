@@ -89,6 +89,8 @@ class TuneConfig:
         vtc_weight: weight of the contrastive loss (retrieval).
         vtm_weight: weight of the matching loss, for re-ranking (retrieval).
         temperature: softmax temperature of the contrastive loss (retrieval).
+        negatives_over: negatives are the pairs of all ranks, or of a rank alone as in the paper's
+            code (retrieval).
         memory: pairs of earlier steps that are negatives too; 0 for none (retrieval).
         video_ratio: share of the tubes that training drops, for speed (retrieval).
         rerank: best of each query that matching re-ranks at the end; 0 for none (retrieval).
@@ -104,6 +106,7 @@ class TuneConfig:
     vtc_weight: float = 1.0
     vtm_weight: float = 0.0
     temperature: float = 0.05
+    negatives_over: Literal["ranks", "rank"] = "ranks"
     memory: int = 0
     video_ratio: float = 0.0
     rerank: int = 0
@@ -114,6 +117,11 @@ class TuneConfig:
         require_range(self, 0, 1e9, "vtc_weight", "vtm_weight", "memory", "rerank")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be at least 1, got {self.patience}; null for none")
+        if self.memory and self.negatives_over == "rank":
+            raise ValueError(
+                f"memory {self.memory} holds pairs of all ranks; set negatives_over to ranks, or "
+                "memory to 0"
+            )
         if self.rerank and not self.vtm_weight:
             raise ValueError("rerank needs a trained matching head: set vtm_weight above 0")
 

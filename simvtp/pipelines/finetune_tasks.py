@@ -142,6 +142,7 @@ def _retrieval_objective(config: FinetuneConfig, model: SimVTP) -> Objective:
         temperature=tune.temperature,
         # No word is masked, so both kinds of caption are one, embedded once.
         contrast_text="masked",
+        negatives_over=tune.negatives_over,
         memory=FeatureMemory(tune.memory, width=model.config.width) if tune.memory else None,
     )
 

@@ -113,6 +113,7 @@ def build_objective(config: PretrainConfig, *, model: SimVTP) -> Objective:
         learn_temperature=settings.learn_temperature,
         contrast_text=settings.contrast_text,
         negatives=settings.negatives,
+        negatives_over=settings.negatives_over,
     )
 
 

@@ -17,7 +17,7 @@ class TrainStep(OptimizerStep):
 
     The word loss is a mean over the words of all micro-batches. The contrastive loss sees each
     micro-batch by itself or, from cached features, all of them as one batch. The matching loss
-    draws its negatives within a micro-batch, over all ranks.
+    draws its negatives within a micro-batch. Other ranks' count as the objective says.
 
     Args:
         objective: losses over the model, on its device.
@@ -64,4 +64,10 @@ class TrainStep(OptimizerStep):
         video, text = zip(*features, strict=True)
         keys = [batch.keys.to(self.device, non_blocking=True) for batch in micro_batches]
         temperature = self.objective.log_temperature.detach().exp()
-        return cache_contrast(video, text, temperature=temperature, keys=keys)
+        return cache_contrast(
+            video,
+            text,
+            temperature=temperature,
+            keys=keys,
+            negatives_over=self.objective.negatives_over,
+        )

@@ -42,6 +42,7 @@ def test_random_weights_and_fewer_labels(
         ({"data__train": "/nowhere.csv"}, "/nowhere.csv"),
         ({"model": "/nowhere"}, "neither a folder here"),
         ({"tune__rerank": 5}, "needs a trained matching head"),
+        ({"tune__memory": 5, "tune__negatives_over": "rank"}, "holds pairs of all ranks"),
         ({"tune__layer_decay": 1.5}, "layer_decay must lie in"),
         ({"run__parallel": "fsdp"}, "DDP only"),
         ({"tune__train_parts": "features", "task": "qa"}, "features is for classification"),
