@@ -121,6 +121,28 @@ class Quarantine:
         return self.path.read_text(encoding="utf-8")
 
 
+def require_few_bad(
+    num_bad: int, total: int, *, max_bad_share: float, what: str, option: str
+) -> None:
+    """Tell that too many clips are missing in a result, once all have been tried.
+
+    Args:
+        num_bad: clips that cannot be read.
+        total: all clips.
+        max_bad_share: largest share of bad clips; no allowance for chance.
+        what: the result, and a verb, such as "the figures are".
+        option: setting that raises the limit.
+
+    Raises:
+        TooManyBadClips: there are more.
+    """
+    if num_bad > max_bad_share * total:
+        raise TooManyBadClips(
+            f"{what} of {total - num_bad} of {total}: {num_bad} cannot be read, the limit is "
+            f"{max_bad_share:.0%}; repair the data, or raise the limit with {option}"
+        )
+
+
 def _entries(text: str) -> list[dict[str, Any]]:
     """Lines of the list, without one that a full disk has cut short."""
     entries = []

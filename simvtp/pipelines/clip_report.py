@@ -97,7 +97,6 @@ def prepared_table(summary: Mapping[str, Any], folder: Path) -> Table:
     table.add_row("left out", f"{summary['dropped']} (reasons: {REPORT_NAME})")
     table.add_row("shards", f"{summary['shards']}, {summary['bytes'] / 1e6:.1f} MB")
     table.add_row("durations", _spread_text(summary["seconds"], "s"))
-    table.add_row("train with", f"--data.train {folder}")
     return table
 
 

@@ -23,9 +23,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import simvtp
 from simvtp.config import RunConfig
-from simvtp.data import ClipRecord, ClipTable, Quarantine, TooManyBadClips, load_clips
+from simvtp.data import (
+    ClipRecord,
+    ClipTable,
+    Quarantine,
+    TooManyBadClips,
+    load_clips,
+)
 from simvtp.data.feature_file import QUARANTINE, FeatureFile
 from simvtp.data.feature_tables import ROWS_PER_GROUP, table_of, text_schema, video_schema
+from simvtp.data.quarantine import require_few_bad
 from simvtp.model import SimVTP
 from simvtp.model_folder import find_model_folder
 from simvtp.pipelines.arguments import at_least
@@ -138,7 +145,7 @@ def _embed_to_file(options: argparse.Namespace, stop: StopRequest, console: Cons
         )
         rows = _video_rows(batches, records, tables[VIDEO], options.max_bad_share)
         _fill(file, VIDEO, rows, len(records), options.save_every, stop)
-        _require_videos(file, len(records))
+        _require_videos(file, len(records), options.max_bad_share)
         if options.text:
             captions = embed_captions(model, records, start=file.next_clip(TEXT), **compute)
             rows = _caption_rows(captions, records, tables[TEXT])
@@ -148,7 +155,7 @@ def _embed_to_file(options: argparse.Namespace, stop: StopRequest, console: Cons
     return 0
 
 
-def _require_videos(file: FeatureFile, num_videos: int) -> None:
+def _require_videos(file: FeatureFile, num_videos: int, max_bad_share: float) -> None:
     if not file.num_rows(VIDEO):
         first = next(file.unreadable())
         file.discard()
@@ -156,6 +163,13 @@ def _require_videos(file: FeatureFile, num_videos: int) -> None:
             f"none of the {num_videos} videos can be read, the first is {first['name']}: "
             f"{first['reason']}"
         )
+    require_few_bad(
+        file.num_unreadable,
+        num_videos,
+        max_bad_share=max_bad_share,
+        what="the features would be those",
+        option="--max-bad-share, and the same command goes on",
+    )
 
 
 def _settings(

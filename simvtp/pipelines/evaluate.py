@@ -16,8 +16,10 @@ from typing import get_args
 from rich.console import Console
 from rich.progress import Progress
 
-from simvtp.data import ClipRecord
+from simvtp.config import RunConfig
+from simvtp.data import ClipRecord, TooManyBadClips
 from simvtp.data.annotations import Missing, load_retrieval
+from simvtp.data.quarantine import require_few_bad
 from simvtp.model import SimVTP
 from simvtp.pipelines.arguments import at_least
 from simvtp.pipelines.comparison import (
@@ -34,6 +36,7 @@ from simvtp.pipelines.evaluation_report import (
     Findings,
     as_report,
 )
+from simvtp.pipelines.job import choose_device
 from simvtp.pipelines.report import retrieval_table
 from simvtp.pipelines.retrieval_methods import COSINE, DUAL_SOFTMAX, Evaluation, evaluate
 from simvtp.pipelines.retrieval_sheet import make_sheet
@@ -79,7 +82,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="seed of the resamples")
     add("--batch-size", type=at_least(1), default=16)
     add("--workers", type=at_least(0), default=1, help="processes that decode")
-    add("--device", default="cpu", help="cpu or cuda")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add(
+        "--max-bad-share",
+        type=float,
+        default=0.1,
+        metavar="X",
+        help="more clips that cannot be read give exit code 1; default: %(default)s",
+    )
     add("--json", type=Path, metavar="FILE", help="write everything measured to FILE")
     add(
         "--sheet",
@@ -103,14 +113,14 @@ def _views(text: str) -> tuple[int, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Evaluate; returns the exit code, 2 for a bad model or manifest."""
+    """Evaluate; returns the exit code: 1 for too many bad clips, 2 for a bad model or manifest."""
     options = build_parser().parse_args(arguments)
     console = Console(soft_wrap=True)
     try:
         _run(options, console)
     except (ValueError, RuntimeError, OSError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False)
-        return 2
+        return 1 if isinstance(error, TooManyBadClips) else 2
     return 0
 
 
@@ -120,7 +130,8 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         options.data, root=options.root, split=options.split, missing=options.missing
     )
     names = [options.model] if options.compare is None else [options.model, options.compare]
-    models = [SimVTP.from_pretrained(name).to(options.device) for name in names]
+    device = choose_device(RunConfig(device=options.device))
+    models = [SimVTP.from_pretrained(name).to(device) for name in names]
     evaluations = evaluate(
         models,
         records,
@@ -149,6 +160,13 @@ def _run(options: argparse.Namespace, console: Console) -> None:
     if options.sheet is not None:
         _draw(options, models[0], records, evaluations[0], console)
         console.print(f"sheet: {options.sheet}", markup=False, highlight=False)
+    require_few_bad(
+        len(evaluations[0].gallery.unreadable),
+        len(records),
+        max_bad_share=options.max_bad_share,
+        what="the figures are",
+        option="--max-bad-share",
+    )
 
 
 def _check_options(options: argparse.Namespace) -> None:
@@ -190,6 +208,8 @@ def _print(findings: Findings, records: Sequence[ClipRecord], console: Console) 
         _say(console, COMPARISON_NOTE)
     for number, reason in evaluation.gallery.unreadable.items():
         _say(console, f"left out {records[number].name}: {reason}")
+    if evaluation.gallery.unreadable:
+        _say(console, f"the figures are of {num_clips} of {len(records)} clips")
 
 
 def _say(console: Console, text: str) -> None:

@@ -24,6 +24,7 @@ from rich.console import Console
 from torch import nn
 
 from simvtp.data import EpochSampler, build_loader
+from simvtp.data.quarantine import require_few_bad
 from simvtp.layer_decay import layer_scales
 from simvtp.layers import set_drop_path
 from simvtp.model import SimVTP
@@ -287,6 +288,14 @@ def _finish(config: FinetuneConfig, *, task: Task, model: Any, console: Console)
     kept = kept_state(config, task.headline)
     console.print(results_table(results, title=f"{config.task}, {kept}"))
     console.print(f"model    {out / 'model'}\nfigures  {out / 'results.json'}", highlight=False)
+    for split, found in results.items():
+        require_few_bad(
+            int(found["unreadable"]),
+            task.sizes[split],
+            max_bad_share=config.data.max_bad_share,
+            what=f"the {split} figures are",
+            option="--data.max_bad_share",
+        )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ With --check nothing is written: a table tells what the clips are.
 import argparse
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from fractions import Fraction
@@ -20,9 +21,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from simvtp.data import ClipTable, load_clips
+from simvtp.data import ClipTable, TooManyBadClips, load_clips
 from simvtp.data.clip_checks import CheckedClip, check_clips
 from simvtp.data.processes import num_usable_cores
+from simvtp.data.quarantine import require_few_bad
 from simvtp.data.shard_writer import REPORT_NAME, DroppedClip, ShardFolder, damaged_shards
 from simvtp.data.shards import INDEX_NAME
 from simvtp.data.transcode import Encoding
@@ -62,6 +64,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--time-limit", type=at_least(1), default=120, metavar="SECONDS", help="for one clip; 120"
     )
+    parser.add_argument(
+        "--max-bad-share",
+        type=float,
+        default=0.1,
+        metavar="X",
+        help="more clips left out of the shards give exit code 1; %(default)s",
+    )
     parser.add_argument("--check", action="store_true", help="write no shards, print a table")
     parser.add_argument("--json", type=Path, metavar="FILE", help="with --check: all figures")
     return parser
@@ -71,13 +80,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prepare or check; returns the exit code.
 
     1 for bad clips or shards that `--check` found, for faulty rows that were left out of shards,
-    and where all clips are bad; 2 for bad settings or disks.
+    and where all clips are bad or more than `--max-bad-share`; 2 for bad settings or disks.
     """
     parser = build_parser()
     options = parser.parse_args(arguments)
     encoding = Encoding(options.short_side, options.fps, options.gop)
     _require_fitting(parser, options, encoding)
     console = Console(soft_wrap=True)
+    code = 2
     try:
         faulty: list[str] = []
         clips = load_clips(options.data, root=options.root, left_out=faulty)
@@ -92,9 +102,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place = error.filename or options.out or options.json
         message = f"{place}: {error.strerror or error}; mend that and give the same command again"
     except (ValueError, RuntimeError) as error:
+        code = 1 if isinstance(error, TooManyBadClips) else 2
         message = str(error)
     console.print(f"error: {message}", style="red", markup=False, highlight=False)
-    return 2
+    return code
 
 
 def _require_fitting(
@@ -172,6 +183,15 @@ def _prepare(
         console.print(message, style="red", highlight=False)
         return 1
     console.print(prepared_table(summary, options.out))
+    train = f"train with --data.train {shlex.quote(str(options.out))}"
+    console.print(train, markup=False, highlight=False)
+    require_few_bad(
+        summary["dropped"] - len(rows),
+        len(clips),
+        max_bad_share=options.max_bad_share,
+        what="the shards are",
+        option="--max-bad-share",
+    )
     return 1 if rows else 0
 
 

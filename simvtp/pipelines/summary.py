@@ -11,7 +11,8 @@ from rich.console import Console
 
 from simvtp.config import PretrainConfig
 from simvtp.conversion import read_origins
-from simvtp.data import ClipTable
+from simvtp.data import ClipTable, TooManyBadClips
+from simvtp.data.quarantine import require_few_bad
 from simvtp.model import SimVTP
 from simvtp.model_card import Stage, flat_settings
 from simvtp.pipelines.pictures import PICTURED_CLIPS, picture_of
@@ -22,9 +23,20 @@ from simvtp.training import RunLog, plot_curves
 
 
 def evaluate_held_out(config: PretrainConfig, model: SimVTP, validation: ClipTable) -> Retrieval:
-    """Retrieval of the held-out clips by cosine."""
+    """Retrieval of the held-out clips by cosine.
+
+    Raises:
+        TooManyBadClips: more of them than `data.max_bad_share` allows cannot be read.
+    """
     model.eval()
     gallery = embed_gallery(model, validation, num_workers=config.data.num_workers)
+    require_few_bad(
+        len(gallery.unreadable),
+        len(validation),
+        max_bad_share=config.data.max_bad_share,
+        what="the held-out figures would be those",
+        option="--data.max_bad_share",
+    )
     return score(gallery.text @ gallery.video.T, gallery.positives)
 
 
@@ -69,9 +81,13 @@ def finish(
     out = Path(config.run.out)
     started = time.monotonic()
     model.eval()
-    result = None
+    result, failure = None, None
     if data.validation is not None:
-        result = evaluate_held_out(config, model, data.validation)
+        try:
+            result = evaluate_held_out(config, model, data.validation)
+        except (ValueError, TooManyBadClips) as error:
+            # Told once the model is saved.
+            failure = error
     # The name alone: where data lie on a machine is nobody else's business.
     source = "the embedded corpus" if config.data.train is None else Path(config.data.train).name
     stage = Stage(
@@ -82,6 +98,8 @@ def finish(
     )
     model.facts = model.facts.after(stage)
     save_model(model, out / "model")
+    if failure is not None:
+        raise type(failure)(f"{failure}. The model is saved in {out}/model") from failure
     shown = data.train if data.validation is None else data.validation
     picture_of(
         model,

@@ -69,7 +69,8 @@ def test_shards_are_embedded_like_files(model_folder, manifest, undisturbed, tmp
     from simvtp.pipelines import prepare
 
     shards = tmp_path / "shards"
-    assert prepare.main([f"--data={manifest}", f"--out={shards}", "--num-processes=1"]) == 0
+    settings = ["--num-processes=1", "--max-bad-share=1"]
+    assert prepare.main([f"--data={manifest}", f"--out={shards}", *settings]) == 0
     out = tmp_path / "out/a.parquet"
     assert run(model_folder, shards, out, "--workers=0") == 0
     one, other = pq.read_table(out), pq.read_table(undisturbed)

@@ -77,7 +77,7 @@ def test_patience_ends_a_run_that_gets_no_better(command_for, tmp_path, monkeypa
 
     def build(*arguments):
         task = original(*arguments)
-        return task._replace(measure=lambda model, split: {"top-1": next(values)})
+        return task._replace(measure=lambda model, split: {"top-1": next(values), "unreadable": 0})
 
     monkeypatch.setattr(finetune, "build_task", build)
     command = command_for("classification", tmp_path, tune__patience=2, run__epochs=6)

@@ -48,7 +48,7 @@ def kill_when(process: subprocess.Popen[bytes], there: Path) -> None:
 def test_killed_at_several_moments_and_started_again_gives_the_same_bytes(
     with_bad_clips, tmp_path, capsys
 ):
-    settings = ("--fps=6", "--gop=3")
+    settings = ("--fps=6", "--gop=3", "--max-bad-share=0.5")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     arguments = ("--data", with_bad_clips, *settings, "--clips-per-shard=2")
     assert run(*arguments, "--out", whole) == 0

@@ -137,7 +137,7 @@ def test_colours_survive_the_encoding(tmp_path):
 
 def test_bad_clips_are_left_out_with_a_reason(with_bad_clips, tmp_path, capsys):
     out = tmp_path / "shards"
-    assert run("--data", with_bad_clips, "--out", out, "--clips-per-shard=2") == 0
+    assert run("--data", with_bad_clips, "--out", out, "--clips-per-shard=2") == 1
     good = ["id0", "id2", "id3", "id5", "id6", "copy"]
     assert [record.video_id for record in load_shards(str(out))] == good
     report = json.loads((out / "report.json").read_text())
@@ -146,7 +146,9 @@ def test_bad_clips_are_left_out_with_a_reason(with_bad_clips, tmp_path, capsys):
     assert [shard.clips for shard in read_index((out / "index.json").read_bytes(), source="")] == [
         *(2, 2, 2)
     ]
-    assert f"bad: {with_bad_clips.parent}/1.mp4: Invalid data" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"bad: {with_bad_clips.parent}/1.mp4: Invalid data" in said
+    assert "the shards are of 6 of 8: 2 cannot be read, the limit is 10%" in said
 
 
 def test_faulty_rows_cost_no_other_and_are_listed(manifest, tmp_path, capsys):
