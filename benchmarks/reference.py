@@ -65,9 +65,10 @@ def reference_losses(
     pairs = torch.cat([batch.video, batch.video[negatives]])
     pair_video = visible_tokens(model, weights, pairs, torch.cat([hidden, hidden[negatives]]))
     twice = [tensor.repeat(2, 1) for tensor in (text.masked_ids, text.real)]
-    pair = encode(model, weights, pair_video, embed_text(weights, twice[0]), twice[1])
+    words_twice = embed_text(weights, twice[0])
+    pair = encode(model, weights, pair_video, words_twice, twice[1], normed=False)
     real = functional.pad(twice[1], (num_keep, 0), value=True)
-    match = linear(weights, "match_head", masked_mean(pair, real))
+    match = linear(weights, "match_head", pool(model, weights, pair, real))
     labels = torch.arange(2, device=match.device).flip(0).repeat_interleave(len(batch.video))
     vtm = functional.cross_entropy(match, labels)
     return {"pixels": pixels, "words": words, "vtc": vtc, "vtm": vtm}
@@ -78,9 +79,11 @@ def reference_features(model: SimVTP, batch: Batch) -> tuple[Tensor, Tensor]:
     weights = dict(model.named_parameters())
     text = pad_text(batch)
     video = visible_tokens(model, weights, batch.video, ~chosen(model, batch.keep))
-    video_features = encode(model, weights, video, None, None).mean(dim=1)
-    text_tokens = encode(model, weights, None, embed_text(weights, text.token_ids), text.real)
-    return video_features, masked_mean(text_tokens, text.real)
+    video = encode(model, weights, video, None, None, normed=False)
+    words = embed_text(weights, text.token_ids)
+    words = encode(model, weights, None, words, text.real, normed=False)
+    every = text.real.new_ones(video.shape[:2])
+    return pool(model, weights, video, every), pool(model, weights, words, text.real)
 
 
 def chosen(model: SimVTP, index: Tensor) -> Tensor:
@@ -140,20 +143,39 @@ def encode(
     video: Tensor | None,
     text: Tensor | None,
     real: Tensor | None,
+    *,
+    normed: bool = True,
 ) -> Tensor:
-    """Joint encoder over [video ; text], either may be missing."""
+    """Joint encoder over [video ; text], either may be missing; its last norm may be left out."""
     tokens = torch.cat([part for part in (video, text) if part is not None], dim=1)
     mask = tokens.new_zeros(tokens.shape[:2])
     if real is not None:
         mask[:, tokens.shape[1] - real.shape[1] :].masked_fill_(~real, float("-inf"))
-    name = "encoder.transformer"
-    return transformer(weights, name, tokens, mask, model.config.depth, model.config.num_heads)
+    name, config = "encoder.transformer", model.config
+    tokens = blocks(weights, name, tokens, mask, config.depth, config.num_heads)
+    return norm(weights, f"{name}.norm", tokens) if normed else tokens
+
+
+def pool(model: SimVTP, weights: Weights, tokens: Tensor, real: Tensor) -> Tensor:
+    """Feature of each sequence: the mean over real tokens, with the last norm before or after."""
+    name = "encoder.transformer.norm"
+    if model.config.pooling == "mean_then_norm":
+        return norm(weights, name, masked_mean(tokens, real))
+    return masked_mean(norm(weights, name, tokens), real)
 
 
 def transformer(
     weights: Weights, name: str, tokens: Tensor, mask: Tensor, depth: int, num_heads: int
 ) -> Tensor:
-    """Pre-norm transformer with explicit softmax attention; `mask` is added to the key scores."""
+    """Pre-norm transformer: blocks and a last norm."""
+    tokens = blocks(weights, name, tokens, mask, depth, num_heads)
+    return norm(weights, f"{name}.norm", tokens)
+
+
+def blocks(
+    weights: Weights, name: str, tokens: Tensor, mask: Tensor, depth: int, num_heads: int
+) -> Tensor:
+    """Pre-norm blocks with explicit softmax attention; `mask` is added to the key scores."""
     for number in range(depth):
         block = f"{name}.blocks.{number}"
         normed = norm(weights, f"{block}.attention_norm", tokens)
@@ -161,7 +183,7 @@ def transformer(
         normed = norm(weights, f"{block}.mlp_norm", tokens)
         hidden = functional.gelu(linear(weights, f"{block}.mlp.0", normed))
         tokens = tokens + linear(weights, f"{block}.mlp.2", hidden)
-    return norm(weights, f"{name}.norm", tokens)
+    return tokens
 
 
 def attention(weights: Weights, name: str, tokens: Tensor, mask: Tensor, num_heads: int) -> Tensor:

@@ -58,6 +58,10 @@ def build_graph(
     copied = copy.deepcopy(model).eval().to(dtype)
     for module in (copied.text_embedding.norm, copied.match_head):
         module.float()
+    if model.config.pooling == "mean_then_norm":
+        for encoder in (copied.encoder, copied.text_encoder):
+            if encoder is not None:
+                encoder.transformer.norm.float()
     mix = attend_padded if opset is None or opset >= ATTENTION_OPSET else _attend
     graph = _GRAPHS[name](copied, mix=mix)
     return graph.eval().requires_grad_(False)
@@ -74,7 +78,7 @@ class VideoGraph(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         """Embed `(batch, frames, channels, height, width)` uint8 as `(batch, width)` float32."""
         tokens = self.encoder(self.tubelets(frames))
-        return functional.normalize(tokens.float().mean(dim=1), dim=-1)
+        return functional.normalize(self.encoder.pooled(tokens.float().mean(dim=1)), dim=-1)
 
 
 class TextGraph(nn.Module):
@@ -90,7 +94,7 @@ class TextGraph(nn.Module):
         """Embed `(batch, tokens)` int64 ids, 1 in the mask where real, as `(batch, width)`."""
         is_real = attention_mask != 0
         tokens = self.encoder(self.words(token_ids), is_real)
-        return functional.normalize(_masked_mean(tokens, is_real), dim=-1)
+        return functional.normalize(self.encoder.pooled(_masked_mean(tokens, is_real)), dim=-1)
 
 
 class MatchGraph(nn.Module):
@@ -104,7 +108,8 @@ class MatchGraph(nn.Module):
     def forward(self, frames: Tensor, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Probability `(batch,)` float32 that clip i and caption i belong together."""
         encoded, is_real = self.joint(self.joint.tubelets(frames), token_ids, attention_mask)
-        return self.head(_masked_mean(encoded, is_real)).softmax(dim=-1)[:, 1]
+        pooled = self.joint.encoder.pooled(_masked_mean(encoded, is_real))
+        return self.head(pooled).softmax(dim=-1)[:, 1]
 
 
 class ReconstructGraph(nn.Module):
@@ -147,6 +152,7 @@ class ReconstructGraph(nn.Module):
         video = self.joint.tubelets(frames)
         picked = keep[..., None].expand(-1, -1, video.shape[2])
         encoded, is_real = self.joint(video.gather(1, picked), token_ids, attention_mask)
+        encoded = self.joint.encoder.normed(encoded)
         num_kept = keep.shape[1]
         seen = torch.zeros(video.shape[:2], device=video.device).scatter(1, keep, 1.0)
         pixels = self._pixels(frames, encoded[:, :num_kept], keep, seen)
@@ -227,6 +233,16 @@ class _Encoder(nn.Module):
     def forward(self, tokens: Tensor, is_real: Tensor | None = None) -> Tensor:
         """Encode `(batch, tokens, width)`; `is_real` `(batch, tokens)` tells padding apart."""
         return self.transformer(tokens, partial(self.mix, key_mask=is_real))
+
+    def pooled(self, mean: Tensor) -> Tensor:
+        """Features `(batch, width)` float32 out of the mean of encoded tokens."""
+        return mean if self.transformer.norm_tokens else self.transformer.norm(mean)
+
+    def normed(self, tokens: Tensor) -> Tensor:
+        """Encoded tokens as decoders take them: after the last LayerNorm."""
+        if self.transformer.norm_tokens:
+            return tokens
+        return self.transformer.norm(tokens.float()).to(tokens.dtype)
 
 
 class _Joint(nn.Module):

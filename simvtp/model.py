@@ -19,10 +19,8 @@ from simvtp.encoders import build_encoder, build_text_embedding, build_video_emb
 from simvtp.layers import (
     PackedLayout,
     PackedTokens,
-    full_precision,
     initialize,
     pack,
-    segment_mean,
     to_device,
     unpack,
 )
@@ -99,7 +97,7 @@ class SimVTP(
             ValueError: the clip is not uint8 or not of the model's size.
         """
         tokens = self.encoder.encode_padded(self.video_embedding(video.to(self.device)))
-        return functional.normalize(full_precision(tokens).mean(dim=1), dim=-1)
+        return functional.normalize(self.encoder.pool(tokens), dim=-1)
 
     def encode_text(
         self, text: str | Sequence[str] | Tensor, *, attend: Tensor | None = None
@@ -119,8 +117,7 @@ class SimVTP(
         """
         ids = self.pack_text(text, attend=attend)
         encoder = self.encoder if self.text_encoder is None else self.text_encoder
-        pooled = segment_mean(encoder(self._embed_text(ids)))
-        return functional.normalize(pooled, dim=-1)
+        return functional.normalize(encoder.pool(encoder(self._embed_text(ids))), dim=-1)
 
     def match(
         self, video: Tensor, text: str | Sequence[str] | Tensor, *, attend: Tensor | None = None
@@ -193,7 +190,7 @@ class SimVTP(
             video: `(batch, tokens, width)` embedded tubelets.
             text: embedded captions, as many.
         """
-        return segment_mean(self.encoder.encode_pairs(video, text)[0])
+        return self.encoder.pool(self.encoder.encode_pairs(video, text)[0])
 
     def pack_text(
         self, text: str | Sequence[str] | Tensor, *, attend: Tensor | None = None

@@ -18,7 +18,6 @@ from simvtp.layers import (
     num_ranks,
     rank,
     require_temperature,
-    segment_mean,
     to_device,
 )
 from simvtp.losses import (
@@ -217,7 +216,7 @@ class Objective(nn.Module):
     def _encode(
         self, tokens: StepTokens, groups: dict[str, SequenceGroup]
     ) -> tuple[PackedTokens, dict[str, Tensor]]:
-        """One packed call; the mean of each sequence, `(batch, width)` for each group.
+        """One packed call; the feature of each sequence, `(batch, width)` for each group.
 
         Captions by themselves make a second call where the model has an encoder of their own.
         """
@@ -226,20 +225,23 @@ class Objective(nn.Module):
             encoded, pooled = self._encode(tokens, groups)
             layout = PackedLayout(text.lengths, tokens.values.device)
             words = PackedTokens(tokens.values.index_select(0, text.rows), layout)
-            return encoded, pooled | {"text": segment_mean(self.model.text_encoder(words))}
+            encoder = self.model.text_encoder
+            return encoded, pooled | {"text": encoder.pool(encoder(words))}
         lengths = tuple(length for group in groups.values() for length in group.lengths)
         rows = torch.cat([group.rows for group in groups.values()])
         layout = PackedLayout(lengths, tokens.values.device)
         encoded = self.model.encoder(PackedTokens(tokens.values.index_select(0, rows), layout))
-        means = segment_mean(encoded).split([len(group.lengths) for group in groups.values()])
-        return encoded, dict(zip(groups, means, strict=True))
+        counts = [len(group.lengths) for group in groups.values()]
+        pooled = self.model.encoder.pool(encoded).split(counts)
+        return encoded, dict(zip(groups, pooled, strict=True))
 
     def _reconstruction_terms(
         self, batch: Batch, tokens: StepTokens, encoded: PackedTokens, num_words: float | None
     ) -> dict[str, Tensor]:
         """Pixel and word losses from the joint sequences, which stand first in the pack."""
         layout = PackedLayout(tokens.pair_lengths, encoded.layout.device)
-        joint = PackedTokens(encoded.values[: layout.total_tokens], layout)
+        values = self.model.encoder.normed(encoded.values[: layout.total_tokens])
+        joint = PackedTokens(values, layout)
         places = to_device(tokens.pair_rows.argsort(), layout.device)
         video_rows, text_rows = places.tensor_split([batch.keep.numel()])
         terms: dict[str, Tensor] = {}

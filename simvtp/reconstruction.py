@@ -62,6 +62,7 @@ def reconstruct(
     ids = masked_text.values.to(device)
     words = PackedTokens(model.text_embedding(ids, layout.positions), layout)
     encoded, rows = model.encoder.encode_pairs(model.video_embedding(video, keep), words)
+    encoded = PackedTokens(model.encoder.normed(encoded.values), encoded.layout)
     video_rows, text_rows = rows.tensor_split([keep.numel()])
     visible = encoded.values[video_rows].unflatten(0, keep.shape)
     predictions = model.pixel_decoder(visible, keep=keep, decode=drop)

@@ -24,6 +24,7 @@ def next_video_is_negative(monkeypatch):
         ([3, 7, 4, 9, 3], {}),
         ([2, 2], {"decoder_depth": 0}),
         ([0, 5, 1], {"decoder_depth": 3, "pixel_target": "raw"}),
+        ([4, 2, 6], {"pooling": "mean_then_norm"}),
     ],
 )
 def test_losses_and_gradients_are_those_of_the_formulas(lengths, sizes, next_video_is_negative):

@@ -63,6 +63,9 @@ class ModelConfig:
             begins with the formula's values and is learned.
         text_encoder: captions by themselves go through the one encoder, or through a second one
             of their own, as the paper fine-tunes for retrieval.
+        pooling: a sequence's feature is the mean of its tokens after the encoder's last LayerNorm
+            (the paper's pre-training), or that LayerNorm of their mean (its fine-tuning, and
+            VideoMAE's). Decoders see tokens after the LayerNorm either way.
     """
 
     num_frames: int = 16
@@ -84,6 +87,7 @@ class ModelConfig:
     padding_id: int = 0
     video_positions: Literal["formula", "learned"] = "formula"
     text_encoder: Literal["shared", "own"] = "shared"
+    pooling: Literal["norm_then_mean", "mean_then_norm"] = "norm_then_mean"
 
     def __post_init__(self) -> None:
         require_positive(

@@ -72,7 +72,7 @@ def load_parts(
                     f"{PARTS[part]}; leave one of them out"
                 )
         tensors, changes = _fitted(mapped, config, source_frames)
-        notes += [*mapped.notes, *changes]
+        notes += [*mapped.notes, *changes, *_about_pooling(mapped, config)]
         _require_fit(model, mapped, tensors)
         weights |= tensors
     model.load_state_dict(weights, strict=False)
@@ -104,6 +104,15 @@ def _fitted(
                 f"text positions were cut: the first {config.max_text_length} of {len(words)}"
             )
     return tensors, notes
+
+
+def _about_pooling(mapped: MappedWeights, config: ModelConfig) -> list[str]:
+    if "encoder" not in mapped.parts or mapped.pooling == config.pooling:
+        return []
+    return [
+        f"{mapped.foreign.source} pools {mapped.pooling}, the model {config.pooling}: tokens up to "
+        "the last LayerNorm are the same, pooled features are not, so train before use"
+    ]
 
 
 def _require_fit(model: nn.Module, mapped: MappedWeights, tensors: dict[str, Tensor]) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from simvtp.conversion.layouts import PARTS, Layout, Towers, find_layout
+from simvtp.conversion.layouts import OWN, PARTS, Layout, Towers, find_layout
 from simvtp.conversion.readers import ForeignWeights
 
 _MAX_NAMED = 5
@@ -23,6 +23,7 @@ class MappedWeights(NamedTuple):
         tensors: float32, by our names.
         ignored: tensors that were left out, by their names there, and why.
         notes: what is not the same here as there.
+        pooling: where the source's last LayerNorm stands, as in `ModelConfig`.
     """
 
     foreign: ForeignWeights
@@ -30,6 +31,7 @@ class MappedWeights(NamedTuple):
     tensors: dict[str, Tensor]
     ignored: dict[str, str]
     notes: tuple[str, ...] = ()
+    pooling: str = "norm_then_mean"
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -81,13 +83,15 @@ def map_weights(foreign: ForeignWeights, *, towers: Towers = "both") -> MappedWe
             f"{foreign.source} ({layout.kind}) lacks the whole {' and '.join(lacking)}; the file "
             "is cut short or a part of another, so give the whole one"
         )
-    notes = [*_about_states(foreign), *_fill_in(tensors, foreign), *_about_norm(foreign, layout)]
+    pooling = _pooling_of(tensors, foreign, layout)
+    notes = [*_about_states(foreign), *_fill_in(tensors, foreign)]
     return MappedWeights(
         foreign,
         layout,
         _join_projections(tensors, foreign, layout),
         {name: why for name, why in ignored.items() if why is not None},
         tuple(notes),
+        pooling,
     )
 
 
@@ -159,8 +163,8 @@ def _fill_in(tensors: dict[str, Tensor], foreign: ForeignWeights) -> list[str]:
         tensors[f"{_FINAL_NORM}weight"] = torch.ones_like(patch)
         tensors[f"{_FINAL_NORM}bias"] = torch.zeros_like(patch)
         notes.append(
-            "the source has no LayerNorm after its blocks (use_mean_pooling); here one follows, "
-            "with weight 1 and bias 0, so features are not the same: train before use"
+            "the source has no LayerNorm after its blocks nor a head with one (use_mean_pooling); "
+            "here the mean of the tokens gets one, with weight 1 and bias 0"
         )
     if foreign.config.get("qv_bias") is False:
         for name in [name for name in tensors if name.endswith("attention.qkv.weight[0]")]:
@@ -181,14 +185,13 @@ def _about_states(foreign: ForeignWeights) -> list[str]:
     ]
 
 
-def _about_norm(foreign: ForeignWeights, layout: Layout) -> list[str]:
+def _pooling_of(tensors: Mapping[str, Tensor], foreign: ForeignWeights, layout: Layout) -> str:
+    """Where the last LayerNorm stands: sources that have it after the mean call it fc_norm."""
+    if layout.kind == OWN:
+        return str(foreign.config.get("pooling", "norm_then_mean"))
     norms = [name for name in foreign.tensors if re.search(r"(^|\.)fc_norm\.weight$", name)]
-    norms = [name for name in norms if layout.why_ignored(name) is None]
-    if not norms:
-        return []
-    places = " and ".join(name.removesuffix(".weight") for name in norms)
-    ours = " and ".join((layout.our_name(name) or name).removesuffix(".weight") for name in norms)
-    return [
-        f"{places} follows pooling in the source; here it is {ours} and comes before pooling. "
-        "Tokens up to it are the same, pooled features are not: fine-tune before use"
-    ]
+    if any(layout.why_ignored(name) is None for name in norms):
+        return "mean_then_norm"
+    has_norm = any(name.startswith(_FINAL_NORM) for name in tensors)
+    is_mean = foreign.config.get("use_mean_pooling") is True and not has_norm
+    return "mean_then_norm" if is_mean else "norm_then_mean"

@@ -24,7 +24,7 @@ _SETTINGS_OF_PART = {
         *("width", "patch_size", "tubelet_frames", "num_frames", "image_size"),
         "video_positions",
     ),
-    "encoder": ("width", "depth", "num_heads", "mlp_ratio"),
+    "encoder": ("width", "depth", "num_heads", "mlp_ratio", "pooling"),
     "text_encoder": ("text_encoder",),
     "pixel_decoder": ("decoder_width", "decoder_depth", "decoder_heads", "pixel_target"),
     "text_embedding": ("width", "vocab_size", "max_text_length", "padding_id", "text_dropout"),
@@ -188,6 +188,7 @@ def _video_sizes(mapped: MappedWeights) -> dict[str, Any]:
         "num_heads": _setting(mapped, "num_attention_heads") or guess_heads(width),
         "num_frames": _setting(mapped, "num_frames"),
         "image_size": _setting(mapped, "image_size"),
+        "pooling": mapped.pooling,
     }
     if "video_embedding.positions" in mapped.tensors:
         sizes["video_positions"] = "learned"

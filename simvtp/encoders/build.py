@@ -34,4 +34,5 @@ def build_encoder(config: ModelConfig) -> JointEncoder:
         depth=config.depth,
         num_heads=config.num_heads,
         mlp_ratio=config.mlp_ratio,
+        pooling=config.pooling,
     )

@@ -1,16 +1,20 @@
 """The one transformer that encodes video, text, and both together."""
 
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from simvtp.layers import (
     PackedLayout,
     PackedTokens,
     Transformer,
     attend_padded,
+    full_precision,
     join_rows,
+    segment_mean,
     to_device,
 )
 
@@ -23,13 +27,26 @@ class JointEncoder(nn.Module):
         depth: number of blocks.
         num_heads: attention heads.
         mlp_ratio: hidden width of the feed-forward layers over `width`.
+        pooling: the last LayerNorm belongs to the tokens that come out, or to their mean.
     """
 
     def __init__(
-        self, width: int = 768, *, depth: int = 12, num_heads: int = 12, mlp_ratio: float = 4.0
+        self,
+        width: int = 768,
+        *,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        pooling: Literal["norm_then_mean", "mean_then_norm"] = "norm_then_mean",
     ) -> None:
         super().__init__()
-        self.transformer = Transformer(width, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio)
+        self.transformer = Transformer(
+            width,
+            depth=depth,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+            norm_tokens=pooling == "norm_then_mean",
+        )
 
     def forward(self, tokens: PackedTokens) -> PackedTokens:
         """Encode packed sequences; every token sees the tokens of its own sequence."""
@@ -46,6 +63,27 @@ class JointEncoder(nn.Module):
             `(batch, tokens, width)`; rows of padding hold no meaning.
         """
         return self.transformer(tokens, partial(attend_padded, key_mask=key_mask))
+
+    def pool(self, tokens: PackedTokens | Tensor) -> Tensor:
+        """Features of sequences out of their encoded tokens, `(sequences, width)`.
+
+        Args:
+            tokens: a pack, or `(batch, tokens, width)` without padding.
+
+        Returns:
+            At least float32.
+        """
+        packed = isinstance(tokens, PackedTokens)
+        mean = segment_mean(tokens) if packed else full_precision(tokens).mean(dim=1)
+        if self.transformer.norm_tokens:
+            return mean
+        norm = self.transformer.norm
+        weight, bias = full_precision(norm.weight), full_precision(norm.bias)
+        return functional.layer_norm(mean, mean.shape[-1:], weight, bias, norm.eps)
+
+    def normed(self, tokens: Tensor) -> Tensor:
+        """Encoded tokens `(..., width)` as decoders take them: after the last LayerNorm."""
+        return tokens if self.transformer.norm_tokens else self.transformer.norm(tokens)
 
     def encode_pairs(
         self, video: Tensor, text: PackedTokens, *, texts_per_clip: int = 1

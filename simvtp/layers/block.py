@@ -131,14 +131,24 @@ class Transformer(nn.Module):
         depth: number of blocks; 0 leaves only the LayerNorm.
         num_heads: attention heads.
         mlp_ratio: hidden width of the feed-forward layers over `width`.
+        norm_tokens: apply the LayerNorm to every token; else it is left to the caller.
     """
 
-    def __init__(self, width: int, *, depth: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
+    def __init__(
+        self,
+        width: int,
+        *,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        norm_tokens: bool = True,
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
             Block(width, num_heads=num_heads, mlp_ratio=mlp_ratio) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.norm_tokens = norm_tokens
         self.drop_path = 0.0
 
     def forward(self, tokens: Tensor, attend: Attend, layout: PackedLayout | None = None) -> Tensor:
@@ -154,7 +164,7 @@ class Transformer(nn.Module):
             scales = self._draw_scales(tokens, layout)
         for number, block in enumerate(self.blocks):
             tokens = block(tokens, attend, None if scales is None else scales[number])
-        return self.norm(tokens)
+        return self.norm(tokens) if self.norm_tokens else tokens
 
     def _draw_scales(self, tokens: Tensor, layout: PackedLayout | None) -> Tensor:
         """What the halves of each block are multiplied with, `(depth, 2, ..., 1)`."""

@@ -23,7 +23,7 @@ from simvtp.pipelines.convert import has_tokenizer, print_report
 from simvtp.training import is_main
 
 _VIDEO_PARTS = ("video_embedding", "encoder", "pixel_decoder")
-_FREE = ("num_frames", "image_size", "max_text_length", "padding_id", "text_dropout")
+_FREE = ("num_frames", "image_size", "max_text_length", "padding_id", "text_dropout", "pooling")
 
 
 def load_initial_weights(model: SimVTP, config: PretrainConfig) -> None:

@@ -18,7 +18,6 @@ from simvtp.layers import (
     full_precision,
     mean_count,
     pack,
-    segment_mean,
     to_device,
 )
 from simvtp.model import SimVTP
@@ -104,7 +103,7 @@ class VideoAnswerer(
             words = self.text_embedding(text.values, text.layout.positions)
             pairs = PackedTokens(words, text.layout)
             encoded, _ = self.encoder.encode_pairs(clips, pairs, texts_per_clip=texts_per_clip)
-            return segment_mean(encoded)
+            return self.encoder.pool(encoded)
 
     def answer(
         self,

@@ -69,7 +69,7 @@ class VideoClassifier(
         """What the head sees of clips: `(batch, width)`, at least float32, of any norm."""
         with self.backbone_gradients():
             tokens = self.encoder.encode_padded(self.video_embedding(video.to(self.device)))
-            return full_precision(tokens).mean(dim=1)
+            return self.encoder.pool(tokens)
 
     def classify(self, video: Tensor) -> Tensor:
         """Probabilities of the classes.

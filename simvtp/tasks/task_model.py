@@ -18,9 +18,9 @@ from simvtp.model_folder import describe_preprocessing
 class TaskModel(nn.Module, DocumentedModel):
     """SimVTP's tubelet embedding and encoder under a new linear head.
 
-    The head sees the mean of the encoder's normalised tokens, as pre-training's contrast and
-    matching do: the paper's fine-tuning drops that norm and learns a new one behind the mean
-    (FACTS 5.2), which changes the very features that pre-training shaped.
+    The head sees the pooled features that pre-training's contrast and matching see. The paper's
+    fine-tuning drops the encoder's last norm and learns a new one behind the mean, which changes
+    the very features that pre-training shaped.
 
     Args:
         config: sizes of the pre-trained model.

@@ -5,8 +5,10 @@ from argparse import Namespace
 import pytest
 import torch
 
-from simvtp import ModelConfig
-from simvtp.layers import PackedTokens, attend_padded, pack
+from export.graphs import build_graph
+from simvtp import ModelConfig, SimVTP
+from simvtp.layers import PackedTokens, pack
+from simvtp.tasks import VideoClassifier
 from tests.conversion import paper
 
 
@@ -32,12 +34,6 @@ def checkpoint(state):
 def embed_text(model, ids):
     packed = pack(list(ids))
     return PackedTokens(model.text_embedding(packed.values, packed.layout.positions), packed.layout)
-
-
-def before_norm(transformer, tokens):
-    for block in transformer.blocks:
-        tokens = block(tokens, attend_padded)
-    return tokens
 
 
 @torch.no_grad()
@@ -118,16 +114,18 @@ def test_other_number_formats_become_float32(converted, clips, masks, precision)
 
 
 @torch.no_grad()
-def test_videomae_fine_tuning_is_the_same_up_to_pooling(converted, clips):
+def test_videomae_fine_tuning_is_the_same_to_the_feature(converted, clips):
     values = paper.random_state(paper.videomae_fine_tuned_shapes())
     model, report, _ = converted({"module": values})
     state = as_double(values)
     tokens = paper.video_tokens(state, "", clips)
     tokens = paper.blocks(state, "blocks", tokens, depth=paper.DEPTH, heads=paper.HEADS)
-    same(before_norm(model.encoder.transformer, model.video_embedding(clips)), tokens)
-    pooled = paper.layer_norm(state, "fc_norm", tokens).mean(dim=1)
+    same(model.encoder.encode_padded(model.video_embedding(clips)), tokens)
+    pooled = paper.layer_norm(state, "fc_norm", tokens.mean(dim=1))
     same(model.encode_video(clips), unit(pooled))
-    assert "fc_norm follows pooling" in report.notes[0]
+    classifier = VideoClassifier.from_model(model, classes=["a", "b"]).eval()
+    same(classifier.features(clips), pooled)
+    assert not report.notes
     assert [(row.what, row.num_tensors) for row in report.ignored] == [("head.weight ...", 2)]
 
 
@@ -137,27 +135,50 @@ def tower_tokens(state, tower, tokens):
 
 @pytest.mark.parametrize("towers", ["both", "video", "text"])
 @torch.no_grad()
-def test_the_papers_two_towers(converted, clips, captions, towers):
+def test_the_papers_two_towers_are_scored_exactly(converted, clips, captions, towers, tmp_path):
     values = paper.random_state(paper.fine_tuning_shapes())
     model, report, _ = converted({"module": values}, towers=towers)
     state = as_double(values)
     main = "text_encoder" if towers == "text" else "video_encoder"
     video = paper.video_tokens(state, "video_encoder.", clips)
     encoded = tower_tokens(state, main, video)
-    same(before_norm(model.encoder.transformer, model.video_embedding(clips)), encoded)
-    features = paper.layer_norm(state, f"{main}.fc_norm", encoded).mean(dim=1)
-    same(model.encode_video(clips), unit(features))
+    same(model.encoder.encode_padded(model.video_embedding(clips)), encoded)
+    video = unit(paper.layer_norm(state, f"{main}.fc_norm", encoded.mean(dim=1)))
+    same(model.encode_video(clips), video)
     words = paper.text_tokens(state, "text_encoder.", captions)
     same(model.text_embedding(captions), words)
     tower = "video_encoder" if towers == "video" else "text_encoder"
-    features = paper.layer_norm(state, f"{tower}.fc_norm", tower_tokens(state, tower, words))
-    same(model.encode_text(captions), unit(features.mean(dim=1)))
+    mean = tower_tokens(state, tower, words).mean(dim=1)
+    text = unit(paper.layer_norm(state, f"{tower}.fc_norm", mean))
+    same(model.encode_text(captions), text)
+    model.save_pretrained(tmp_path / "model")
+    loaded = SimVTP.from_pretrained(tmp_path / "model")
+    assert loaded.config.pooling == "mean_then_norm"
+    same(loaded.encode_text(captions) @ loaded.encode_video(clips).T, text @ video.T)
+    graphs = [build_graph(loaded, name, opset=20) for name in ("video", "text")]
+    same(graphs[0](clips), video)
+    same(graphs[1](captions, torch.ones_like(captions)), text)
     assert (model.text_encoder is not None) == (towers == "both")
     reasons = {row.where: row.num_tensors for row in report.ignored}
     assert reasons["never used: the video tower sees no text"] == 5
     other = [why for why in reasons if why.endswith("--towers both keeps it")]
     assert len(other) == (towers != "both")
-    assert len([note for note in report.notes if "fc_norm" in note]) == 1
+    assert not report.notes
+
+
+@torch.no_grad()
+def test_a_norm_that_is_wanted_before_the_mean_is_told(converted, clips):
+    values = paper.random_state(paper.fine_tuning_shapes())
+    model, report, _ = converted(values, pooling="norm_then_mean")
+    state = as_double(values)
+    tokens = tower_tokens(
+        state, "video_encoder", paper.video_tokens(state, "video_encoder.", clips)
+    )
+    same(
+        model.encode_video(clips),
+        unit(paper.layer_norm(state, "video_encoder.fc_norm", tokens).mean(dim=1)),
+    )
+    assert "pools mean_then_norm, the model norm_then_mean" in report.notes[0]
 
 
 @torch.no_grad()

@@ -33,6 +33,7 @@ OTHERS = {
     "learned positions": {"video_positions": "learned"},
     "deeper words, raw pixels": {"word_decoder_depth": 1, "pixel_target": "raw"},
     "padding elsewhere": {"padding_id": 7},
+    "norm after mean": {"pooling": "mean_then_norm", "text_encoder": "own"},
 }
 SIZES = {
     "batch": st.integers(1, 4),
@@ -135,8 +136,9 @@ def test_reconstruct_fills_in_what_the_model_fills_in(model, batch, tokens, seed
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_stays_close_and_ends_in_float32(dtype):
-    model = random_model()
+@pytest.mark.parametrize("pooling", ["norm_then_mean", "mean_then_norm"])
+def test_half_precision_stays_close_and_ends_in_float32(dtype, pooling):
+    model = random_model(pooling=pooling)
     digits = {torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
     for name in ("video", "text", "match"):
         inputs = draw(model, name, batch=2, tokens=9, seed=3)
