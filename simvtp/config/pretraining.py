@@ -95,6 +95,10 @@ class DataConfig:
         shuffle_buffer: most places that a clip in a shard moves from the order of the shards,
             which is itself shuffled.
         shard_cache_gb: gigabytes that copies of remote shards may take up on this machine.
+        clip_starts: places at which the clips of a video may start, drawn once and taken in turn
+            from epoch to epoch; 0 draws a new one in every epoch.
+        cache_gb: gigabytes of disk for decoded clips, which later epochs and runs of this machine
+            then need not decode; 0 keeps none. It needs clip_starts and changes no sample.
     """
 
     train: str | None = None
@@ -109,10 +113,19 @@ class DataConfig:
     clip_seconds: float = 60.0
     shuffle_buffer: int = 2048
     shard_cache_gb: float = 50.0
+    clip_starts: int = 0
+    cache_gb: float = 0.0
 
     def __post_init__(self) -> None:
         require_positive(self, "frame_stride", "clip_seconds", "shuffle_buffer", "shard_cache_gb")
         require(self.num_workers >= 0, f"num_workers must be >= 0, got {self.num_workers}")
+        require(self.clip_starts >= 0, f"clip_starts must be >= 0, got {self.clip_starts}")
+        require(self.cache_gb >= 0, f"cache_gb must be >= 0, got {self.cache_gb}")
+        require(
+            self.cache_gb == 0 or self.clip_starts > 0,
+            f"cache_gb {self.cache_gb:g} needs clips that come again, but clip_starts 0 draws new "
+            "ones in every epoch; set clip_starts to 1 or more, or cache_gb to 0",
+        )
         require_share("flip_probability", self.flip_probability)
         require_share("max_bad_share", self.max_bad_share)
         require(

@@ -1,11 +1,8 @@
 """Samples for training and evaluation: clips decoded, cropped and paired with a caption."""
 
-import os
-import sys
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -15,13 +12,16 @@ from torch.utils.data import Dataset
 
 from simvtp.data.clip_table import ClipRecord
 from simvtp.data.clips import ClipError, read_clip
+from simvtp.data.decoded_clips import DecodedClips
 from simvtp.data.fetch import ShardCache
 from simvtp.data.quarantine import Quarantine, TooManyBadClips
-from simvtp.data.reading_places import ReadingPlaces
+from simvtp.data.reading_places import ReadingPlaces, ended_if_stuck
 from simvtp.data.tokenizer import encode_caption
 from simvtp.seeding import derive_generator
 
 _MAX_REPLACEMENTS = 100
+# Where other streams of (seed, epoch, ...) have the epoch.
+_STARTS_STREAM = 2**32 - 2
 T = TypeVar("T")
 
 
@@ -83,6 +83,13 @@ class RandomClips(Dataset[T], ABC, Generic[T]):
         cache: finds shards on this machine.
         time_limit: seconds after which a clip counts as unreadable. Twice as long, and the clip
             is listed and the process ended: a decoder that hangs cannot be stopped otherwise.
+        num_starts: places at which the clips of a video may start, drawn once and taken in turn
+            from epoch to epoch; 0 draws a new one each time.
+        decoded_bytes: bytes of disk for decoded clips, as for DecodedClips; 0 keeps none. What a
+            sample looks like does not depend on it.
+
+    Raises:
+        ValueError: clips are to be kept, but no two epochs have the same ones.
     """
 
     def __init__(
@@ -96,11 +103,20 @@ class RandomClips(Dataset[T], ABC, Generic[T]):
         max_bad_share: float = 0.1,
         cache: ShardCache | None = None,
         time_limit: float | None = None,
+        num_starts: int = 0,
+        decoded_bytes: int = 0,
     ) -> None:
+        if decoded_bytes and not num_starts:
+            raise ValueError(
+                "decoded clips can only be kept where they start at fixed places, got num_starts "
+                f"0 with decoded_bytes {decoded_bytes}; set num_starts to 1 or more"
+            )
         self.num_frames = num_frames
         self.stride = stride
         self.transform = transform
         self.seed = seed
+        self.num_starts = num_starts
+        self.decoded_bytes = decoded_bytes
         self.cache = ShardCache() if cache is None else cache
         self.quarantine = Quarantine(quarantine, max_bad_share=max_bad_share)
         self.time_limit = time_limit
@@ -114,8 +130,8 @@ class RandomClips(Dataset[T], ABC, Generic[T]):
         """The clip of an index."""
 
     @abstractmethod
-    def sample(self, index: int, generator: torch.Generator) -> T:
-        """What an index stands for, all that is random in it drawn from `generator`.
+    def sample(self, index: int, *, epoch: int, generator: torch.Generator) -> T:
+        """What an index stands for in an epoch, what else is random drawn from `generator`.
 
         Raises:
             ClipError: its clip cannot be read.
@@ -125,12 +141,11 @@ class RandomClips(Dataset[T], ABC, Generic[T]):
         epoch, index = key
         generator = derive_generator(self.seed, epoch, index)
         used = index
-        reason = self.quarantine.reason(self.record(used))
+        reason = self._known_fault(used)
         for attempt in range(1, _MAX_REPLACEMENTS + 1):
             if reason is None:
                 try:
-                    with self._watched(used, epoch), self.places.at(used, epoch):
-                        sample = self.sample(used, generator)
+                    sample = self.sample(used, epoch=epoch, generator=generator)
                 except ClipError as error:
                     reason = str(error)
                     self.quarantine.add(
@@ -146,24 +161,68 @@ class RandomClips(Dataset[T], ABC, Generic[T]):
             # A generator of its own, so that it does not matter how far the last attempt got.
             generator = derive_generator(self.seed, epoch, index, attempt)
             used = int(torch.randint(len(self), (), generator=generator))
-            reason = self.quarantine.reason(self.record(used))
+            reason = self._known_fault(used)
         raise TooManyBadClips(
             f"none of {_MAX_REPLACEMENTS} clips tried in a row can be read; the latest: {reason}"
         )
 
-    def read(self, index: int, generator: torch.Generator) -> torch.Tensor:
+    def _known_fault(self, index: int) -> str | None:
+        # Most runs list nothing; to read a record then is a tenth of a kept sample's time.
+        return self.quarantine.reason(self.record(index)) if self.quarantine.lists_any else None
+
+    def read(self, index: int, *, epoch: int, generator: torch.Generator) -> torch.Tensor:
         """A random clip of an index's video, cropped: `(frames, channels, size, size)` uint8."""
-        record = self.record(index)
-        video = read_clip(
-            self.cache.local(record.path),
+        frames = self._frames(index, epoch, generator)
+        return self.transform(frames, generator=generator).contiguous()
+
+    def _frames(self, index: int, epoch: int, generator: torch.Generator) -> torch.Tensor:
+        if not self.num_starts:
+            return self._decode(index, epoch, generator)
+        start = epoch % self.num_starts
+
+        def decode() -> torch.Tensor:
+            at_start = derive_generator(self.seed, _STARTS_STREAM, index, start)
+            return self._decode(index, epoch, at_start)
+
+        if self._decoded is None:
+            return decode()
+        slot = index * self.num_starts + start
+        return self._decoded.frames(slot, partial(self.record, index), decode)
+
+    @cached_property
+    def _decoded(self) -> DecodedClips | None:
+        """The clips kept, opened by each process for itself."""
+        if not self.decoded_bytes:
+            return None
+        settings = {
+            "stride": self.stride,
+            "short_side": self.transform.short_side,
+            "seed": self.seed,
+            "num_starts": self.num_starts,
+            "ends": [self.record(index).name for index in (0, len(self) - 1)],
+        }
+        return DecodedClips(
+            settings,
+            num_slots=len(self) * self.num_starts,
             num_frames=self.num_frames,
-            stride=self.stride,
-            generator=generator,
-            short_side=self.transform.short_side,
-            span=record.span,
-            time_limit=self.time_limit,
+            max_bytes=self.decoded_bytes,
         )
-        return self.transform(video, generator=generator).contiguous()
+
+    def _decode(self, index: int, epoch: int, generator: torch.Generator) -> torch.Tensor:
+        record = self.record(index)
+        list_it = partial(self.quarantine.add, record, epoch=epoch, unreadable=True)
+        seconds = None if self.time_limit is None else 2 * self.time_limit
+        stuck = ended_if_stuck(record.name, seconds=seconds, report=list_it)
+        with stuck, self.places.at(index, epoch):
+            return read_clip(
+                self.cache.local(record.path),
+                num_frames=self.num_frames,
+                stride=self.stride,
+                generator=generator,
+                short_side=self.transform.short_side,
+                span=record.span,
+                time_limit=self.time_limit,
+            )
 
     def blame(self, process: int) -> str | None:
         """List the clip at which a worker's decoder crashed; its name, None if it was at none."""
@@ -172,29 +231,6 @@ class RandomClips(Dataset[T], ABC, Generic[T]):
         record = self.record(place[0])
         self.quarantine.add(record, reason="decoder crash", epoch=place[1], unreadable=True)
         return record.name
-
-    @contextmanager
-    def _watched(self, index: int, epoch: int) -> Iterator[None]:
-        """List a clip that takes far beyond its time, and end the process that is stuck in it."""
-        if self.time_limit is None:
-            yield
-            return
-        record, seconds = self.record(index), 2 * self.time_limit
-
-        def end() -> None:
-            reason = f"reading {record.name} hangs: not done after {seconds:g} s"
-            self.quarantine.add(record, reason=reason, epoch=epoch, unreadable=True)
-            sys.stderr.write(f"{reason}; it is left out from the next start on\n")
-            sys.stderr.flush()
-            os._exit(1)
-
-        timer = threading.Timer(seconds, end)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
 
 
 class ClipDataset(RandomClips[Sample]):
@@ -231,12 +267,12 @@ class ClipDataset(RandomClips[Sample]):
         """The clip of an index."""
         return self.records[index]
 
-    def sample(self, index: int, generator: torch.Generator) -> Sample:
+    def sample(self, index: int, *, epoch: int, generator: torch.Generator) -> Sample:
         """A clip with one of its captions."""
-        captions = self.records[index].captions
+        captions = self.record(index).captions
         noise = torch.rand(self.num_noise, generator=generator)
         caption = captions[int(torch.randint(len(captions), (), generator=generator))]
-        video = self.read(index, generator)
+        video = self.read(index, epoch=epoch, generator=generator)
         encoded = encode_caption(self.tokenizer, caption, max_length=self.max_text_length)
         return Sample(video, encoded.token_ids, encoded.word_ids, noise, caption, index)
 

@@ -45,9 +45,14 @@ class Quarantine:
             if entry.get("unreadable")
         }
 
+    @property
+    def lists_any(self) -> bool:
+        """Whether any file is known from which no clip can be read."""
+        return bool(self._unreadable)
+
     def reason(self, record: ClipRecord) -> str | None:
         """Why no clip of this file can be read; None where it may be tried."""
-        return self._unreadable.get(record.name) if self._unreadable else None
+        return self._unreadable.get(record.name)
 
     def count(self, *, bad: bool, reason: str = "") -> None:
         """Count one more clip that was tried.

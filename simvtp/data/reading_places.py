@@ -1,7 +1,9 @@
-"""Which clip each process of a loader is at: what crashes a decoder can then be named."""
+"""Which clip each process of a loader is at: what crashes or hangs a decoder can then be named."""
 
 import os
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -35,3 +37,34 @@ class ReadingPlaces:
             if number == process:
                 return index, epoch
         return None
+
+
+@contextmanager
+def ended_if_stuck(
+    name: str, *, seconds: float | None, report: Callable[..., None]
+) -> Iterator[None]:
+    """End this process when what is read takes longer: a decoder cannot be stopped otherwise.
+
+    Args:
+        name: what is read.
+        seconds: how long it may take; None for ever.
+        report: gets the `reason` before the end.
+    """
+    if seconds is None:
+        yield
+        return
+
+    def end() -> None:
+        reason = f"reading {name} hangs: not done after {seconds:g} s"
+        report(reason=reason)
+        sys.stderr.write(f"{reason}; it is left out from the next start on\n")
+        sys.stderr.flush()
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

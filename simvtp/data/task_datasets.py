@@ -99,10 +99,10 @@ class LabelledDataset(RandomClips[LabelledSample]):
         """The clip of an index."""
         return self.clips.records[index]
 
-    def sample(self, index: int, generator: torch.Generator) -> LabelledSample:
+    def sample(self, index: int, *, epoch: int, generator: torch.Generator) -> LabelledSample:
         """A clip and its class."""
         seed = int(torch.randint(2**62, (), generator=generator))
-        video = self.read(index, generator)
+        video = self.read(index, epoch=epoch, generator=generator)
         return LabelledSample(video, int(self.clips.labels[index]), index, seed)
 
 
@@ -148,10 +148,10 @@ class QuestionDataset(RandomClips[QuestionSample]):
         """The clip of a question."""
         return self.questions.records[self.questions.questions[index].clip]
 
-    def sample(self, index: int, generator: torch.Generator) -> QuestionSample:
+    def sample(self, index: int, *, epoch: int, generator: torch.Generator) -> QuestionSample:
         """A question and its clip."""
         question = self.questions.questions[index]
-        video = self.read(index, generator)
+        video = self.read(index, epoch=epoch, generator=generator)
         ids = encode_question(question, self.tokenizer, max_length=self.max_text_length)
         return QuestionSample(video, ids, question.answer, index)
 

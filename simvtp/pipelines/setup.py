@@ -189,4 +189,6 @@ def _build_dataset(
         max_bad_share=data.max_bad_share,
         cache=build_shard_cache(data),
         time_limit=data.clip_seconds,
+        num_starts=data.clip_starts,
+        decoded_bytes=round(data.cache_gb * 1e9),
     )
