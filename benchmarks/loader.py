@@ -21,7 +21,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.measure import Spread, command_line, interleave, machine, timed
-from simvtp.data import ClipError, ClipRecord, ClipTable, MultiScaleCrop, load_clips
+from simvtp.data import ClipError, ClipRecord, ClipTable, MultiScaleCrop, ShardCache, load_clips
 from simvtp.data.clips import frame_indices, read_clip
 from simvtp.data.synthetic import render_corpus
 from simvtp.seeding import derive_generator
@@ -148,7 +148,8 @@ def bare_clip(
     clip: ClipRecord, generator: torch.Generator, *, num_frames: int, to_rgb: bool = True
 ) -> int:
     """Decode one random clip as a first script would; returns the number of frames decoded."""
-    with av.open(str(clip.path)) as container:
+    address = f"file:{ShardCache().local(clip.path)}"
+    with av.open(address, options={"protocol_whitelist": "file"}) as container:
         stream = container.streams.video[0]
         stream.thread_type = "NONE"
         rate, time_base = stream.average_rate, stream.time_base
@@ -173,7 +174,7 @@ def _read(
     clip: ClipRecord, generator: torch.Generator, *, num_frames: int, crop: MultiScaleCrop
 ) -> Tensor:
     return read_clip(
-        clip.path,
+        ShardCache().local(clip.path),
         num_frames=num_frames,
         stride=_STRIDE,
         generator=generator,

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from simvtp.data.fetch import FetchError, ShardCache
     from simvtp.data.loader import EpochSampler, build_loader
     from simvtp.data.manifest import ManifestError, load_manifest
+    from simvtp.data.places import Command, Url, named_place
     from simvtp.data.quarantine import Quarantine, TooManyBadClips
+    from simvtp.data.shard_index import ShardError
     from simvtp.data.shard_order import ShardOrder
-    from simvtp.data.shards import ShardError, ShardWarning, load_shards
+    from simvtp.data.shards import ShardWarning, load_shards
     from simvtp.data.sources import load_clips
     from simvtp.data.task_datasets import (
         LabelledClips,
@@ -57,6 +59,7 @@ __all__ = [
     "ClipRecord",
     "ClipTable",
     "ClipTransform",
+    "Command",
     "CropBox",
     "EncodedCaption",
     "EpochSampler",
@@ -81,6 +84,7 @@ __all__ = [
     "ShardWarning",
     "SpecialTokens",
     "TooManyBadClips",
+    "Url",
     "ViewDataset",
     "ViewedClip",
     "build_loader",
@@ -94,6 +98,7 @@ __all__ = [
     "load_retrieval",
     "load_shards",
     "load_tokenizer",
+    "named_place",
     "probe",
     "read_clip",
     "read_clips",
@@ -116,9 +121,11 @@ _NAMES = {
     ),
     "loader": ("EpochSampler", "build_loader"),
     "manifest": ("ManifestError", "load_manifest"),
+    "places": ("Command", "Url", "named_place"),
     "quarantine": ("Quarantine", "TooManyBadClips"),
     "shard_order": ("ShardOrder",),
-    "shards": ("ShardError", "ShardWarning", "load_shards"),
+    "shard_index": ("ShardError",),
+    "shards": ("ShardWarning", "load_shards"),
     "sources": ("load_clips",),
     "task_datasets": (
         *("LabelledClips", "LabelledDataset", "LabelledSample", "encode_question"),

@@ -1,18 +1,19 @@
 """A table of clips on disk, mapped into memory: its rows cost no process any memory of its own."""
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from simvtp.data.fetch import is_remote
+from simvtp.data.manifest_rows import shown
+from simvtp.data.places import Place, Url
 
 _ROWS_PER_BATCH = 16_384
 _SCHEMA = pa.schema(
@@ -39,13 +40,13 @@ class ClipRecord:
 
     Attributes:
         video_id: name of the clip.
-        path: its file, or the tar shard (perhaps a URL) that it lies in.
+        path: its file, or the tar shard that it lies in; a string is a path on this machine.
         captions: one or more.
         span: the clip's bytes in the shard; None when the file is the clip.
     """
 
     video_id: str
-    path: Path | str
+    path: Place | str
     captions: tuple[str, ...]
     span: ByteSpan | None = None
 
@@ -58,18 +59,42 @@ class ClipRecord:
 class ClipTable(Sequence[ClipRecord]):
     """Clips in an Arrow file that all processes of a machine map into memory together.
 
+    A name in the file means a file below the root, or, in a table of shards, the shard of exactly
+    that name; it is never read as anything else.
+
     Args:
         file: as `write_clip_table` made it.
-        root: folder or URL that the paths in it are relative to.
+        root: folder that the names in it are relative to.
         source: what the table was read from, for messages.
+        shards: where each shard lies, by its name in the table; None when each clip has a file of
+            its own.
+
+    Raises:
+        ValueError: the file is no such table.
     """
 
-    def __init__(self, file: str | Path, *, root: str | Path, source: str | Path) -> None:
+    def __init__(
+        self,
+        file: str | Path,
+        *,
+        root: str | Path | Url,
+        source: str | Path,
+        shards: Mapping[str, Place] | None = None,
+    ) -> None:
         self.file = Path(file)
-        self.root = root
+        self.root = Path(root) if isinstance(root, str) else root
         self.source = source
-        reader = pa.ipc.open_file(pa.memory_map(str(self.file)))
-        self._batches = [reader.get_batch(n) for n in range(reader.num_record_batches)]
+        self.shards = shards
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(str(self.file)))
+            self._batches = [reader.get_batch(n) for n in range(reader.num_record_batches)]
+        except pa.ArrowException as error:
+            raise ValueError(f"{self.file}: no table of clips ({error}); make it again") from error
+        if reader.schema != _SCHEMA:
+            raise ValueError(
+                f"{self.file}: a table of clips has the columns {', '.join(_SCHEMA.names)}, this "
+                f"one has {shown(', '.join(reader.schema.names))}; make it again"
+            )
         sizes = [batch.num_rows for batch in self._batches]
         self._starts = np.cumsum([0, *sizes]).tolist()
 
@@ -90,11 +115,12 @@ class ClipTable(Sequence[ClipRecord]):
         row = place - self._starts[number]
         cells = [column[row].as_py() for column in self._batches[number].columns]
         video_id, path, captions, offset, size = cells
-        span = None if offset is None else ByteSpan(offset, size)
-        return ClipRecord(video_id, self._locate(path), tuple(captions), span)
+        if self.shards is not None:
+            return ClipRecord(video_id, self.shards[path], tuple(captions), ByteSpan(offset, size))
+        return ClipRecord(video_id, self._below_root(path), tuple(captions))
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _open, (self.file, self.root, self.source)
+        return _open, (self.file, self.root, self.source, self.shards)
 
     def __repr__(self) -> str:
         return f"ClipTable({len(self)} clips of {self.source})"
@@ -107,27 +133,48 @@ class ClipTable(Sequence[ClipRecord]):
 
     def shard_sizes(self) -> list[int] | None:
         """Clips of each shard, in the order of the rows; None when each clip has its own file."""
-        if not len(self) or self._batches[0].column("offset")[0].as_py() is None:
+        if self.shards is None or not len(self):
             return None
-        return np.diff([0, *self._shard_ends.values()]).tolist()
+        return [size for _, size in self._shard_runs]
 
-    def shard_names(self) -> list[str]:
-        """Shards in the order of the rows, relative to the root."""
-        return list(self._shard_ends)
+    def require_shards(self, sizes: Sequence[tuple[str, int]]) -> None:
+        """Refuse a table that others may have made, unless it is sound and of these shards.
+
+        Args:
+            sizes: name and clips of each shard, in the order of the rows.
+
+        Raises:
+            ValueError: a cell is damaged or empty, or the shards are others.
+        """
+        for batch in self._batches:
+            try:
+                batch.validate(full=True)
+            except pa.ArrowException as error:
+                raise ValueError(f"{self.file}: damaged table ({error}); make it again") from error
+            empty = [name for name in _SCHEMA.names if batch.column(name).null_count]
+            if empty:
+                raise ValueError(f"{self.file}: {empty[0]} is empty in some rows; make it again")
+        if self._shard_runs != list(sizes):
+            raise ValueError(f"{self.file}: not the table of these shards; make it again")
 
     @cached_property
-    def _shard_ends(self) -> dict[str, int]:
-        ends: dict[str, int] = {}
-        for start, batch in zip(self._starts, self._batches, strict=False):
-            runs = pc.call_function("run_end_encode", [batch.column("path")])
-            for name, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
-                ends[name] = start + end
-        return ends
+    def _shard_runs(self) -> list[tuple[str, int]]:
+        """Neighbouring rows of one shard: its name and their number."""
+        runs: list[tuple[str, int]] = []
+        for batch in self._batches:
+            found = pc.call_function("run_end_encode", [batch.column("path")])
+            sizes = np.diff(found.run_ends.to_numpy(), prepend=0).tolist()
+            for name, size in zip(found.values.to_pylist(), sizes, strict=True):
+                if runs and runs[-1][0] == name:
+                    size += runs.pop()[1]
+                runs.append((name, size))
+        return runs
 
-    def _locate(self, path: str) -> Path | str:
-        if is_remote(path):
-            return path
-        return f"{self.root}/{path}" if is_remote(str(self.root)) else Path(self.root, path)
+    def _below_root(self, name: str) -> Path:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or isinstance(self.root, Url):
+            raise ValueError(f"{self.file}: {name!r} is no file below {self.root}; make it again")
+        return Path(self.root, path)
 
 
 def write_clip_table(file: str | Path, records: Iterable[ClipRecord]) -> None:
@@ -148,5 +195,7 @@ def write_clip_table(file: str | Path, records: Iterable[ClipRecord]) -> None:
             writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
 
 
-def _open(file: Path, root: str | Path, source: str | Path) -> ClipTable:
-    return ClipTable(file, root=root, source=source)
+def _open(
+    file: Path, root: Path | Url, source: str | Path, shards: Mapping[str, Place] | None
+) -> ClipTable:
+    return ClipTable(file, root=root, source=source, shards=shards)

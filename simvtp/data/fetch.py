@@ -12,6 +12,7 @@ import fsspec
 from filelock import FileLock
 
 from simvtp.data.cache import cache_folder
+from simvtp.data.places import Command, Place, Url
 
 _NUM_TRIES = 5
 # Longer than a worker takes to open a shard that it has been told the place of.
@@ -22,11 +23,6 @@ _BLOCK_BYTES = 1 << 20
 
 class FetchError(RuntimeError):
     """A shard cannot be copied; the message names it, the reason and the fix."""
-
-
-def is_remote(path: str | Path) -> bool:
-    """Whether a path is a URL that fsspec opens, or a `pipe:` command that prints the file."""
-    return str(path).startswith("pipe:") or "://" in str(path)
 
 
 class ShardCache:
@@ -46,27 +42,26 @@ class ShardCache:
         self.folder = cache_folder() / "shards" if folder is None else Path(folder)
         self.max_bytes = max_bytes
 
-    def local(self, path: str | Path, *, version: str = "") -> Path:
+    def local(self, place: Place | str, *, version: str = "") -> Path:
         """Where the file lies on this machine.
 
         Args:
-            path: a path, a URL or a `pipe:` command.
+            place: where the user says that it lies (`named_place`); a string is a local path.
             version: changes when the remote file does.
 
         Raises:
             FetchError: a remote file cannot be copied.
         """
-        if not is_remote(path):
-            return Path(path)
-        source = str(path)
-        target = self.folder / hashlib.sha256(f"{source}{version}".encode()).hexdigest()[:32]
+        if not isinstance(place, Url | Command):
+            return Path(place)
+        target = self.folder / hashlib.sha256(f"{place}{version}".encode()).hexdigest()[:32]
         if _touched(target):
             return target
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
             if not _touched(target):
                 partial = target.with_suffix(".partial")
-                _copy(source, partial)
+                _copy(place, partial)
                 partial.replace(target)
                 self._make_room()
         return target
@@ -101,15 +96,15 @@ def _touched(path: Path) -> bool:
     return True
 
 
-def _copy(source: str, target: Path) -> None:
+def _copy(source: Url | Command, target: Path) -> None:
     """Copy a file whole; a network that fails is tried again after 1, 2, 4 and 8 seconds."""
     for attempt in range(_NUM_TRIES):
         try:
             with target.open("wb") as file:
-                if source.startswith("pipe:"):
-                    _run(source.removeprefix("pipe:"), file.fileno())
+                if isinstance(source, Command):
+                    _run(source, file.fileno())
                     return
-                with fsspec.open(source, "rb") as remote:
+                with fsspec.open(source.address, "rb") as remote:
                     shutil.copyfileobj(cast(BinaryIO, remote), file, _BLOCK_BYTES)
                     expected = getattr(remote, "size", None)
             if expected is not None and target.stat().st_size != expected:
@@ -127,8 +122,11 @@ def _copy(source: str, target: Path) -> None:
             time.sleep(2.0**attempt)
 
 
-def _run(command: str, output: int) -> None:
-    done = subprocess.run(command, shell=True, stdout=output, stderr=subprocess.PIPE, check=False)
+def _run(command: Command, output: int) -> None:
+    # By a shell, since it is what the user typed: nothing that stands in a file becomes a Command.
+    done = subprocess.run(
+        command.text, shell=True, stdout=output, stderr=subprocess.PIPE, check=False
+    )
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip()[-500:]
         raise OSError(f"the command ended with {done.returncode}: {said}")

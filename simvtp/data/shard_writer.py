@@ -20,16 +20,17 @@ from filelock import FileLock, Timeout
 from simvtp.data.clip_checks import CheckedClip
 from simvtp.data.clip_table import ClipRecord, write_clip_table
 from simvtp.data.durable import changed_settings, publish
-from simvtp.data.shards import (
+from simvtp.data.shard_index import (
     INDEX_NAME,
     TABLE_NAME,
-    VIDEO_SUFFIXES,
     IndexedShard,
     ShardError,
     read_index,
-    scan_shard,
+    shard_entry,
     write_index,
 )
+from simvtp.data.shard_scan import VIDEO_SUFFIXES, scan_shard
+from simvtp.named_files import file_beside
 
 REPORT_NAME = "report.json"
 _PROGRESS_NAME = ".progress"
@@ -157,7 +158,7 @@ class ShardFolder:
     def _finished_parts(self) -> Iterator[FinishedPart]:
         for file in sorted(self._progress.glob("[0-9]*.json")):
             kept = json.loads(file.read_bytes())
-            shard = None if kept["shard"] is None else IndexedShard(**kept["shard"])
+            shard = None if kept["shard"] is None else shard_entry(kept["shard"])
             dropped = [DroppedClip(*clip) for clip in kept["dropped"]]
             yield FinishedPart(**(kept | {"shard": shard, "dropped": dropped}))
 
@@ -200,7 +201,8 @@ class ShardFolder:
     def _table_rows(self, shards: Iterable[IndexedShard]) -> Iterator[ClipRecord]:
         for shard in shards:
             found = 0
-            for record in scan_shard(self.folder / shard.file, shard=shard.file):
+            file = file_beside(self.folder / INDEX_NAME, shard.file)
+            for record in scan_shard(file, shard=shard.file, left_out=[]):
                 found += 1
                 video_id = unquote(record.video_id)
                 yield ClipRecord(video_id, shard.file, record.captions, record.span)
@@ -266,8 +268,9 @@ class _Reader:
 def damaged_shards(folder: Path) -> list[DroppedClip]:
     """Shards of a finished folder whose bytes are no longer those that were written."""
     damaged: list[DroppedClip] = []
-    for shard in read_index((folder / INDEX_NAME).read_bytes(), source=str(folder)):
-        with (folder / shard.file).open("rb") as file:
+    index = folder / INDEX_NAME
+    for shard in read_index(index.read_bytes(), source=str(index)):
+        with file_beside(index, shard.file).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != shard.sha256:
             reason = f"the whole shard has sha256 {digest}, {INDEX_NAME} says {shard.sha256}"

@@ -3,14 +3,16 @@
 from pathlib import Path
 
 from simvtp.data.clip_table import ClipTable
-from simvtp.data.fetch import ShardCache, is_remote
+from simvtp.data.fetch import ShardCache
 from simvtp.data.manifest import load_manifest
 from simvtp.data.manifest_rows import READERS
-from simvtp.data.shards import ShardError, load_shards
+from simvtp.data.places import Place, named_place
+from simvtp.data.shard_index import ShardError
+from simvtp.data.shards import load_shards
 
 
 def load_clips(
-    source: str | Path,
+    source: str | Place,
     *,
     root: str | Path | None = None,
     cache: ShardCache | None = None,
@@ -19,19 +21,23 @@ def load_clips(
     """Read a manifest, or list the clips of shards where `source` is no manifest's name.
 
     Args:
-        source: as `load_manifest` or `load_shards` takes it.
+        source: as `load_manifest` or `load_shards` takes it. A string is what a user typed:
+            it may be a URL or a `pipe:` command, so never pass one that stands in a file.
         root: folder of a manifest's clips.
         cache: holds copies of remote shards.
-        left_out: gets what is wrong with a manifest's faulty rows, as for `load_manifest`.
+        left_out: gets what is wrong with the rows of a manifest, or the clips of shards, that are
+            left out.
 
     Raises:
         ManifestError, ShardError, FetchError: as those two.
     """
-    if not is_remote(source) and Path(source).suffix.lower() in READERS:
-        return load_manifest(source, root=root, left_out=left_out)
-    if not is_remote(source) and not Path(source).is_dir() and ".tar" not in str(source):
-        raise ShardError(
-            f"{source}: neither a manifest ({', '.join(READERS)}), nor a folder of prepared "
-            "shards, nor .tar shards; check the path"
-        )
-    return load_shards(str(source), cache=cache)
+    place = named_place(source)
+    if isinstance(place, Path):
+        if place.suffix.lower() in READERS:
+            return load_manifest(place, root=root, left_out=left_out)
+        if not place.is_dir() and ".tar" not in str(place):
+            raise ShardError(
+                f"{source}: neither a manifest ({', '.join(READERS)}), nor a folder of prepared "
+                "shards, nor .tar shards; check the path"
+            )
+    return load_shards(place, cache=cache, left_out=left_out)

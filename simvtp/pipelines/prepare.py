@@ -25,8 +25,8 @@ from simvtp.data import ClipTable, TooManyBadClips, load_clips
 from simvtp.data.clip_checks import CheckedClip, check_clips
 from simvtp.data.processes import num_usable_cores
 from simvtp.data.quarantine import require_few_bad
+from simvtp.data.shard_index import INDEX_NAME
 from simvtp.data.shard_writer import REPORT_NAME, DroppedClip, ShardFolder, damaged_shards
-from simvtp.data.shards import INDEX_NAME
 from simvtp.data.transcode import Encoding
 from simvtp.pipelines.arguments import at_least
 from simvtp.pipelines.clip_report import (
@@ -200,7 +200,7 @@ def _settings(clips: ClipTable, options: argparse.Namespace) -> dict[str, Any]:
     with clips.file.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     return {
-        "clips": f"{Path(clips.root)} {digest}",
+        "clips": f"{clips.root} {digest}",
         "clips-per-shard": options.clips_per_shard,
         "shuffle-seed": options.shuffle_seed,
         "short-side": options.short_side,

@@ -1,9 +1,9 @@
 """Which clips are kept out for validation, and which share of the others is used."""
 
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,7 +113,8 @@ def _require_apart(splits: Mapping[str, Sequence[ClipRecord]], *, refuse: bool) 
     # Formats differ in whether they give the root as it was written or as an absolute path.
     videos = {
         name: {
-            record.name if record.span else str(Path(record.path).absolute()) for record in split
+            record.name if record.span else os.path.abspath(str(record.path))  # noqa: PTH100
+            for record in split
         }
         for name, split in splits.items()
     }

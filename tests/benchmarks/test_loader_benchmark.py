@@ -57,8 +57,8 @@ def test_the_bare_loop_decodes_the_same_clip(corpus, monkeypatch):
 
     opened = loader.av.open
 
-    def wrapped(*arguments):
-        container = opened(*arguments)
+    def wrapped(*arguments, **options):
+        container = opened(*arguments, **options)
         decode = container.decode
 
         class Container:

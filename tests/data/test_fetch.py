@@ -12,11 +12,14 @@ import torch
 from simvtp.data import (
     ClipDataset,
     ClipRecord,
+    Command,
     FetchError,
     ShardCache,
+    Url,
     fetch,
     load_clips,
     load_shards,
+    named_place,
 )
 from tests.data.shard_files import index_of
 
@@ -67,12 +70,13 @@ def test_shards_come_over_http_also_after_a_failure(
     _QuietHandler.failing = {"/001.tar"}
     table = load_clips(f"{server}/index.json")
     assert [clip.video_id for clip in table] == [record.video_id for record in records]
-    assert table[2].path == f"{server}/001.tar"
+    assert table[2].path == Url(f"{server}/001.tar")
     local, remote = make_dataset(load_clips(shards)), make_dataset(table)
     for index in (0, 2, 9):
         assert torch.equal(local[0, index].video, remote[0, index].video)
     assert not _QuietHandler.failing
     assert list(load_shards(f"{server}/{{000..002}}.tar")) == list(table)
+    assert list(load_shards(f"{server}/*.tar")) == list(table)
 
 
 def test_a_pipe_prints_a_shard(shards: Path, records: list[ClipRecord]):
@@ -93,7 +97,7 @@ def test_a_pipe_prints_a_shard(shards: Path, records: list[ClipRecord]):
 )
 def test_what_cannot_be_fetched_is_named(source: str, expected: str, tmp_path: Path):
     with pytest.raises(FetchError, match=expected):
-        ShardCache(tmp_path / "copies").local(source)
+        ShardCache(tmp_path / "copies").local(named_place(source))
     assert not [path for path in (tmp_path / "copies").iterdir() if not path.suffix]
 
 
@@ -101,7 +105,7 @@ def test_copies_stay_below_their_limit(tmp_path: Path, monkeypatch: pytest.Monke
     for name in "abcd":
         (tmp_path / f"{name}.bin").write_bytes(name.encode() * 100)
     cache = ShardCache(tmp_path / "copies", max_bytes=250)
-    sources = {name: f"pipe:cat {tmp_path}/{name}.bin" for name in "abcd"}
+    sources = {name: Command(f"cat {tmp_path}/{name}.bin") for name in "abcd"}
     # Just used, so nothing goes although the limit is passed.
     kept = [cache.local(sources[name]) for name in "abc"]
     assert all(path.exists() for path in kept)

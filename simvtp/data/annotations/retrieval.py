@@ -26,8 +26,8 @@ from simvtp.data.annotations.video_files import (
     require_missing,
 )
 from simvtp.data.clip_table import ClipRecord
-from simvtp.data.fetch import is_remote
 from simvtp.data.manifest_rows import shown
+from simvtp.data.places import Place, named_place
 from simvtp.data.sources import load_clips
 
 _MANIFEST_COLUMNS = ({"videoid", "path", "caption"}, {"videoid", "page_dir", "name"})
@@ -39,7 +39,7 @@ _MAX_HEADER = 65_536
 
 
 def load_retrieval(
-    path: str | Path,
+    path: str | Place,
     *,
     root: str | Path | None = None,
     split: str | Path | None = None,
@@ -63,9 +63,10 @@ def load_retrieval(
         ManifestError: the annotation, the list or the root is missing, unknown or faulty.
     """
     require_missing(missing)
-    if _is_for_load_clips(path):
-        return _listed_records(load_clips(path, root=root), split, missing)
-    document = Document(path)
+    place = named_place(path)
+    if not isinstance(place, Path) or _is_for_load_clips(place):
+        return _listed_records(load_clips(place, root=root), split, missing)
+    document = Document(place)
     rows = _chosen(document, _reader(document)(document), split, missing)
     videos = [Video(place, row.names) for place, row in rows]
     files = locate(document, videos, root=root, missing=missing)
@@ -132,11 +133,10 @@ def _table_reader(document: Document) -> Callable[[Document], CaptionedVideos] |
     return read_msvd if line.startswith("#") or MSVD_LINE.fullmatch(line.strip()) else None
 
 
-def _is_for_load_clips(path: str | Path) -> bool:
+def _is_for_load_clips(file: Path) -> bool:
     """Whether these are shards or a manifest that is read row by row."""
-    if is_remote(path) or ".tar" in str(path) or Path(path).suffix.lower() == ".jsonl":
+    if ".tar" in str(file) or file.suffix.lower() == ".jsonl":
         return True
-    file = Path(path)
     if not file.is_file():
         return file.is_dir()
     # The first line only: a manifest may be longer than the memory.

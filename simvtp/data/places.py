@@ -1,0 +1,61 @@
+"""Where clips lie, as the user named it: a path, a URL, or a command that prints a file.
+
+What a user types is read once, by `named_place`, and is of its own type from then on. A string
+that comes out of a file is never read so: it stands for a file below a folder and nothing else.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_PIPE = "pipe:"
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """An address that fsspec opens, such as `https://host/clips/000.tar`."""
+
+    address: str
+
+    def __str__(self) -> str:
+        return self.address
+
+    def file(self, name: str) -> "Url":
+        """The file of this name in the folder that the address is of.
+
+        Raises:
+            ValueError: the name may mean something else in a URL.
+        """
+        if not _PLAIN_NAME.fullmatch(name):
+            raise ValueError(
+                f"a file at {self.address} must have a name of letters, digits, '.', '_' and '-', "
+                f"got {name!r}"
+            )
+        return Url(f"{self.address.rstrip('/')}/{name}")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command that a shell runs and that prints a file; a user writes it as `pipe:COMMAND`."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return f"{_PIPE}{self.text}"
+
+
+Place = Path | Url | Command
+
+
+def named_place(named: str | Place) -> Place:
+    """What a user means by a source: give it what was typed, never a string out of a file.
+
+    A string that begins with `pipe:` is a command, one with `://` in it a URL, every other one a
+    path (a file called `pipe:x` is `./pipe:x`).
+    """
+    if not isinstance(named, str):
+        return named
+    if named.startswith(_PIPE):
+        return Command(named.removeprefix(_PIPE))
+    return Url(named) if "://" in named else Path(named)
