@@ -18,7 +18,7 @@ import torch
 
 from simvtp.data.cache import cache_folder
 from simvtp.data.clip_table import ClipRecord
-from simvtp.data.fetch import is_remote
+from simvtp.data.places import Command, Url
 
 _FORMAT = 1
 _SUFFIX = ".clips"
@@ -181,7 +181,7 @@ def _checksum(slot: int, entry: _Entry, pixels: bytearray | memoryview) -> int:
 def _stamp(record: ClipRecord) -> int | None:
     """Number that changes with a clip's video; None where there is no file."""
     state: tuple[int, ...] = ()
-    if not is_remote(record.path):
+    if not isinstance(record.path, Url | Command):
         try:
             status = os.stat(record.path)  # noqa: PTH116 (thrice as fast)
         except OSError:
