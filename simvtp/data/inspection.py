@@ -4,9 +4,12 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
 from simvtp.decoding.decoded_frames import quarter_turns
-from simvtp.decoding.timeline import Timeline, header_timeline
-from simvtp.decoding.video_file import ClipError, named_errors, open_video
+from simvtp.decoding.timeline import Timeline, header_timeline, may_jump, packet_timeline
+from simvtp.decoding.video_file import ClipError, Deadline, named_errors, open_video
 
 _BLOCK_BYTES = 1 << 20
 # Endings that name each of FFmpeg's containers; those not listed cannot lie in a shard.
@@ -57,33 +60,54 @@ def inspect_video(path: str | Path, *, span: tuple[int, int] | None = None) -> I
     with named_errors(path):
         num_bytes, sha256 = _hashed(path, span)
         with open_video(path, span=span) as (container, stream):
-            timeline = header_timeline(container, stream)
-            times: list[int] = []
-            num_frames, height, width, length = 0, 0, 0, 0
-            for frame in container.decode(stream):
-                if frame.is_corrupt:
-                    raise ClipError(f"frame {num_frames} is damaged")
-                if num_frames == 0:
-                    height, width = frame.height, frame.width
-                    if quarter_turns(frame) % 2:
-                        height, width = width, height
-                num_frames += 1
-                if frame.pts is not None:
-                    times = [*times[:1], frame.pts]
-                    length = frame.duration or 0
-            if num_frames == 0:
-                raise ClipError("no frame could be decoded", unreadable=True)
-            _require_whole(timeline, times, length)
+            frames = _decoded(container, stream)
             ticks = float(stream.time_base or 1)
             rate = float(stream.average_rate or 1 / ticks)
-            if num_frames > 1 and len(times) == 2 and times[1] > times[0]:
-                rate = (num_frames - 1) / ((times[1] - times[0]) * ticks)
             codec = stream.codec_context.name
             endings = _ENDINGS.get(container.format.name, (None,))
+        if frames.are_ordered and frames.last > frames.first:
+            rate = (frames.number - 1) / ((frames.last - frames.first) * ticks)
+        elif not frames.are_ordered:
+            counted = packet_timeline(path, span=span, deadline=Deadline(None))
+            rate = 1 / (counted.interval * ticks)
     own = Path(path).suffix[1:].lower()
     ending = own if own in endings else endings[0]
-    duration = num_frames / rate
-    return Inspection(num_frames, rate, duration, height, width, codec, ending, num_bytes, sha256)
+    duration = frames.number / rate
+    sides = frames.height, frames.width
+    return Inspection(frames.number, rate, duration, *sides, codec, ending, num_bytes, sha256)
+
+
+class _Frames(NamedTuple):
+    number: int
+    first: int
+    last: int
+    are_ordered: bool
+    height: int
+    width: int
+
+
+def _decoded(container: InputContainer, stream: VideoStream) -> _Frames:
+    timeline = header_timeline(container, stream)
+    times: list[int] = []
+    number, height, width, length = 0, 0, 0, 0
+    are_ordered = not may_jump(container)
+    for frame in container.decode(stream):
+        if frame.is_corrupt:
+            raise ClipError(f"frame {number} is damaged")
+        if number == 0:
+            height, width = frame.height, frame.width
+            if quarter_turns(frame) % 2:
+                height, width = width, height
+        number += 1
+        if frame.pts is not None:
+            are_ordered = are_ordered and times[-1:] <= [frame.pts]
+            times = [*times[:1], frame.pts]
+            length = frame.duration or 0
+    if number == 0:
+        raise ClipError("no frame could be decoded", unreadable=True)
+    _require_whole(timeline, times, length)
+    first, last = (times[0], times[-1]) if times else (0, 0)
+    return _Frames(number, first, last, are_ordered, height, width)
 
 
 def _require_whole(timeline: Timeline | None, times: list[int], length: int) -> None:

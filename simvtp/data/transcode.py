@@ -1,6 +1,7 @@
 """Videos encoded anew for fast random access: small, upright, at one rate, keyframes close by."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from simvtp.decoding.decoded_frames import frames_at, quarter_turns, timed_frames
-from simvtp.decoding.timeline import Timeline, packet_timeline
+from simvtp.decoding.timeline import LostPlaceError, Timeline, by_count, packet_timeline
 from simvtp.decoding.video_file import ClipError, Deadline, named_errors, open_video
 
 _DEFAULT_GOP = 16
@@ -65,10 +66,22 @@ def transcode(
     """
     with named_errors(path):
         timeline = packet_timeline(path, deadline=Deadline(None), span=span)
-        with open_video(path, span=span) as (container, stream):
-            times, rate = _target_times(timeline, stream.time_base, encoding.frames_per_second)
-            timed = timed_frames(container.decode(stream), timeline)
-            _encode(frames_at(timed, times, timeline), target, rate=rate, encoding=encoding)
+        with suppress(LostPlaceError):
+            return _transcode(path, target, timeline._replace(from_start=True), encoding, span)
+        return _transcode(path, target, by_count(timeline), encoding, span)
+
+
+def _transcode(
+    path: str | Path,
+    target: Path,
+    timeline: Timeline,
+    encoding: Encoding,
+    span: tuple[int, int] | None,
+) -> None:
+    with open_video(path, span=span) as (container, stream):
+        times, rate = _target_times(timeline, stream.time_base, encoding.frames_per_second)
+        timed = timed_frames(container.decode(stream), timeline)
+        _encode(frames_at(timed, times, timeline), target, rate=rate, encoding=encoding)
 
 
 def _target_times(

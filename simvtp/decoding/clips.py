@@ -1,7 +1,8 @@
 """Clips decoded from video files: whatever a file holds becomes frames or one clear error."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from contextlib import suppress
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from av.container import InputContainer
@@ -10,13 +11,19 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from simvtp.decoding.decoded_frames import (
-    LostPlaceError,
     frames_at,
     quarter_turns,
     timed_frames,
     to_array,
 )
-from simvtp.decoding.timeline import Timeline, header_timeline, packet_timeline
+from simvtp.decoding.timeline import (
+    LostPlaceError,
+    Timeline,
+    by_count,
+    checked_timeline,
+    header_timeline,
+    packet_timeline,
+)
 from simvtp.decoding.video_file import ClipError, Deadline, Source, named_errors, open_video
 
 
@@ -43,6 +50,12 @@ class SharedFrames(NamedTuple):
     frames: np.ndarray
     places: np.ndarray
     starts: tuple[float, ...]
+
+
+class _Opened(TypedDict):
+    source: Source
+    span: tuple[int, int] | None
+    deadline: Deadline
 
 
 class _Request(NamedTuple):
@@ -106,17 +119,17 @@ def read_clips(
     """
     request = _checked_request(num_frames, stride, tuple(positions), short_side)
     deadline = Deadline(time_limit)
+    opened: _Opened = {"source": source, "span": span, "deadline": deadline}
     with named_errors(source):
-        with open_video(source, span=span, deadline=deadline) as (container, stream):
-            timeline = header_timeline(container, stream)
-            if timeline is not None:
-                try:
-                    return _read(container, stream, timeline, request, deadline)
-                except LostPlaceError:
-                    pass
-        timeline = packet_timeline(source, span=span, deadline=deadline)
-        with open_video(source, span=span, deadline=deadline) as (container, stream):
+        with suppress(LostPlaceError), open_video(**opened) as (container, stream):
+            timeline = checked_timeline(container, stream, deadline=deadline)
             return _read(container, stream, timeline, request, deadline)
+        timeline = packet_timeline(**opened)
+        for attempt in (timeline, timeline._replace(from_start=True)):
+            with suppress(LostPlaceError), open_video(**opened) as (container, stream):
+                return _read(container, stream, attempt, request, deadline)
+        with open_video(**opened) as (container, stream):
+            return _read(container, stream, by_count(timeline), request, deadline)
 
 
 def probe(
@@ -182,7 +195,7 @@ def _read(
     ]
     distinct, places = np.unique(clips, return_inverse=True)
     times = [timeline.start + index * timeline.interval for index in distinct.tolist()]
-    if distinct[0] > 0 and not timeline.scanned:
+    if distinct[0] > 0 and not timeline.from_start:
         try:
             container.seek(int(times[0]), stream=stream)
         except (FFmpegError, OSError) as error:

@@ -7,30 +7,34 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from simvtp.decoding.timeline import Timeline
+from simvtp.decoding.timeline import LostPlaceError, Timeline
 from simvtp.decoding.video_file import ClipError
 
 # A time stamp is the frame's true time rounded to a tick.
 _TICK_ROUNDING = 0.5
 
 
-class LostPlaceError(Exception):
-    """The header or the seek was wrong: the packets have to be looked at one by one."""
-
-
 def timed_frames(
     frames: Iterable[VideoFrame], timeline: Timeline
 ) -> Iterator[tuple[float, VideoFrame]]:
-    """Pair frames with their times, which never step back and are counted on where missing."""
+    """Pair frames with their times, which are counted on where they are missing.
+
+    Raises:
+        LostPlaceError: times step back, or the first one is missing after a seek.
+    """
     previous: float | None = None
-    for frame in frames:
-        if frame.pts is not None:
-            time = float(frame.pts) if previous is None else max(float(frame.pts), previous)
+    for number, frame in enumerate(frames):
+        if timeline.counted:
+            time = timeline.start + number * timeline.interval
+        elif frame.pts is not None:
+            time = float(frame.pts)
         elif previous is not None:
             time = previous + timeline.interval
-        elif timeline.scanned:
+        elif timeline.from_start:
             time = timeline.start
         else:
+            raise LostPlaceError
+        if previous is not None and time < previous:
             raise LostPlaceError
         previous = time
         yield time, frame
@@ -45,7 +49,7 @@ def frames_at(
     time = timeline.start
     for time, frame in timed:
         if held is None and pending[0] < time - _TICK_ROUNDING:
-            if not timeline.scanned:
+            if not timeline.from_start:
                 raise LostPlaceError
             held = frame
         while pending and held is not None and pending[0] < time - _TICK_ROUNDING:
@@ -57,6 +61,8 @@ def frames_at(
             yield held
         if not pending:
             return
+    if held is None and not timeline.from_start:
+        raise LostPlaceError
     if held is None:
         raise ClipError("no frame could be decoded", unreadable=True)
     end = time + max(held.duration or 0, timeline.interval) + timeline.interval

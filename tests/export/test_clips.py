@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.clips import decode_clip, read_clips
-from simvtp.data import ClipError
-from simvtp.data.clips import read_clip
-from simvtp.data.transforms import CentreCrop
+from simvtp.data import CentreCrop, ClipError, ClipRecord, EvaluationDataset, read_clip
+from simvtp.data import clips as training
+from simvtp.decoding import clips as decoding
 from simvtp.decoding import video_file
+from tests.decoding.odd_files import ODD_FILES
 
 CUT = {"num_frames": 4, "frame_stride": 2, "image_size": 32}
 
@@ -64,6 +65,22 @@ def test_clips_are_those_of_evaluation(num_frames, width, height, stride, size, 
     difference = np.abs(found.astype(int) - clip_of_training(file, **cut))
     assert difference.max() <= 2
     np.testing.assert_array_equal(decode_clip(file.read_bytes(), **cut), found)
+
+
+@pytest.mark.parametrize("name", ODD_FILES)
+def test_serving_training_and_evaluation_see_the_same_frames_of_odd_files(name, tmp_path):
+    file = ODD_FILES[name](tmp_path / name)
+    records = [ClipRecord("a", file, ("a",))]
+    reading = {"num_frames": 8, "stride": 4, "transform": CentreCrop(128)}
+    evaluated = EvaluationDataset(records, **reading)[0].video
+    served = decode_clip(file.read_bytes(), num_frames=8, frame_stride=4, image_size=128)
+    for position in (None, 0.0, 0.4, 1.0):
+        trained = training.read_clips(file, positions=(position,), num_frames=8, stride=4)
+        sent = decoding.read_clips(file.read_bytes(), positions=(position,), num_frames=8, stride=4)
+        np.testing.assert_array_equal(trained.frames.permute(0, 2, 3, 1), sent.frames)
+        if position is None:
+            np.testing.assert_array_equal(trained.frames, served)
+            np.testing.assert_array_equal(evaluated, served)
 
 
 REAL = Path(__file__).parents[3] / "shared" / "clips"
