@@ -3,6 +3,8 @@
 import os
 import re
 import stat
+import unicodedata
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -75,11 +77,11 @@ def checked_path(row: Row, base: str, *, check_files: bool) -> str:
             message = f"path {shown(written)} leaves the root; give a path inside it or change root"
             raise ProblemError(row.line, message)
         if check_files:
-            try:
-                target = _followed(path)
-            except (OSError, RuntimeError):
+            found = next(filter(None, map(_followed, _written_alike(path, base))), None)
+            if found is None:
                 missing.append(shown(written))
                 continue
+            path, target = found
             if not _is_below(target, _real_folder(base)):
                 message = (
                     f"path {shown(written)} is a link out of the root; set root to hold its target"
@@ -90,17 +92,29 @@ def checked_path(row: Row, base: str, *, check_files: bool) -> str:
     raise MissingFileError(row.line, message)
 
 
-def _followed(path: str) -> str:
-    """The file that `path` leads to in the end; one call of the system unless it is a link."""
-    folder, name = os.path.split(path)
-    target = os.path.join(_real_folder(folder), name)  # noqa: PTH118
-    status = os.lstat(target)
-    if stat.S_ISLNK(status.st_mode):
-        target = os.path.realpath(target, strict=True)
-        status = os.stat(target)  # noqa: PTH116
-    if not stat.S_ISREG(status.st_mode):
-        raise FileNotFoundError(path)
-    return target
+def _written_alike(path: str, base: str) -> Iterator[str]:
+    """The path, and the same below the root with accents in or beside their letters (NFC, NFD)."""
+    yield path
+    if not path.isascii():
+        inside = path.removeprefix(base)
+        yield from (base + unicodedata.normalize(form, inside) for form in ("NFC", "NFD"))
+
+
+def _followed(path: str) -> tuple[str, str] | None:
+    """The path and the file it leads to in the end; one call of the system unless it is a link.
+
+    None where there is no file.
+    """
+    try:
+        folder, name = os.path.split(path)
+        target = os.path.join(_real_folder(folder), name)  # noqa: PTH118
+        status = os.lstat(target)
+        if stat.S_ISLNK(status.st_mode):
+            target = os.path.realpath(target, strict=True)
+            status = os.stat(target)  # noqa: PTH116
+    except (OSError, RuntimeError):
+        return None
+    return (path, target) if stat.S_ISREG(status.st_mode) else None
 
 
 @lru_cache(maxsize=1024)

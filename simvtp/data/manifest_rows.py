@@ -5,7 +5,9 @@ Tables and JSON lines are read as a stream: millions of rows never lie in memory
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -13,6 +15,14 @@ import rich.progress
 from rich.console import Console
 
 _MAX_SHOWN_CHARACTERS = 60
+_DELIMITERS = (",", ";", "\t")
+# Letters of the fields that published lists of captions have, the likeliest first.
+_VIDEO_FIELDS = (
+    *("path", "video", "videopath", "videoname", "filename", "filepath", "file"),
+    *("clip", "clipname", "videoid"),
+)
+_CAPTION_FIELDS = ("caption", "goldencaption", "sentence", "text", "description")
+_BETWEEN = re.compile(r"[\s,]*")
 _PLAIN_COLUMNS = ("videoid", "path", "caption")
 _WEBVID_COLUMNS = ("videoid", "page_dir", "name")
 
@@ -46,8 +56,15 @@ Rows = Iterator[Row | ProblemError]
 
 
 def _csv_rows(file: TextIO) -> Rows:
-    """Rows of a table with our own columns or WebVid's; further columns are ignored."""
-    table = csv.reader(file, strict=True)
+    """Rows of a table with our own columns or WebVid's; further columns are ignored.
+
+    A comma, a semicolon or a tab stands between the cells.
+    """
+    begin: list[str] = []
+    while not "".join(begin).strip() and (written := file.readline()):
+        begin.append(written)
+    delimiter = delimiter_of("".join(begin))
+    table = csv.reader(chain(begin, file), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     line = 1
     try:
@@ -93,6 +110,38 @@ def _table_row(line: int, cells: dict[str, str]) -> Row:
     return Row(line, video_id, (f"{cells['page_dir']}/{name}", name), cells["name"])
 
 
+def delimiter_of(header: str) -> str:
+    """What stands between the cells of a table's first line: a comma, a semicolon or a tab."""
+    return max(_DELIMITERS, key=header.count)
+
+
+class Captioned(NamedTuple):
+    """What an object in JSON says of a video: its file or name, and one or more captions."""
+
+    video: Any
+    captions: Any
+
+
+def captioned(row: Any) -> Captioned:
+    """The video and the captions of an object such as {path, captions} or {video, caption}.
+
+    Raises:
+        ValueError: it is no object, or lacks one of the two.
+    """
+    fields: dict[str, Any] = {}
+    if isinstance(row, dict):
+        fields = {re.sub(r"[\s_-]", "", str(name)).lower(): row[name] for name in row}
+    video = next((name for name in _VIDEO_FIELDS if name in fields), None)
+    captions: list[str] = []
+    for name in _CAPTION_FIELDS:
+        captions = captions or [each for each in (name, f"{name}s") if each in fields]
+    if video is None or len(captions) != 1:
+        raise ValueError(
+            f"it must be an object with path and either caption or captions, got {shown(row)}"
+        )
+    return Captioned(fields[video], fields[captions[0]])
+
+
 def _json_lines_rows(file: TextIO) -> Rows:
     for line, written in enumerate(file, 1):
         if not written.strip():
@@ -103,19 +152,15 @@ def _json_lines_rows(file: TextIO) -> Rows:
             message = f"it is no JSON ({error}): {shown(written)}; write one object on each line"
             yield ProblemError(line, message)
             continue
-        if (
-            not isinstance(row, dict)
-            or "path" not in row
-            or ("caption" in row) == ("captions" in row)
-        ):
-            message = (
-                "it must be an object with path and either caption or captions, "
-                f"got {shown(written)}"
-            )
-            yield ProblemError(line, message)
-            continue
-        captions = row["captions"] if "captions" in row else row["caption"]
-        yield Row(line, row.get("videoid"), (row["path"],), captions)
+        yield _object_row(line, row)
+
+
+def _object_row(line: int, row: Any) -> Row | ProblemError:
+    try:
+        video, captions = captioned(row)
+    except ValueError as error:
+        return ProblemError(line, str(error))
+    return Row(line, row.get("videoid"), (video,), captions)
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -123,7 +168,7 @@ class _Pairs(list[tuple[str, Any]]):
 
 
 def _json_rows(file: TextIO) -> Rows:
-    """Rows of the object `{path: caption or [captions]}`; a repeated path adds its captions."""
+    """Rows of `{path: caption or [captions]}`, whose repeated paths add captions, or of a list."""
     text = file.read()
     try:
         pairs = json.loads(text, object_pairs_hook=_Pairs)
@@ -132,7 +177,9 @@ def _json_rows(file: TextIO) -> Rows:
         yield ProblemError(line, f"it is no JSON ({error}); one object a line is a .jsonl file")
         return
     if not isinstance(pairs, _Pairs):
-        yield ProblemError(1, "it must be an object {path: caption or [captions]}")
+        message = "it must be {path: caption or [captions]} or a list of {path, caption}"
+        is_listed = isinstance(pairs, list) and all(isinstance(row, _Pairs) for row in pairs)
+        yield from _listed_rows(text) if is_listed else [ProblemError(1, message)]
         return
     line, position = 1, 0
     for path, captions in pairs:
@@ -143,8 +190,20 @@ def _json_rows(file: TextIO) -> Rows:
         yield Row(line, None, (path,), captions)
 
 
+def _listed_rows(text: str) -> Rows:
+    """Rows of a list of objects, by the lines they begin on."""
+    decoder = json.JSONDecoder()
+    line, end = 1, text.index("[") + 1
+    while text[start := _BETWEEN.match(text, end).end()] != "]":  # pyright: ignore[reportOptionalMemberAccess]
+        line += text.count("\n", end, start)
+        row, end = decoder.raw_decode(text, start)
+        yield _object_row(line, row)
+        line += text.count("\n", start, end)
+
+
 READERS: dict[str, Callable[[TextIO], Rows]] = {
     ".csv": _csv_rows,
+    ".tsv": _csv_rows,
     ".jsonl": _json_lines_rows,
     ".json": _json_rows,
 }
@@ -159,7 +218,7 @@ def read_rows(source: Path, *, progress: bool) -> Rows:
         encoding="utf-8-sig",
         # A table's cells may hold any line end; a line of JSON ends at a line feed alone, since a
         # caption may hold other separators, such as U+2028, as they are.
-        newline="" if kind == ".csv" else "\n",
+        newline="" if READERS[kind] is _csv_rows else "\n",
         description=f"Checking {source.name}",
         console=Console(stderr=True),
         transient=True,

@@ -93,6 +93,11 @@ def _retrieval(config: FinetuneConfig, model: SimVTP) -> Task:
         names=lambda records: {},
         records=lambda records: records,
     )
+    if len(splits["train"]) < 2:
+        raise ValueError(
+            f"{config.data.train}: telling captions apart takes two videos to train on or more, "
+            f"got {len(splits['train'])}"
+        )
     model = with_text_encoder(model, config)
     special = special_token_ids(tokenizer)
     collate = Collator(
@@ -174,7 +179,12 @@ def _classification(config: FinetuneConfig, model: SimVTP) -> Task:
         names=lambda clips: {"classes": clips.classes},
         records=lambda clips: clips.records,
     )
-    classes = splits["train"].classes
+    classes, labels = splits["train"].classes, splits["train"].labels
+    if len(set(labels.tolist())) < 2:
+        raise ValueError(
+            f"{config.data.train}: all {len(labels)} videos to train on have the class "
+            f"{classes[labels[0]]!r}; telling classes apart takes two or more"
+        )
     classifier = VideoClassifier.from_model(model, classes=classes)
     train_parts(classifier, "all" if config.tune.train_parts == "all" else "head")
     augment = config.augment
@@ -212,6 +222,11 @@ def _answering(config: FinetuneConfig, model: SimVTP) -> Task:
         records=lambda questions: questions.records,
     )
     train = with_known_answers(splits["train"])
+    if max(len(train.answers), train.num_options) < 2:
+        raise ValueError(
+            f"{config.data.train}: its questions have one answer to choose from; answering takes "
+            "two or more"
+        )
     answerer = VideoAnswerer.from_model(model, answers=train.answers)
     train_parts(answerer, "all" if config.tune.train_parts == "all" else "head")
 

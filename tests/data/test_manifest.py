@@ -106,7 +106,7 @@ def csv_of(*rows: str) -> str:
     ("name", "content", "expected"),
     [
         ("m.csv", "videoid,path\n1,a.mp4\n", "line 1: the header must name each of videoid"),
-        ("m.csv", "videoid;path;caption\n", "got 'videoid;path;caption'"),
+        ("m.csv", "videoid|path|caption\n", "got 'videoid|path|caption'"),
         ("m.csv", csv_of("1,a.mp4,dog, cat"), "line 2: it has 4 cells, the header has 3"),
         ("m.csv", csv_of("1,a.mp4"), "line 2: it has 2 cells"),
         ("m.csv", csv_of("1,a.mp4,dog", '2,b.mp4,"open'), "check that every quote is closed"),
@@ -136,7 +136,7 @@ def csv_of(*rows: str) -> str:
         ("m.json", '[{"path": "a.mp4"}]', "line 1: it must be an object"),
         ("m.json", '{"a.mp4": "x"}\n{"b.mp4": "y"}', "line 2: it is no JSON"),
         ("m.json", '{"a.mp4": {"caption": "x"}}', "caption must be a text"),
-        ("m.txt", "a.mp4 dog", "a manifest must end in .csv, .jsonl, .json"),
+        ("m.txt", "a.mp4 dog", "a manifest must end in .csv, .tsv, .jsonl, .json"),
     ],
 )
 def test_faults_are_named(name: str, content: str | bytes, expected: str, write: Write):
@@ -179,7 +179,7 @@ def test_faulty_rows_are_left_out_where_that_is_asked_for(write: Write, tmp_path
     [
         (csv_of("1,a.mp4,dog", '2,b.mp4,"open', "3,c.mp4,cat"), "reading stopped"),
         (csv_of("1,gone.mp4,dog"), "no file 'gone.mp4'"),
-        ("videoid;path;caption\n", "the header must name"),
+        ("videoid|path|caption\n", "the header must name"),
         (csv_of("1,a.mp4,d\0g"), "NUL byte"),
     ],
 )

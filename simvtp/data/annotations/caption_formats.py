@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from simvtp.data.annotations.document import Document, field, numbered, text_of
 from simvtp.data.manifest_checks import checked_captions
-from simvtp.data.manifest_rows import READERS, ProblemError, shown
+from simvtp.data.manifest_rows import READERS, ProblemError, Row, captioned, shown
 
 MSVD_LINE = re.compile(r"(?P<video>\S+_\d+_\d+)\s+(?P<caption>.+)")
 LSMDC_CELLS = 6
@@ -41,9 +41,14 @@ def read_msrvtt(document: Document) -> CaptionedVideos:
     """
 
     def split_of(video: Any) -> tuple[str, str | None]:
-        return text_of(field(video, "video_id"), "video_id"), video.get("split")
+        split = video.get("split") if isinstance(video, dict) else None
+        if split is not None:
+            split = text_of(split, "split")
+        return text_of(field(video, "video_id"), "video_id"), split
 
-    videos = document.value.get("videos")
+    videos = document.value.get("videos") or []
+    if not isinstance(videos, list):
+        raise document.error(f"videos must be a list, got {shown(videos)}")
     rows = document.parsed(numbered(videos, name="video"), split_of) if videos else []
     splits = dict(row for _, row in rows)
 
@@ -87,6 +92,63 @@ def read_msrvtt_test(document: Document) -> CaptionedVideos:
     return _merged(document.parsed(document.table(), parse))
 
 
+def read_captioned_list(document: Document) -> CaptionedVideos:
+    """A list of {video, caption}, as JSON, a line each, or by split: {"train": [...], ...}.
+
+    The fields may have other usual names, such as clip_name and golden_caption.
+    Source: txt_msrvtt-retrieval.json of github.com/tsujuifu/pytorch_violet, and test sets of
+    github.com/OpenGVLab.
+    """
+    value = document.value
+    lists = {None: value} if isinstance(value, list) else value
+    videos: CaptionedVideos = []
+    for split, rows in lists.items():
+
+        def parse(row: Any, split: str | None = split) -> CaptionedVideo:
+            video, captions = captioned(row)
+            return _captioned_video(video, captions)._replace(split=split)
+
+        if not isinstance(rows, list):
+            raise document.error(f"{split} must be a list of {{video, caption}}, got {shown(rows)}")
+        name = "entry" if split is None else f"{split} entry"
+        videos += _merged(document.parsed(numbered(rows, name=name), parse))
+    return videos
+
+
+def read_word_lists(document: Document) -> CaptionedVideos:
+    """MSVD's raw-captions.pkl: captions of each video, each as a list of its words.
+
+    Source: the loader of github.com/ArrowLuo/CLIP4Clip.
+    """
+
+    def parse(item: tuple[str, Any]) -> CaptionedVideo:
+        name, captions = item
+        if not isinstance(captions, list) or not all(
+            isinstance(words, list) and all(isinstance(word, str) for word in words)
+            for words in captions
+        ):
+            raise ValueError(f"it must be lists of words, got {shown(captions)}")
+        return _captioned_video(name, [" ".join(words) for words in captions])
+
+    rows = ((f"video {name!r}", (name, value)) for name, value in document.value.items())
+    return document.parsed(rows, parse)
+
+
+def _captioned_video(video: Any, captions: Any) -> CaptionedVideo:
+    """A video by its path or name.
+
+    Raises:
+        ValueError: a text is none, or empty.
+    """
+    try:
+        checked = checked_captions(Row(0, None, (video,), captions))
+    except ProblemError as problem:
+        raise ValueError(problem.message) from problem
+    path = text_of(video, "path")
+    name = PurePosixPath(path).name if path.startswith("/") else path
+    return CaptionedVideo(path, (name,), checked)
+
+
 def read_path_captions(document: Document) -> CaptionedVideos:
     """An object {path: caption or [captions]}, such as train_9k_miech.json of SimVTP's authors.
 
@@ -97,13 +159,7 @@ def read_path_captions(document: Document) -> CaptionedVideos:
     def parse(row: Any) -> CaptionedVideo:
         if isinstance(row, ProblemError):
             raise ValueError(row.message)
-        try:
-            captions = checked_captions(row)
-        except ProblemError as problem:
-            raise ValueError(problem.message) from problem
-        path = text_of(row.paths[0], "path")
-        name = PurePosixPath(path).name if path.startswith("/") else path
-        return CaptionedVideo(path, (name,), captions)
+        return _captioned_video(row.paths[0], row.captions)
 
     rows = READERS[".json"](io.StringIO(document.text))
     places = ((f"line {getattr(row, 'line', 1)}", row) for row in rows)

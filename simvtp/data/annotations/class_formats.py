@@ -1,6 +1,7 @@
 """Formats of the classification benchmarks: a function for each."""
 
 import re
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ HMDB_FILE = re.compile(r"(?P<name>.+)_test_split(?P<number>\d)\.txt")
 _HMDB_SPLITS = {"train": "1", "test": "2"}
 UCF_CLASSES = "classInd.txt"
 UCF_LINE = re.compile(r"(?P<folder>[^/\s]+)/(?P<file>[^/\s,]+)(?:\s+(?P<number>\d+))?\s*")
-LIST_LINE = re.compile(r"(?P<path>.*[^\s,])(?:\s*,\s*|\s+)(?P<number>\d+)\s*")
+LIST_LINE = re.compile(r"(?P<path>.*[^\s,;])(?:\s*[,;]\s*|\s+)(?P<number>\d+)\s*")
 
 
 class LabelledVideo(NamedTuple):
@@ -26,10 +27,14 @@ class LabelledVideo(NamedTuple):
 
 
 class LabelledVideos(NamedTuple):
-    """Rows with their places, and the classes where the benchmark itself numbers them."""
+    """Rows with their places, and the classes where the benchmark itself puts them in order."""
 
     rows: list[tuple[str, LabelledVideo]]
     classes: tuple[str, ...] | None = None
+
+
+class ClassNumbersWarning(UserWarning):
+    """The numbers of an annotation's classes do not run from 0 without a gap."""
 
 
 def read_kinetics(document: Document, split: str | None) -> LabelledVideos:
@@ -93,7 +98,7 @@ def read_ssv2_answers(document: Document) -> LabelledVideos:
 def _ssv2_classes(document: Document) -> tuple[str, ...] | None:
     beside = (document.source.with_name(name) for name in _SSV2_CLASSES)
     listed = next((path for path in beside if path.is_file()), None)
-    return None if listed is None else _numbered_classes(Document(listed))
+    return None if listed is None else tuple(_numbered_classes(Document(listed), first=0))
 
 
 def read_ucf(document: Document) -> LabelledVideos:
@@ -103,18 +108,19 @@ def read_ucf(document: Document) -> LabelledVideos:
     UCF101TrainTestSplits-RecognitionTask at www.crcv.ucf.edu/data/UCF101.php.
     """
     listed = document.source.with_name(UCF_CLASSES)
-    classes = _numbered_classes(Document(listed)) if listed.is_file() else None
+    classes = _numbered_classes(Document(listed), first=1) if listed.is_file() else None
 
     def parse(line: str) -> LabelledVideo:
         found = UCF_LINE.fullmatch(line)
         if found is None:
             raise ValueError(f"it must be Class/file.avi and perhaps a number, got {shown(line)}")
         folder, file, number = found["folder"], found["file"], found["number"]
-        if classes and number and classes[int(number) - 1 : int(number)] != (folder,):
+        if classes and number and classes.get(folder) != int(number):
             raise ValueError(f"class {number} is not {folder} in {listed.name}")
         return LabelledVideo(file, (f"{folder}/{file}", file), folder)
 
-    return LabelledVideos(document.parsed(document.lines(), parse), classes)
+    rows = document.parsed(document.lines(), parse)
+    return LabelledVideos(rows, None if classes is None else tuple(classes))
 
 
 def read_hmdb(document: Document, split: str | None) -> LabelledVideos:
@@ -155,7 +161,7 @@ def read_table(document: Document) -> LabelledVideos:
 
 
 def read_list(document: Document) -> LabelledVideos:
-    """Lines of a path and the number of its class, from 0, with a space or a comma between.
+    """Lines of a path and the number of its class, with a space, a comma or a semicolon between.
 
     Source: the lists that github.com/MCG-NJU/VideoMAE trains with (DATASET.md).
     """
@@ -169,8 +175,26 @@ def read_list(document: Document) -> LabelledVideos:
     return LabelledVideos(document.parsed(document.lines(), parse))
 
 
-def _numbered_classes(document: Document) -> tuple[str, ...]:
-    """Classes in the order of their numbers: {class: "0"}, or lines `1 class` (from 1)."""
+def note_numbers(document: Document, numbers: list[int], *, first: int) -> None:
+    """Tell that classes are not numbered from `first` on without a gap.
+
+    Args:
+        document: where they are numbered.
+        numbers: their numbers, in rising order.
+        first: the usual first number.
+    """
+    gap = next((n for n, found in enumerate(numbers, first) if n != found), None)
+    if gap is not None:
+        warnings.warn(
+            f"{document.source}: its {len(numbers)} classes have the numbers {numbers[0]} to "
+            f"{numbers[-1]} and none has {gap}: they are taken in the order of their numbers",
+            ClassNumbersWarning,
+            stacklevel=2,
+        )
+
+
+def _numbered_classes(document: Document, *, first: int) -> dict[str, int]:
+    """Numbers of classes, in rising order: {class: "0"}, or lines `1 class`."""
 
     def items() -> Iterator[tuple[str, tuple[str, Any]]]:
         if isinstance(document.value, dict):
@@ -184,7 +208,8 @@ def _numbered_classes(document: Document) -> tuple[str, ...]:
         return whole_number(item[1], "number of a class"), text_of(item[0], "class")
 
     pairs = sorted(pair for _, pair in document.parsed(items(), parse))
-    first = 0 if isinstance(document.value, dict) else 1
-    if [number for number, _ in pairs] != list(range(first, first + len(pairs))):
-        raise document.error(f"the numbers of its classes must run from {first} without a gap")
-    return tuple(name for _, name in pairs)
+    numbers = {name: number for number, name in pairs}
+    if len(set(numbers.values())) < len(pairs):
+        raise document.error("each class must have a name and a number of its own")
+    note_numbers(document, list(numbers.values()), first=first)
+    return numbers

@@ -14,6 +14,7 @@ from simvtp.data.annotations.class_formats import (
     UCF_LINE,
     LabelledVideo,
     LabelledVideos,
+    note_numbers,
     read_hmdb,
     read_kinetics,
     read_list,
@@ -96,7 +97,11 @@ def _read(document: Document, split: str | None) -> LabelledVideos:
     if SSV2_ANSWER.fullmatch(document.first_line.strip()):
         return read_ssv2_answers(document)
     ucf = UCF_LINE.fullmatch(document.first_line)
-    if ucf and (ucf["number"] is None or document.source.with_name(UCF_CLASSES).is_file()):
+    if ucf and (
+        ucf["number"] is None
+        or document.source.with_name(UCF_CLASSES).is_file()
+        or ucf["file"].lower().startswith(f"v_{ucf['folder']}_g".lower())
+    ):
         return read_ucf(document)
     if document.value is None and LIST_LINE.fullmatch(document.first_line):
         return read_list(document)
@@ -129,14 +134,9 @@ def _class_names(
     if numbered_classes is not None:
         return numbered_classes
     numbers = {label for label in labels if isinstance(label, int)}
-    unused = next((number for number in range(len(numbers)) if number not in numbers), None)
-    if unused is not None:
-        raise document.error(
-            f"no video has class {unused}, but classes are numbered from 0 without a gap; give "
-            "classes (for UCF101's own lists, put classInd.txt beside them)"
-        )
     if numbers:
-        return tuple(str(number) for number in range(len(numbers)))
+        note_numbers(document, sorted(numbers), first=0)
+        return tuple(str(number) for number in sorted(numbers))
     return tuple(sorted({str(label) for label in labels}))
 
 
@@ -148,13 +148,19 @@ def _class_numbers(
     if len(by_name) != len(classes):
         raise ValueError(f"classes must differ, got {len(classes)} names of {len(by_name)} classes")
 
+    # A list that has numbers alone calls its classes by them.
+    are_numbers = all(name.isdecimal() for name in classes)
+
     def parse(row: LabelledVideo) -> int:
-        known = row.label in by_name if isinstance(row.label, str) else row.label < len(classes)
-        if not known:
+        if isinstance(row.label, int) and not are_numbers:
+            number = row.label if row.label < len(classes) else None
+        else:
+            number = by_name.get(str(row.label))
+        if number is None:
             raise ValueError(
                 f"class {row.label!r} is not among the {len(classes)} classes "
                 f"({shown(', '.join(classes))}); give the classes of the training split"
             )
-        return row.label if isinstance(row.label, int) else by_name[row.label]
+        return number
 
     return [number for _, number in document.parsed(rows, parse)]

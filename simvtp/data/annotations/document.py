@@ -3,16 +3,18 @@
 import csv
 import io
 import json
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from simvtp.data.annotations.plain_pickle import read_plain_pickle
 from simvtp.data.manifest import ManifestError, Problems, require_plain_text
 from simvtp.data.manifest_checks import text_fault
-from simvtp.data.manifest_rows import shown
+from simvtp.data.manifest_rows import delimiter_of, shown
 
-_DELIMITERS = (",", ";", "\t")
+_PICKLES = (".pkl", ".pickle")
 _MAX_HEADER = 10_000
 
 Row = TypeVar("Row")
@@ -21,6 +23,8 @@ Result = TypeVar("Result")
 
 class Document:
     """A UTF-8 text that is read whole: benchmarks' annotations have at most some 100 MB.
+
+    A pickle of plain values counts as the JSON of those.
 
     Args:
         path: the file.
@@ -32,10 +36,17 @@ class Document:
     def __init__(self, path: str | Path) -> None:
         self.source = Path(path)
         try:
-            require_plain_text(self.source)
-            self.text = self.source.read_text(encoding="utf-8-sig")
+            if self.source.suffix.lower() in _PICKLES:
+                self.text = json.dumps(read_plain_pickle(self.source))
+            else:
+                require_plain_text(self.source)
+                self.text = self.source.read_text(encoding="utf-8-sig")
         except OSError as error:
             raise self.error(f"cannot read it ({error.strerror}); check its path") from error
+        except ManifestError:
+            raise
+        except (ValueError, TypeError, RecursionError) as error:
+            raise self.error(str(error)) from error
         if not self.text.strip():
             raise self.error("it is empty; check that it was copied whole")
 
@@ -52,6 +63,8 @@ class Document:
         """
         if self.text.lstrip()[0] not in "{[":
             return None
+        if self.source.suffix.lower() == ".jsonl":
+            return [value for _, value in self.parsed(self.lines(), json.loads)]
         try:
             return json.loads(self.text)
         except (ValueError, RecursionError) as error:
@@ -71,7 +84,7 @@ class Document:
     @cached_property
     def delimiter(self) -> str:
         """What stands between the cells of the first line: a comma, a semicolon or a tab."""
-        return max(_DELIMITERS, key=self.first_line.count)
+        return delimiter_of(self.first_line)
 
     @cached_property
     def columns(self) -> list[str]:
@@ -130,7 +143,7 @@ class Document:
             try:
                 if (result := parse(row)) is not None:
                     results.append((place, result))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 problems.add(f"{place}: {error}")
         if problems.count:
             raise self.error(str(problems))
@@ -156,14 +169,16 @@ def field(row: Any, name: str) -> Any:
 
 
 def text_of(value: Any, name: str) -> str:
-    """A text without the space around it.
+    """A text without the space around it, with every accent in its letter where it has one.
+
+    Some systems write names with accents of their own (NFD): the same name must be the same text.
 
     Raises:
         ValueError: it is no text, empty, or holds what no tokenizer takes.
     """
     if fault := text_fault(name, value, advice="fill it in or remove the row"):
         raise ValueError(fault)
-    return value.strip()
+    return unicodedata.normalize("NFC", value.strip())
 
 
 def whole_number(value: Any, name: str) -> int:

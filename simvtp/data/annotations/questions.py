@@ -1,7 +1,7 @@
 """Questions about videos, read as the benchmarks publish them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,7 +119,7 @@ def _read(document: Document) -> _Rows:
 
 
 def _read_json(document: Document) -> _Rows:
-    """MSRVTT-QA and MSVD-QA: a list of {id, video_id, question, answer[, category_id]}.
+    """MSRVTT-QA and MSVD-QA: a list of {id, video_id or video, question, answer[, category_id]}.
 
     The number n in video_id stands for the file video<n> of MSR-VTT. Only MSRVTT-QA has
     category_id; MSVD's files are called vid<n>, or as youtube_mapping.txt beside the annotation
@@ -129,7 +129,7 @@ def _read_json(document: Document) -> _Rows:
     msvd_names = _msvd_names(Document(mapping)) if mapping.is_file() else {}
 
     def names_of(row: Any) -> tuple[str, ...]:
-        video_id = field(row, "video_id")
+        video_id = field(row, "video" if isinstance(row, dict) and "video" in row else "video_id")
         if isinstance(video_id, str) and not video_id.isdigit():
             return (text_of(video_id, "video_id"),)
         number = whole_number(video_id, "video_id")
@@ -175,7 +175,12 @@ def _read_tgif_choice(document: Document) -> _Rows:
             raise ValueError(f"answer must be one of the options 0 to 4, got {answer}")
         return _Asked(name, (name,), text_of(row["question"], "question"), answer, options)
 
-    return document.parsed(document.table(quoted=False), parse)
+    return document.parsed(_tgif_rows(document), parse)
+
+
+def _tgif_rows(document: Document) -> Iterator[tuple[str, list[str]]]:
+    # As published, a quote is a character; copies with commas need theirs.
+    return document.table(quoted=document.delimiter != "\t")
 
 
 def _read_tgif_open(document: Document) -> _Rows:
@@ -193,7 +198,7 @@ def _read_tgif_open(document: Document) -> _Rows:
             raise ValueError(f"answer must be a number from 0 to 10, got {answer!r}")
         return _Asked(name, (name,), text_of(row["question"], "question"), answer)
 
-    return document.parsed(document.table(quoted=False), parse)
+    return document.parsed(_tgif_rows(document), parse)
 
 
 def _is_count(document: Document) -> bool:

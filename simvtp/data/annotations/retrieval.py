@@ -8,6 +8,7 @@ from simvtp.data.annotations.caption_formats import (
     MSVD_LINE,
     CaptionedVideos,
     read_activitynet,
+    read_captioned_list,
     read_didemo,
     read_lsmdc,
     read_msrvtt,
@@ -16,6 +17,7 @@ from simvtp.data.annotations.caption_formats import (
     read_msvd,
     read_msvd_table,
     read_path_captions,
+    read_word_lists,
 )
 from simvtp.data.annotations.document import Document, numbered, text_of
 from simvtp.data.annotations.video_files import (
@@ -26,14 +28,15 @@ from simvtp.data.annotations.video_files import (
     require_missing,
 )
 from simvtp.data.clip_table import ClipRecord
-from simvtp.data.manifest_rows import shown
+from simvtp.data.manifest_rows import delimiter_of, shown
 from simvtp.data.places import Place, named_place
 from simvtp.data.sources import load_clips
 
 _MANIFEST_COLUMNS = ({"videoid", "path", "caption"}, {"videoid", "page_dir", "name"})
 _KNOWN = (
     "MSR-VTT (its JSON, the 1k-A test table, or JSON {path: caption}), DiDeMo, ActivityNet "
-    "Captions, MSVD (descriptions as text or table), LSMDC, or one of our manifests"
+    "Captions, MSVD (descriptions as text, table or raw-captions.pkl), LSMDC, a list of {video, "
+    "caption}, or one of our manifests"
 )
 _MAX_HEADER = 65_536
 
@@ -112,14 +115,21 @@ def _reader(document: Document) -> Callable[[Document], CaptionedVideos]:
 def _json_reader(document: Document) -> Callable[[Document], CaptionedVideos] | None:
     value = document.value
     if isinstance(value, list):
-        is_didemo = isinstance(value[0] if value else None, dict) and "description" in value[0]
-        return read_didemo if is_didemo else None
+        first = value[0] if value else None
+        if not isinstance(first, dict):
+            return None
+        return read_didemo if {"video", "description"} <= first.keys() else read_captioned_list
+    first = next(iter(value.values()), None)
+    inner = first[0] if isinstance(first, list) and first else None
     if isinstance(value.get("sentences"), list):
         return read_msrvtt
     if isinstance(value.get("annotations"), list):
         return read_msrvtt_annotations
-    is_activitynet = isinstance(next(iter(value.values()), None), dict)
-    return read_activitynet if is_activitynet else read_path_captions
+    if isinstance(first, dict):
+        return read_activitynet
+    if isinstance(inner, dict):
+        return read_captioned_list
+    return read_word_lists if isinstance(inner, list) else read_path_captions
 
 
 def _table_reader(document: Document) -> Callable[[Document], CaptionedVideos] | None:
@@ -135,13 +145,17 @@ def _table_reader(document: Document) -> Callable[[Document], CaptionedVideos] |
 
 def _is_for_load_clips(file: Path) -> bool:
     """Whether these are shards or a manifest that is read row by row."""
-    if ".tar" in str(file) or file.suffix.lower() == ".jsonl":
+    if ".tar" in str(file):
         return True
     if not file.is_file():
         return file.is_dir()
     # The first line only: a manifest may be longer than the memory.
     with file.open(encoding="utf-8-sig", errors="replace") as lines:
-        columns = {name.strip() for name in lines.readline(_MAX_HEADER).split(",")}
+        read = iter(lambda: lines.readline(_MAX_HEADER), "")
+        first = next((line for line in read if line.strip()), "")
+    if file.suffix.lower() == ".jsonl":
+        return '"path"' in first
+    columns = {name.strip() for name in first.split(delimiter_of(first))}
     return any(names <= columns for names in _MANIFEST_COLUMNS)
 
 
@@ -161,7 +175,7 @@ def _chosen(
         )
     listed = read_video_list(split)
     known = {row.video_id for _, row in rows}
-    _report_unknown(split, listed, known, str(document.source), missing)
+    _report_unknown(split, listed, known, f"in {document.source}", missing)
     wanted = set(listed)
     return [(place, row) for place, row in rows if row.video_id in wanted]
 
@@ -183,4 +197,11 @@ def _report_unknown(
 ) -> None:
     lost = [shown(video_id) for video_id in listed if video_id not in known]
     if lost:
-        report_missing(Document(split), lost, len(listed), where=where, missing=missing)
+        report_missing(
+            Document(split),
+            lost,
+            len(listed),
+            where=where,
+            missing=missing,
+            advice="check that the list is of this annotation",
+        )

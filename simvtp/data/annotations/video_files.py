@@ -1,6 +1,7 @@
 """Files of the videos that an annotation names, looked up below a root."""
 
 import os
+import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -94,9 +95,23 @@ def require_missing(missing: str) -> None:
 
 
 def report_missing(
-    document: Document, lost: Sequence[str], num_videos: int, *, where: str, missing: Missing
+    document: Document,
+    lost: Sequence[str],
+    num_videos: int,
+    *,
+    where: str,
+    missing: Missing,
+    advice: str = "check the root",
 ) -> None:
     """Tell how many videos are not there, and the first of them.
+
+    Args:
+        document: names the videos.
+        lost: those that are not there.
+        num_videos: all of them.
+        where: where they should be, such as "under ROOT".
+        missing: what to do.
+        advice: what is wrong, most likely, where none is there.
 
     Raises:
         ManifestError: that is refused, or none is there.
@@ -104,11 +119,9 @@ def report_missing(
     first = ", ".join(lost[:_MAX_NAMED]) + (", ..." if len(lost) > _MAX_NAMED else "")
     message = f"{len(lost)} of {num_videos} videos are not {where}: {first}"
     if len(lost) == num_videos:
-        raise document.error(f"{message}; check the root")
+        raise document.error(f"{message}; {advice}")
     if missing == "refuse":
-        raise document.error(
-            f"{message}; add the files, correct the root, or ask to leave them out"
-        )
+        raise document.error(f"{message}; add what is missing, {advice}, or ask to leave them out")
     warnings.warn(f"{document.source}: left out: {message}", MissingVideosWarning, stacklevel=4)
 
 
@@ -123,11 +136,12 @@ def _located(video: Video, base: str, files: dict[str, list[str]]) -> str:
         if spelling is None:
             continue
         places = files[spelling]
-        if len(places) > 1 and spelling not in places:
+        at_root = [place for place in places if "/" not in place]
+        if len(places) > 1 and len(at_root) != 1:
             listed = ", ".join(sorted(places)[:_MAX_NAMED])
             message = f"{spelling} lies in several folders ({listed}); set root to one of them"
             raise ProblemError(0, message)
-        candidates.append(spelling if spelling in places else places[0])
+        candidates.append(at_root[0] if at_root else places[0])
     return checked_path(Row(0, None, tuple(candidates), None), base, check_files=True)
 
 
@@ -145,7 +159,7 @@ def _stem(name: str) -> str:
 
 
 def _files_by_name(base: str, names: Iterable[str]) -> dict[str, list[str]]:
-    """Paths from the root of the files that one of the names may mean, by the file's name."""
+    """Paths from the root of the files that one of the names may mean, by the file's name (NFC)."""
     wanted = {spelling for name in names if "/" not in name for spelling in (name, _stem(name))}
     files: dict[str, list[str]] = {}
     if not wanted:
@@ -153,6 +167,7 @@ def _files_by_name(base: str, names: Iterable[str]) -> dict[str, list[str]]:
     for folder, _, found in os.walk(base):
         inside = folder[len(base) :].lstrip("/")
         for file in found:
-            if file in wanted or _stem(file) in wanted:
-                files.setdefault(file, []).append(f"{inside}/{file}" if inside else file)
+            name = unicodedata.normalize("NFC", file)
+            if name in wanted or _stem(name) in wanted:
+                files.setdefault(name, []).append(f"{inside}/{file}" if inside else file)
     return files

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from simvtp.data import LabelledClips, ManifestError, MissingVideosWarning, load_labelled
+from simvtp.data.annotations.class_formats import ClassNumbersWarning
 from tests.data.annotations.conftest import Write
 
 KINETICS = (
@@ -111,8 +112,12 @@ def test_something_something(write: Write, tmp_path: Path):
         files[1]: "Showing part of something",
         files[2]: "Showing part of something",
     }
-    write("labels.json", {"Showing part of something": "1"})
-    assert "must run from 0 without a gap" in error_of(source)
+    numbers = {"Showing part of something": "7", "Holding something next to something": "3"}
+    write("labels.json", numbers)
+    with pytest.warns(ClassNumbersWarning, match="numbers 3 to 7 and none has 0"):
+        assert load(source).classes == tuple(sorted(numbers, key=numbers.__getitem__))
+    write("labels.json", dict.fromkeys(numbers, "0"))
+    assert "each class must have a name and a number of its own" in error_of(source)
     write("labels.json", {"Showing part of something": "0"})
     assert "entry 1: class 'Holding something next to something' is not among" in error_of(source)
     test = write("test.json", [{"id": "1420"}])
@@ -138,9 +143,8 @@ def test_ucf(write: Write, tmp_path: Path):
     assert "2 problems" in error_of(wrong)
     assert "line 1: class 2 is not ApplyEyeMakeup in classInd.txt" in error_of(wrong)
     (train.parent / "classInd.txt").unlink()
-    assert load(test).classes == ("ApplyEyeMakeup", "Archery")
-    assert "no video has class 0" in error_of(train)
-    assert "put classInd.txt beside them" in error_of(train)
+    for source in (test, train):
+        assert load(source).classes == ("ApplyEyeMakeup", "Archery")
 
 
 def test_hmdb(write: Write, tmp_path: Path):
@@ -164,7 +168,7 @@ def test_hmdb(write: Write, tmp_path: Path):
     )
 
 
-@pytest.mark.parametrize("separator", [" ", ",", ", ", "\t"])
+@pytest.mark.parametrize("separator", [" ", ",", ", ", "\t", ";"])
 def test_lists_of_path_and_number(write: Write, tmp_path: Path, separator: str):
     root = tmp_path / "videos"
     files = ("some folder/a 1.mp4", "b.mp4", "c,2.mp4")
@@ -177,9 +181,26 @@ def test_lists_of_path_and_number(write: Write, tmp_path: Path, separator: str):
     assert as_pairs(clips, root) == {files[0]: "2", files[1]: "0", files[2]: "1"}
     assert load(source, classes=("a", "b", "c")).classes == ("a", "b", "c")
     assert "line 1: class 2 is not among the 2 classes" in error_of(source, classes=("a", "b"))
-    assert "no video has class 1" in error_of(write("t.csv", lines[0] + lines[1]))
     assert "leaves the root" in error_of(write("t.csv", f"/data/k400/b.mp4{separator}0\n"))
     assert "line 2: it must be a path and a number" in error_of(write("t.csv", lines[1] + "x"))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "note"),
+    [((1, 2, 1), "1 to 2 and none has 0"), ((0, 2, 0), "0 to 2 and none has 1")],
+)
+def test_classes_numbered_from_one_or_with_gaps_are_read_with_a_note(write: Write, numbers, note):
+    source = write("list.txt", "".join(f"{n}.mp4 {c}\n" for n, c in enumerate(numbers)))
+    for number in range(3):
+        write("list.txt", source.read_text(), f"{number}.mp4")
+    with pytest.warns(ClassNumbersWarning, match=note):
+        clips = load(source)
+    assert [clips.classes[label] for label in clips.labels] == [str(c) for c in numbers]
+    # Another split has the classes of the training split, whichever of them it holds.
+    other = write("other.txt", f"0.mp4 {numbers[1]}\n")
+    assert load(other, classes=clips.classes).labels.tolist() == [1]
+    write("other.txt", "0.mp4 9\n")
+    assert "class 9 is not among the 2 classes" in error_of(other, classes=clips.classes)
 
 
 def test_our_own_table(write: Write, tmp_path: Path):

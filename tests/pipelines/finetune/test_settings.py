@@ -178,3 +178,33 @@ def test_a_share_of_tubes_that_comes_to_none_is_refused(command_for, tmp_path, c
     command = command_for("retrieval", tmp_path, tune__video_ratio=0.2)
     assert finetune.main(command) == 2
     assert "ratio 0.2 hides no tube of 4: 0 and 0.25 to 0.75 work" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("task", "header", "rows", "message"),
+    [
+        (
+            "classification",
+            "path,label",
+            ["up"] * 3,
+            "all 2 videos to train on have the class 'up'",
+        ),
+        ("qa", "path,question,answer", ["where,up"] * 3, "its questions have one answer to choose"),
+        (
+            "retrieval",
+            "path,caption,videoid",
+            ["a,1", "b,2"],
+            "takes two videos to train on",
+        ),
+    ],
+)
+def test_nothing_to_tell_apart_is_refused_before_training(
+    command_for, corpus, tmp_path, task, header, rows, message, capsys
+):
+    paths = [record.path for record in load_manifest(corpus.train)]
+    lines = [f"{path},{row}" for path, row in zip(paths, rows, strict=False)]
+    (tmp_path / "list.csv").write_text("\n".join([header, *lines]) + "\n", "utf-8")
+    command = command_for(task, tmp_path / "run", data__train=tmp_path / "list.csv")
+    assert finetune.main(command) == 2
+    assert message in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
