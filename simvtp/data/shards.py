@@ -81,11 +81,10 @@ def expand_shards(source: str | Place) -> list[Place]:
         elif isinstance(place, Url):
             shards += _remote_matches(pattern)
         else:
-            # Path.glob takes no absolute pattern.
-            found = sorted(glob.glob(str(Path(pattern).expanduser())))  # noqa: PTH207
+            found = _local_matches(pattern)
             if not found:
                 raise ShardError(f"{pattern}: there is no such shard; check the path")
-            shards += [Path(path).absolute() for path in found]
+            shards += found
     if len(set(shards)) < len(shards):
         raise ShardError(f"{source}: a shard is named twice; name each once")
     endings = (".gz", ".tgz", ".bz2", ".xz", ".zst")
@@ -96,6 +95,17 @@ def expand_shards(source: str | Place) -> list[Place]:
             "(videos do not shrink any further)"
         )
     return shards
+
+
+def _local_matches(pattern: str) -> list[Path]:
+    """Files of a pattern; what is there as it is written, such as `clips [1]`, is no pattern."""
+    written = Path(pattern).expanduser().absolute()
+    place = escaped = Path(written.anchor)
+    for part in written.parts[1:]:
+        place /= part
+        escaped /= glob.escape(part) if place.exists() else part
+    # Path.glob takes no absolute pattern.
+    return [Path(path) for path in sorted(glob.glob(str(escaped)))]  # noqa: PTH207
 
 
 def _remote_matches(pattern: str) -> list[Place]:

@@ -19,6 +19,7 @@ from simvtp.data import (
     read_clip,
     write_clip_table,
 )
+from simvtp.data.shards import expand_shards
 from tests.data.shard_files import index_of, write_shard
 
 
@@ -195,3 +196,20 @@ def test_damage_inside_a_shard_costs_one_clip(
     assert dataset[0, 4].index != 4
     entry = json.loads((tmp_path / "quarantine.jsonl").read_text())
     assert entry["path"] == f"{clip.path}:4"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("a [1].tar", ["a [1].tar"]),
+        ("[bc].tar", ["b.tar", "c.tar"]),
+        ("in [x]/*.tar", ["in [x]/0 [2].tar", "in [x]/1 [2].tar"]),
+        ("in [x]/{0,1} [2].tar", ["in [x]/0 [2].tar", "in [x]/1 [2].tar"]),
+    ],
+)
+def test_brackets_that_are_in_a_name_are_no_pattern(tmp_path: Path, pattern: str, names: list[str]):
+    for name in ("a [1].tar", "a 1.tar", "b.tar", "c.tar", "in [x]/0 [2].tar", "in [x]/1 [2].tar"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = expand_shards(f"{tmp_path}/{pattern}")
+    assert found == [tmp_path / name for name in names]
