@@ -1,14 +1,21 @@
 """Batches in an order that a resume, another number of workers or of ranks does not change."""
 
+import errno
 import multiprocessing
+import multiprocessing.queues
 import os
+import resource
+import shutil
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch._utils import ExceptionWrapper
 from torch.utils.data import Dataset, Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -17,6 +24,10 @@ from simvtp.seeding import derive_generator
 # Of the streams drawn from (seed, epoch, ...), samples use the numbers from 0 upwards.
 _ORDER_STREAM = 2**32 - 1
 _PARENT_SECONDS = 1.0
+
+
+class BatchLostError(RuntimeError):
+    """A worker could not hand a batch over to the process that trains; the message says why."""
 
 
 class EpochOrder(Protocol):
@@ -202,11 +213,55 @@ def build_loader(
 
 def _start_worker(number: int) -> None:
     """Let signals that stop a run reach the main process alone; leave the cores to the others."""
+    # Python would print what keeps a batch from being sent, and go on without it.
+    multiprocessing.queues.Queue._on_queue_feeder_error = _send_reason  # pyright: ignore[reportAttributeAccessIssue]
+    # It would print and try again for ever where a file cannot be passed on.
+    sys.excepthook = _end_without_files
     for stop in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(stop, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+
+
+def _send_reason(queue: Any, error: Exception, item: Any) -> None:
+    """Send why a batch cannot be handed over in its place: the parent would wait for ever."""
+    match item:
+        case (number, (batch, *state)) if not isinstance(batch, ExceptionWrapper):
+            lost = BatchLostError(_why_lost(error))
+            reason = ExceptionWrapper((BatchLostError, lost, error.__traceback__), "in a worker")
+            queue.put((number, (reason, *state)))
+        case _:
+            # The parent notices the end of a process.
+            os._exit(1)
+
+
+def _end_without_files(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """End a worker that can open no more files; the parent, which waits for one, notices that."""
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        os._exit(1)
+    sys.__excepthook__(kind, error, trace)
+
+
+def _why_lost(error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    if os.strerror(errno.EMFILE) in reason:
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        fix = f"raise the limit of open files (ulimit -n, now {limit})"
+    elif os.strerror(errno.EFBIG) in reason:
+        fix = "lift the limit of file sizes (ulimit -f)"
+    else:
+        total, _, free = shutil.disk_usage("/dev/shm")
+        fix = (
+            f"batches go through /dev/shm, which has {free / 1e6:,.1f} of {total / 1e6:,.1f} MB "
+            "free: enlarge it (for a container: --shm-size 8g)"
+        )
+    return (
+        f"a worker could not hand over a batch: {reason}; {fix}, or load without workers "
+        "(--data.num_workers 0; for embed --workers 0)"
+    )
 
 
 def _end_with_parent() -> None:

@@ -1,6 +1,7 @@
 """Faults of machine and data that end a run between two steps, told in one line."""
 
 import errno
+import resource
 import shutil
 import signal
 import time
@@ -13,10 +14,18 @@ from torch.utils.data import DataLoader
 
 from simvtp.data import FetchError, TooManyBadClips
 from simvtp.data.dataset import RandomClips
+from simvtp.data.loader import BatchLostError
 from simvtp.training import CheckpointError, MainFailedError
 
 # What loading, logging and evaluating fail with when no line of the program is at fault.
-FAULTS = (OSError, EOFError, FetchError, TooManyBadClips)
+FAULTS = (OSError, EOFError, BatchLostError, FetchError, TooManyBadClips)
+# What torch raises a bare RuntimeError for when a loader's processes can give it nothing more.
+_LOADER_ENDS = (
+    "DataLoader worker (pid",
+    "Pin memory thread exited",
+    "Too many open files",
+    "received 0 items of ancdata",
+)
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 # A process that was killed, or had no shared memory left, is no decoder's fault.
@@ -89,8 +98,8 @@ def is_expected(error: BaseException) -> bool:
 
 
 def is_dead_worker(error: BaseException) -> bool:
-    """Whether torch says so that a process of a loader died."""
-    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
+    """Whether torch says so that a process of a loader died, or cannot be heard any more."""
+    return isinstance(error, RuntimeError) and str(error).startswith(_LOADER_ENDS)
 
 
 def reason_of(error: BaseException, *, folder: Path) -> str:
@@ -114,9 +123,12 @@ def reason_of(error: BaseException, *, folder: Path) -> str:
     if is_dead_worker(error) or isinstance(error, ConnectionError | EOFError):
         # Which of these it is depends on what the worker was about.
         died = text.splitlines()[0].rstrip(". ")
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return (
             f"a process that decodes clips died: {died}; either memory has run out (lower "
-            "data.num_workers or run.batch_size), or a decoder hung (the clip is then listed in "
-            "quarantine.jsonl and left out on a resume)"
+            "data.num_workers or run.batch_size; in a container enlarge /dev/shm with --shm-size), "
+            f"or the open files have (raise ulimit -n, now {limit}, or set data.num_workers to 0), "
+            "or a decoder hung (the clip is then listed in quarantine.jsonl and left out on a "
+            "resume)"
         )
     return " ".join(text.split())
