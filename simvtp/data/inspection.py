@@ -7,7 +7,7 @@ from typing import NamedTuple
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from simvtp.decoding.decoded_frames import quarter_turns
+from simvtp.decoding.display import pixel_shape, shown_sides
 from simvtp.decoding.timeline import Timeline, header_timeline, may_jump, packet_timeline
 from simvtp.decoding.video_file import ClipError, Deadline, named_errors, open_video
 
@@ -19,6 +19,8 @@ _ENDINGS = {
     "avi": ("avi",),
     "gif": ("gif",),
 }
+# Numbers of ITU-T H.273.
+_HIGH_RANGES = {16: "PQ", 18: "HLG"}
 
 
 class Inspection(NamedTuple):
@@ -28,12 +30,13 @@ class Inspection(NamedTuple):
         num_frames: frames that were decoded.
         frames_per_second: the average.
         duration: seconds.
-        height: pixels, after rotation.
-        width: pixels, after rotation.
+        height: pixels.
+        width: pixels.
         codec: FFmpeg's name of it.
         ending: ending of the video's name in a shard; None where its container cannot lie in one.
         num_bytes: size of the video.
         sha256: digest of its bytes.
+        high_range: curve of a picture of high dynamic range, "PQ" or "HLG"; None for any other.
     """
 
     num_frames: int
@@ -45,6 +48,7 @@ class Inspection(NamedTuple):
     ending: str | None
     num_bytes: int
     sha256: str
+    high_range: str | None
 
 
 def inspect_video(path: str | Path, *, span: tuple[int, int] | None = None) -> Inspection:
@@ -64,6 +68,7 @@ def inspect_video(path: str | Path, *, span: tuple[int, int] | None = None) -> I
             ticks = float(stream.time_base or 1)
             rate = float(stream.average_rate or 1 / ticks)
             codec = stream.codec_context.name
+            high_range = _HIGH_RANGES.get(stream.codec_context.color_trc)
             endings = _ENDINGS.get(container.format.name, (None,))
         if frames.are_ordered and frames.last > frames.first:
             rate = (frames.number - 1) / ((frames.last - frames.first) * ticks)
@@ -72,9 +77,18 @@ def inspect_video(path: str | Path, *, span: tuple[int, int] | None = None) -> I
             rate = 1 / (counted.interval * ticks)
     own = Path(path).suffix[1:].lower()
     ending = own if own in endings else endings[0]
-    duration = frames.number / rate
-    sides = frames.height, frames.width
-    return Inspection(frames.number, rate, duration, *sides, codec, ending, num_bytes, sha256)
+    return Inspection(
+        frames.number,
+        rate,
+        frames.number / rate,
+        frames.height,
+        frames.width,
+        codec,
+        ending,
+        num_bytes,
+        sha256,
+        high_range,
+    )
 
 
 class _Frames(NamedTuple):
@@ -95,9 +109,7 @@ def _decoded(container: InputContainer, stream: VideoStream) -> _Frames:
         if frame.is_corrupt:
             raise ClipError(f"frame {number} is damaged")
         if number == 0:
-            height, width = frame.height, frame.width
-            if quarter_turns(frame) % 2:
-                height, width = width, height
+            width, height = shown_sides(frame, pixel_shape(stream))
         number += 1
         if frame.pts is not None:
             are_ordered = are_ordered and times[-1:] <= [frame.pts]

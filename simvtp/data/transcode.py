@@ -11,7 +11,8 @@ import numpy as np
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
-from simvtp.decoding.decoded_frames import frames_at, quarter_turns, timed_frames
+from simvtp.decoding.decoded_frames import frames_at, timed_frames
+from simvtp.decoding.display import Orientation, opaque, pixel_shape, square_sides
 from simvtp.decoding.timeline import LostPlaceError, Timeline, by_count, packet_timeline
 from simvtp.decoding.video_file import ClipError, Deadline, named_errors, open_video
 
@@ -81,7 +82,9 @@ def _transcode(
     with open_video(path, span=span) as (container, stream):
         times, rate = _target_times(timeline, stream.time_base, encoding.frames_per_second)
         timed = timed_frames(container.decode(stream), timeline)
-        _encode(frames_at(timed, times, timeline), target, rate=rate, encoding=encoding)
+        frames = frames_at(timed, times, timeline)
+        pictures = _upright_pictures(frames, encoding.short_side, pixel_shape(stream))
+        _encode(pictures, target, rate=rate, gop=encoding.gop or _DEFAULT_GOP)
 
 
 def _target_times(
@@ -98,10 +101,7 @@ def _target_times(
     return [timeline.start + index * interval for index in range(number)], rate
 
 
-def _encode(
-    frames: Iterable[VideoFrame], target: Path, *, rate: Fraction, encoding: Encoding
-) -> None:
-    gop = encoding.gop or _DEFAULT_GOP
+def _encode(pictures: Iterable[VideoFrame], target: Path, *, rate: Fraction, gop: int) -> None:
     options = {"preset": "veryfast", "crf": "20", "sc_threshold": "0", "keyint_min": str(gop)}
     muxer = {"movflags": "+faststart"}
     with av.open(str(target), "w", format="mp4", options=muxer) as container:
@@ -109,7 +109,7 @@ def _encode(
         stream.codec_context.thread_count = 1
         stream.codec_context.gop_size = gop
         stream.pix_fmt = "yuv420p"
-        for number, picture in enumerate(_upright_pictures(frames, encoding.short_side)):
+        for number, picture in enumerate(pictures):
             if number == 0:
                 context = stream.codec_context
                 context.width, context.height = picture.width, picture.height
@@ -122,50 +122,51 @@ def _encode(
         container.mux(stream.encode(None))
 
 
-def _upright_pictures(frames: Iterable[VideoFrame], short_side: int | None) -> Iterator[VideoFrame]:
-    """Frames of one even size in YUV 4:2:0; the colours' matrix stays the source's."""
+def _upright_pictures(
+    frames: Iterable[VideoFrame], short_side: int | None, shape: Fraction
+) -> Iterator[VideoFrame]:
+    """Frames of one even size in YUV 4:2:0, as shown; the colours' matrix stays the source's."""
     reformatter = VideoReformatter()
-    width, height, turns = 0, 0, 0
+    width, height = 0, 0
+    orientation = Orientation(False, False, False)
     previous: VideoFrame | None = None
     picture: VideoFrame | None = None
     for frame in frames:
         if previous is None:
-            width, height = _even_size(frame, short_side)
-            turns = quarter_turns(frame) % 4
+            width, height = _even_size(*square_sides(frame, shape), short_side=short_side)
+            orientation = Orientation.of(frame)
         if frame is not previous:
             if frame.is_corrupt:
                 raise ClipError("a frame is damaged")
             previous = frame
             picture = _turned(
                 reformatter.reformat(
-                    frame,
+                    opaque(frame),
                     *(width, height, "yuv420p"),
                     interpolation=Interpolation.BICUBIC,
                     dst_color_range=ColorRange.MPEG,
                 ),
-                turns,
+                orientation,
             )
         assert picture is not None
         yield picture
 
 
-def _even_size(frame: VideoFrame, short_side: int | None) -> tuple[int, int]:
-    short = min(frame.width, frame.height)
-    scale = 1.0 if short_side is None else min(1.0, short_side / short)
-    width, height = (max(2, 2 * round(side * scale / 2)) for side in (frame.width, frame.height))
-    return width, height
+def _even_size(width: int, height: int, *, short_side: int | None) -> tuple[int, int]:
+    scale = 1.0 if short_side is None else min(1.0, short_side / min(width, height))
+    return max(2, 2 * round(width * scale / 2)), max(2, 2 * round(height * scale / 2))
 
 
-def _turned(picture: VideoFrame, turns: int) -> VideoFrame:
+def _turned(picture: VideoFrame, orientation: Orientation) -> VideoFrame:
     """Each plane turned by itself: no colour is converted twice."""
-    if turns == 0:
+    if not any(orientation):
         return picture
     height, width = picture.height, picture.width
     values = picture.to_ndarray().reshape(-1)
     ends = [height * width, height * width * 5 // 4]
     sides = [(height, width), *[(height // 2, width // 2)] * 2]
     planes = zip(np.split(values, ends), sides, strict=True)
-    turned = [np.rot90(plane.reshape(shape), turns) for plane, shape in planes]
+    turned = [orientation.apply(plane.reshape(shape)) for plane, shape in planes]
     rows = np.concatenate([plane.reshape(-1) for plane in turned]).reshape(-1, turned[0].shape[1])
     result = VideoFrame.from_ndarray(np.ascontiguousarray(rows, np.uint8), format="yuv420p")
     result.colorspace = picture.colorspace

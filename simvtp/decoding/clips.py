@@ -12,10 +12,10 @@ from av.video.stream import VideoStream
 
 from simvtp.decoding.decoded_frames import (
     frames_at,
-    quarter_turns,
     timed_frames,
     to_array,
 )
+from simvtp.decoding.display import pixel_shape, shown_sides
 from simvtp.decoding.timeline import (
     LostPlaceError,
     Timeline,
@@ -28,7 +28,7 @@ from simvtp.decoding.video_file import ClipError, Deadline, Source, named_errors
 
 
 class ClipInfo(NamedTuple):
-    """What a video holds, as it is shown: size after rotation, duration in seconds."""
+    """What a video holds, as it is shown: size of the picture, duration in seconds."""
 
     num_frames: int
     frames_per_second: float
@@ -153,14 +153,13 @@ def probe(
         with open_video(source, span=span, deadline=deadline) as (container, stream):
             timeline = header_timeline(container, stream)
             time_base = float(stream.time_base or 1)
-            codec = stream.codec_context.name
+            codec, shape = stream.codec_context.name, pixel_shape(stream)
             frame = next(_decoded(container, stream, deadline), None)
         if frame is None:
             raise ClipError("no frame could be decoded", unreadable=True)
         if timeline is None or not timeline.promised:
             timeline = packet_timeline(source, span=span, deadline=deadline)
-    sides = frame.height, frame.width
-    height, width = sides[::-1] if quarter_turns(frame) % 2 else sides
+    width, height = shown_sides(frame, shape)
     frames_per_second = 1 / (timeline.interval * time_base)
     duration = timeline.num_frames / frames_per_second
     return ClipInfo(timeline.num_frames, frames_per_second, duration, height, width, codec)
@@ -202,7 +201,12 @@ def _read(
             raise LostPlaceError from error
     decoded = _decoded(container, stream, deadline)
     shown = frames_at(timed_frames(decoded, timeline), times, timeline)
-    frames = to_array(shown, num_frames=len(times), short_side=request.short_side)
+    frames = to_array(
+        shown,
+        num_frames=len(times),
+        short_side=request.short_side,
+        shape=pixel_shape(stream),
+    )
     seconds = timeline.interval * float(stream.time_base or 1)
     starts = tuple(clip[0] * seconds for clip in clips)
     return SharedFrames(frames, places.reshape(len(clips), -1), starts)

@@ -1,12 +1,14 @@
-"""Decoded frames: picked by their times, turned upright, made arrays."""
+"""Decoded frames: picked by their times, made arrays as they are shown."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 
 import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from simvtp.decoding.display import Orientation, opaque, square_sides
 from simvtp.decoding.timeline import LostPlaceError, Timeline
 from simvtp.decoding.video_file import ClipError
 
@@ -74,50 +76,48 @@ def frames_at(
         yield held
 
 
-def quarter_turns(frame: VideoFrame) -> int:
-    """Counter-clockwise quarter turns that show the frame upright."""
-    return round(frame.rotation / 90)
-
-
-def _shrunk(frame: VideoFrame, short_side: int | None) -> tuple[int, int]:
-    """Width and height to convert a frame to."""
-    short = min(frame.width, frame.height)
+def _shrunk(width: int, height: int, *, short_side: int | None) -> tuple[int, int]:
+    """Width and height to convert a frame of such sides to."""
+    short = min(width, height)
     # Below a factor of two, a resize after the crop is faster than one before it.
     if short_side is None or short < 2 * short_side:
-        return frame.width, frame.height
+        return width, height
     scale = short_side / short
-    return round(frame.width * scale), round(frame.height * scale)
+    return round(width * scale), round(height * scale)
 
 
 def to_array(
-    frames: Iterable[VideoFrame], *, num_frames: int, short_side: int | None
+    frames: Iterable[VideoFrame], *, num_frames: int, short_side: int | None, shape: Fraction
 ) -> np.ndarray:
-    """Convert frames to RGB of the first one's size, upright: `(frames, height, width, 3)` uint8.
+    """Convert frames to RGB of the first one's size, as shown: `(frames, height, width, 3)` uint8.
 
     Args:
         frames: as they are decoded; one that is held comes several times in a row.
         num_frames: how many there are.
         short_side: frames of at least twice this short side, in pixels, are shrunk to it.
+        shape: width of a pixel over its height.
 
     Raises:
         ClipError: a frame is damaged.
     """
     reformatter = VideoReformatter()
     clip = np.empty((0, 0, 0, 3), np.uint8)
-    turns = 0
+    orientation = Orientation(False, False, False)
     previous: VideoFrame | None = None
     for number, frame in enumerate(frames):
         if previous is None:
-            width, height = _shrunk(frame, short_side)
+            width, height = _shrunk(*square_sides(frame, shape), short_side=short_side)
             clip = np.empty((num_frames, height, width, 3), np.uint8)
-            turns = quarter_turns(frame)
+            orientation = Orientation.of(frame)
         if frame is previous:
             clip[number] = clip[number - 1]
             continue
         if frame.is_corrupt:
             raise ClipError("a frame of the clip is damaged")
         size = clip.shape[2], clip.shape[1]
-        picture = reformatter.reformat(frame, *size, "rgb24", interpolation=Interpolation.BILINEAR)
+        picture = reformatter.reformat(
+            opaque(frame), *size, "rgb24", interpolation=Interpolation.BILINEAR
+        )
         clip[number] = picture.to_ndarray()
         previous = frame
-    return np.ascontiguousarray(np.rot90(clip, turns, (1, 2)))
+    return np.ascontiguousarray(orientation.apply(clip, row_axis=1))

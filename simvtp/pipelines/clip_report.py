@@ -31,6 +31,7 @@ class ClipReport:
         self.resolutions: Counter[str] = Counter()
         self.frame_rates: Counter[str] = Counter()
         self.codecs: Counter[str] = Counter()
+        self.high_ranges: Counter[str] = Counter()
         self._names_by_hash: dict[str, list[str]] = {}
         self._captions: Counter[str] = Counter()
 
@@ -48,6 +49,8 @@ class ClipReport:
         self.resolutions[f"{found.width}x{found.height}"] += 1
         self.frame_rates[f"{found.frames_per_second:.4g}"] += 1
         self.codecs[found.codec] += 1
+        if found.high_range is not None:
+            self.high_ranges[found.high_range] += 1
         self._names_by_hash.setdefault(found.sha256, []).append(record.name)
 
     def as_dict(self) -> dict[str, Any]:
@@ -62,6 +65,7 @@ class ClipReport:
             "resolutions": dict(self.resolutions.most_common()),
             "frame_rates": dict(self.frame_rates.most_common()),
             "codecs": dict(self.codecs.most_common()),
+            "high_ranges": dict(self.high_ranges.most_common()),
             "captions": len(self.caption_words),
             "caption_words": spread(self.caption_words),
             "identical_clips": [names for names in self._names_by_hash.values() if len(names) > 1],
@@ -83,6 +87,9 @@ def check_table(report: ClipReport) -> Table:
     table.add_row("durations", _spread_text(figures["seconds"], "s"))
     for name in ("resolutions", "frame_rates", "codecs"):
         table.add_row(name.replace("_", " "), _most_common(figures[name]))
+    if figures["high_ranges"]:
+        found = _most_common(figures["high_ranges"])
+        table.add_row("high dynamic range", f"{found}: read as they are, so pale and dim")
     table.add_row("captions", str(figures["captions"]))
     table.add_row("words of a caption", _spread_text(figures["caption_words"], ""))
     table.add_row("copies of other clips", str(sum(len(names) - 1 for names in copies)))

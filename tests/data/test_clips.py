@@ -108,15 +108,19 @@ def test_variable_frame_rate_follows_the_clock(
         assert numbers_of(clip) == wanted
 
 
-def set_rotation(path: Path, clockwise: int) -> None:
-    """Write a display matrix into the track header of an mp4 file."""
-    cosine, sine = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[clockwise]
-    one = 0x10000
-    matrix = (cosine * one, sine * one, 0, -sine * one, cosine * one, 0, 0, 0, 0x40000000)
+def set_matrix(path: Path, matrix: tuple[int, int, int, int]) -> None:
+    """Write a display matrix (a, b, c, d) into the track header of an mp4 file."""
+    a, b, c, d = (0x10000 * value for value in matrix)
     data = bytearray(path.read_bytes())
     start = data.index(b"tkhd") + 44
-    data[start : start + 36] = struct.pack(">9i", *matrix)
+    data[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 0x40000000)
     path.write_bytes(data)
+
+
+def set_rotation(path: Path, clockwise: int) -> None:
+    """Write a turn into the track header of an mp4 file."""
+    cosine, sine = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[clockwise]
+    set_matrix(path, (cosine, sine, -sine, cosine))
 
 
 @pytest.mark.parametrize("clockwise", [90, 180, 270])
