@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from simvtp.config import ModelConfig
-from simvtp.data.tokenizer import encode_caption, load_tokenizer, special_token_ids
+from simvtp.data.tokenizer import encode_caption, special_token_ids
 from simvtp.decoders import PixelDecoder, WordDecoder
 from simvtp.encoders import build_encoder, build_text_embedding, build_video_embedding
 from simvtp.layers import (
@@ -27,11 +27,13 @@ from simvtp.layers import (
 from simvtp.masking import TextMasker, TubeMasker
 from simvtp.model_card import DocumentedModel, read_facts, write_facts
 from simvtp.model_folder import (
+    about,
     describe_preprocessing,
     find_model_folder,
-    load_weights,
+    load_model,
     read_config,
     read_frame_stride,
+    read_tokenizer,
     write_model_folder,
 )
 from simvtp.reconstruction import Reconstruction, reconstruct
@@ -266,12 +268,11 @@ class SimVTP(
                 folder holds a model fine-tuned for some task.
         """
         folder = find_model_folder(pretrained_model_name_or_path, download_options=options)
-        has_tokenizer = (folder / "tokenizer.json").is_file()
-        model = cls(
-            ModelConfig.from_dict(read_config(folder, task=None)),
-            tokenizer=load_tokenizer(folder / "tokenizer.json") if has_tokenizer else None,
-            frame_stride=read_frame_stride(folder),
-        )
-        load_weights(model, folder / "model.safetensors")
+        values = read_config(folder, task=None)
+        with about(folder / "config.json"):
+            config = ModelConfig.from_dict(values)
+        tokenizer = read_tokenizer(folder, vocab_size=config.vocab_size)
+        build = partial(cls, config, tokenizer=tokenizer, frame_stride=read_frame_stride(folder))
+        model = load_model(build, folder, config=config)
         model.facts = read_facts(folder)
         return model.eval()

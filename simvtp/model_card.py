@@ -1,15 +1,16 @@
 """Where a model comes from and what it can do, kept in its folder and told by its model card."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin
 
+from simvtp.config.json_file import read_json
 from simvtp.conversion import Origin, read_origins, write_origins
-from simvtp.model_folder import read_json, write_json
+from simvtp.model_folder import write_json
 
 TRAINING_FILE = "training.json"
 _LICENCE = "apache-2.0"
@@ -180,12 +181,31 @@ def read_facts(folder: Path) -> ModelFacts:
         ValueError: one of the files is damaged.
     """
     path = folder / TRAINING_FILE
-    stages: Sequence[Any] = read_json(path).get("stages", []) if path.is_file() else []
-    try:
-        known = tuple(Stage(**stage) for stage in stages)
-    except TypeError as error:
-        raise ValueError(f"{path} does not list training runs: {error}; save it anew") from error
+    stages = read_json(path).get("stages", []) if path.is_file() else []
+    if not isinstance(stages, list):
+        raise ValueError(f"{path}: stages must be a list, got {stages!r:.80}; save the model anew")
+    known = tuple(_stage(stage, f"{path}: stages[{number}]") for number, stage in enumerate(stages))
     return ModelFacts(origins=read_origins(folder), stages=known)
+
+
+def _stage(stage: Any, where: str) -> Stage:
+    kinds = {"name": str, "data": str, "recipe": dict, "metrics": dict}
+    if not isinstance(stage, dict) or set(stage) != set(kinds):
+        raise ValueError(
+            f"{where} must hold {', '.join(kinds)}, got {stage!r:.80}; save the model anew"
+        )
+    for name, kind in kinds.items():
+        if not isinstance(stage[name], kind):
+            raise ValueError(
+                f"{where}.{name} must be {'an object' if kind is dict else 'a text'}, got "
+                f"{stage[name]!r:.80}; save the model anew"
+            )
+    for name, value in stage["metrics"].items():
+        if type(value) not in (int, float):
+            raise ValueError(
+                f"{where}.metrics.{name} must be a number, got {value!r:.80}; save the model anew"
+            )
+    return Stage(**stage)
 
 
 def flat_settings(settings: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:

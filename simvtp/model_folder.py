@@ -2,16 +2,20 @@
 
 import errno
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
+import torch
 from huggingface_hub import snapshot_download
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import nn
 
 from simvtp.config import ModelConfig
+from simvtp.config.json_file import read_json
+from simvtp.data.tokenizer import load_tokenizer, require_vocabulary
 from simvtp.layers.tubelets import IMAGENET_MEAN, IMAGENET_STD
 
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "preprocessor.json")
@@ -19,6 +23,7 @@ _OPTIONAL_FILES = ("tokenizer.json",)
 # What tells of the model beside its parts, all of it optional.
 _FACT_FILES = ("origin.json", "training.json", "README.md")
 _CLASS_OF_TASK = {"classification": "VideoClassifier", "answering": "VideoAnswerer"}
+M = TypeVar("M", bound=nn.Module)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -60,28 +65,61 @@ def _download(repository: str, options: Mapping[str, Any]) -> Path:
         ) from error
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Load all weights of a safetensors file, strictly.
+@contextmanager
+def about(path: Path) -> Iterator[None]:
+    """Name the file in what its contents are refused for."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def load_model(build: Callable[[], M], folder: Path, *, config: ModelConfig) -> M:
+    """A model with all weights of a folder, strictly.
+
+    What the settings ask for is compared with the weights' header before anything is built.
+
+    Args:
+        build: makes the model, on the device that is torch's default.
+        folder: the model folder.
+        config: sizes that `build` goes by.
 
     Raises:
         ValueError: the file is damaged, or a weight is missing, unknown or of another shape.
     """
+    path = folder / "model.safetensors"
     try:
-        weights: dict[str, Tensor] = safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, framework="pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-    own = module.state_dict()
-    problems = [f"missing {name}" for name in own if name not in weights]
-    problems += [f"unknown {name}" for name in weights if name not in own]
+    with about(folder / "config.json"):
+        for name in ("depth", "decoder_depth", "word_decoder_depth"):
+            if getattr(config, name) > len(found):
+                raise ValueError(
+                    f"{name} is {getattr(config, name)}, and {path} has only {len(found)} weights"
+                )
+        with torch.device("meta"):
+            expected = {name: tuple(value.shape) for name, value in build().state_dict().items()}
+    _require_shapes(path, found, expected)
+    model = build()
+    model.load_state_dict(safetensors.torch.load_file(path))
+    return model
+
+
+def _require_shapes(
+    path: Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    problems = [f"missing {name}" for name in expected if name not in found]
+    problems += [f"unknown {name}" for name in found if name not in expected]
     problems += [
-        f"{name} is {tuple(weights[name].shape)}, the config asks for {tuple(value.shape)}"
-        for name, value in own.items()
-        if name in weights and weights[name].shape != value.shape
+        f"{name} is {found[name]}, the config asks for {shape}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
     ]
     if problems:
         shown = "; ".join(problems[:5])
         raise ValueError(f"{path} does not fit the model in {len(problems)} weights: {shown}")
-    module.load_state_dict(weights)
 
 
 def write_model_folder(
@@ -116,6 +154,21 @@ def describe_preprocessing(config: ModelConfig, *, frame_stride: int) -> dict[st
         "mean": list(IMAGENET_MEAN),
         "std": list(IMAGENET_STD),
     }
+
+
+def read_tokenizer(folder: Path, *, vocab_size: int) -> Tokenizer | None:
+    """The tokenizer of a model folder; None where it has none.
+
+    Raises:
+        ValueError: it is damaged, or has more words than the model.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return None
+    tokenizer = load_tokenizer(path)
+    with about(path):
+        require_vocabulary(tokenizer, vocab_size=vocab_size)
+    return tokenizer
 
 
 def read_config(folder: Path, *, task: str | None) -> dict[str, Any]:
@@ -153,21 +206,6 @@ def save_weights(module: nn.Module, path: Path) -> None:
         safetensors.torch.save_file(weights, path, metadata={"format": "pt"})
     except safetensors.SafetensorError as error:
         raise OSError(errno.EIO, str(error), str(path)) from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Object in a JSON file.
-
-    Raises:
-        ValueError: the file holds no JSON object.
-    """
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}; save the model anew") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(values).__name__}")
-    return values
 
 
 def read_frame_stride(folder: Path) -> int:

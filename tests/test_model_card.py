@@ -146,7 +146,7 @@ def test_the_hub_gets_the_same_folder(tmp_path, monkeypatch):
 
 def test_damaged_facts_are_refused(tmp_path):
     (tmp_path / "training.json").write_text(json.dumps({"stages": [{"name": "x"}]}))
-    with pytest.raises(ValueError, match=r"training\.json does not list training runs"):
+    with pytest.raises(ValueError, match=r"training\.json: stages\[0\] must hold name"):
         read_facts(tmp_path)
     (tmp_path / "training.json").unlink()
     (tmp_path / "origin.json").write_text("{")

@@ -1,6 +1,9 @@
 """Refusals of settings that say the rule, the value and, where there is one, the fix."""
 
+import math
 from collections.abc import Collection
+from functools import cache
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def require(condition: bool, message: str) -> None:
@@ -35,3 +38,28 @@ def require_range(settings: object, low: float, high: float, *names: str) -> Non
     for name in names:
         value = getattr(settings, name)
         require(low <= value <= high, f"{name} must lie in [{low:g}, {high:g}], got {value}")
+
+
+def require_types(settings: object) -> None:
+    """Refuse fields of a dataclass that are not of their type: whole, finite or one of several.
+
+    What it refuses comes from a file: Python itself takes any value for any annotation.
+    """
+    for name, kind in _kinds_of(type(settings)).items():
+        value = getattr(settings, name)
+        shown = f"got {value!r:.80}"
+        if get_origin(kind) is Literal:
+            # By type as well: a list is in no tuple of words, but cannot be hashed to say so.
+            choices = get_args(kind)
+            known = isinstance(value, str) and value in choices
+            require(known, f"{name} must be one of {', '.join(choices)}, {shown}")
+        elif kind is int:
+            require(type(value) is int, f"{name} must be a whole number, {shown}")
+        elif kind is float:
+            number = type(value) in (int, float)
+            require(number and math.isfinite(value), f"{name} must be a finite number, {shown}")
+
+
+@cache
+def _kinds_of(section: type) -> dict[str, Any]:
+    return get_type_hints(section)

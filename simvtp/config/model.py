@@ -4,7 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from simvtp.config.checks import require, require_positive, require_share
+from simvtp.config.checks import require, require_positive, require_share, require_types
+
+_LARGEST = 10_000_000
+_MOST_TUBELETS = 1 << 17
+_MOST_PIXELS = 1 << 31
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -90,12 +94,14 @@ class ModelConfig:
     pooling: Literal["norm_then_mean", "mean_then_norm"] = "norm_then_mean"
 
     def __post_init__(self) -> None:
+        require_types(self)
         require_positive(
             self,
             *("num_frames", "image_size", "tubelet_frames", "patch_size", "vocab_size"),
             *("max_text_length", "width", "depth", "num_heads", "mlp_ratio"),
             *("decoder_width", "decoder_heads"),
         )
+        self._require_bounds()
         for size, part in (
             ("num_frames", "tubelet_frames"),
             ("image_size", "patch_size"),
@@ -114,6 +120,27 @@ class ModelConfig:
             f"word_decoder_depth must be >= 0, got {self.word_decoder_depth}",
         )
         require_share("text_dropout", self.text_dropout, below_one=True)
+
+    def _require_bounds(self) -> None:
+        """Refuse sizes that no machine has room for, and a padding word that is none."""
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if type(value) in (int, float):
+                require(
+                    value <= _LARGEST, f"{name} must be at most {_LARGEST:,}, got {value!r:.80}"
+                )
+        pixels = self.num_frames * self.image_size**2
+        require(
+            pixels <= _MOST_PIXELS and self.num_video_tokens <= _MOST_TUBELETS,
+            f"num_frames x image_size x image_size may be at most {_MOST_PIXELS:,} pixels in "
+            f"{_MOST_TUBELETS:,} tubelets, got {self.num_frames} x {self.image_size} x "
+            f"{self.image_size} in {self.num_video_tokens:,}; larger clips do not fit in memory",
+        )
+        require(
+            0 <= self.padding_id < self.vocab_size,
+            f"padding_id must be a word of the {self.vocab_size} in vocab_size, got "
+            f"{self.padding_id}",
+        )
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "ModelConfig":

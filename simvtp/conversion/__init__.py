@@ -1,7 +1,7 @@
 """Weights of other programs: SimVTP's and VideoMAE's releases, transformers' VideoMAE, BERT."""
 
-from simvtp.conversion.layouts import PARTS, Towers
-from simvtp.conversion.loading import LoadReport, PartReport, load_parts
+from simvtp.conversion.layouts import OWN, PARTS, Towers
+from simvtp.conversion.loading import LoadReport, PartReport, fit_parts, load_parts
 from simvtp.conversion.mapping import MappedWeights, map_weights
 from simvtp.conversion.origin import (
     ORIGIN_FILE,
@@ -17,6 +17,7 @@ from simvtp.conversion.sizes import SOURCE_FRAMES, model_config, sizes_of
 
 __all__ = [
     "ORIGIN_FILE",
+    "OWN",
     "PARTS",
     "SOURCE_FRAMES",
     "ForeignWeights",
@@ -26,6 +27,7 @@ __all__ = [
     "PartReport",
     "Towers",
     "cut_text_positions",
+    "fit_parts",
     "interpolate_positions",
     "load_parts",
     "map_weights",

@@ -41,6 +41,14 @@ class LoadReport(NamedTuple):
     notes: tuple[str, ...]
 
 
+class FittedParts(NamedTuple):
+    """Tensors by the model's names, the source of each part, and what is to be told."""
+
+    weights: dict[str, Tensor]
+    taken: dict[str, MappedWeights]
+    notes: tuple[str, ...]
+
+
 def load_parts(
     model: nn.Module,
     sources: Sequence[MappedWeights],
@@ -60,6 +68,24 @@ def load_parts(
         ValueError: two sources bring one part, or a tensor is missing from a part, has no place
             or another shape; the model is then as it was.
     """
+    weights, taken, notes = fit_parts(model, sources, config=config, source_frames=source_frames)
+    model.load_state_dict(weights, strict=False)
+    parts = tuple(_part_report(model, part, taken.get(part)) for part in PARTS)
+    ignored = tuple(report for mapped in sources for report in _ignored(mapped))
+    return LoadReport(tuple(part for part in parts if part.num_tensors), ignored, notes)
+
+
+def fit_parts(
+    model: nn.Module,
+    sources: Sequence[MappedWeights],
+    *,
+    config: ModelConfig,
+    source_frames: int = SOURCE_FRAMES,
+) -> FittedParts:
+    """What `load_parts` would put into a model, which may be on the meta device; it stays as it is.
+
+    Arguments and errors are those of `load_parts`.
+    """
     taken: dict[str, MappedWeights] = {}
     weights: dict[str, Tensor] = {}
     notes: list[str] = []
@@ -75,10 +101,7 @@ def load_parts(
         notes += [*mapped.notes, *changes, *_about_pooling(mapped, config)]
         _require_fit(model, mapped, tensors)
         weights |= tensors
-    model.load_state_dict(weights, strict=False)
-    parts = tuple(_part_report(model, part, taken.get(part)) for part in PARTS)
-    ignored = tuple(report for mapped in sources for report in _ignored(mapped))
-    return LoadReport(tuple(part for part in parts if part.num_tensors), ignored, tuple(notes))
+    return FittedParts(weights, taken, tuple(notes))
 
 
 def _fitted(

@@ -3,16 +3,19 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import metadata_load
 
+from simvtp.config.json_file import read_json
 from simvtp.conversion.layouts import NOT_STATED, OWN
 from simvtp.conversion.mapping import MappedWeights
 
 ORIGIN_FILE = "origin.json"
+_ANEW = "write the model anew"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +60,7 @@ def _licence_of_card(folder: Path) -> str:
     card = folder / "README.md"
     try:
         stated = (metadata_load(card) or {}).get("license") if card.is_file() else None
-    except (ValueError, yaml.YAMLError):
+    except (ValueError, yaml.YAMLError, RecursionError):
         stated = None
     return stated if isinstance(stated, str) else NOT_STATED
 
@@ -82,8 +85,26 @@ def read_origins(folder: Path) -> tuple[Origin, ...]:
     path = folder / ORIGIN_FILE
     if not path.is_file():
         return ()
-    try:
-        sources = json.loads(path.read_text("utf-8"))["sources"]
-        return tuple(Origin(**{**source, "parts": tuple(source["parts"])}) for source in sources)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} does not list sources: {error}; write the model anew") from error
+    sources = read_json(path).get("sources")
+    if not isinstance(sources, list):
+        raise ValueError(f"{path}: sources must be a list, got {sources!r:.80}; {_ANEW}")
+    return tuple(
+        _origin(source, f"{path}: sources[{number}]") for number, source in enumerate(sources)
+    )
+
+
+def _origin(source: Any, where: str) -> Origin:
+    names = {field.name for field in fields(Origin)}
+    if not isinstance(source, dict) or set(source) != names:
+        raise ValueError(
+            f"{where} must hold {', '.join(sorted(names))}, got {source!r:.80}; {_ANEW}"
+        )
+    for name, value in source.items():
+        if name == "parts":
+            is_right = isinstance(value, list) and all(isinstance(part, str) for part in value)
+        else:
+            is_right = isinstance(value, str)
+        if not is_right:
+            kind = "a list of texts" if name == "parts" else "a text"
+            raise ValueError(f"{where}.{name} must be {kind}, got {value!r:.80}; {_ANEW}")
+    return Origin(**{**source, "parts": tuple(source["parts"])})

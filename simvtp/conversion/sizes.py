@@ -161,8 +161,17 @@ def _own_sizes(mapped: MappedWeights) -> dict[str, Any]:
         )
     try:
         config = asdict(ModelConfig.from_dict(mapped.foreign.config))
-    except TypeError as error:
-        raise ValueError(f"config.json of {mapped.foreign.source} is damaged: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"config.json of {mapped.foreign.source}: {error}") from error
+    for name, part in (
+        *(("depth", "encoder"), ("decoder_depth", "pixel_decoder")),
+        ("word_decoder_depth", "word_decoder"),
+    ):
+        if part in mapped.parts and config[name] != (found := _depth(mapped, part)):
+            raise ValueError(
+                f"config.json of {mapped.foreign.source} says {name} {config[name]}, its weights "
+                f"have {found} blocks; the files do not belong together"
+            )
     sizes = {name: config[name] for part in mapped.parts for name in _SETTINGS_OF_PART[part]}
     if sizes.get("video_positions") == "formula":
         del sizes["video_positions"]  # They fit a model that goes on learning them, too.

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         load_tokenizer,
         special_token_ids,
         train_tokenizer,
+        vocabulary_size,
     )
     from simvtp.data.transforms import CentreCrop, CropBox, MultiScaleCrop
     from simvtp.data.views import ViewDataset, ViewedClip
@@ -104,6 +105,7 @@ __all__ = [
     "read_clips",
     "special_token_ids",
     "train_tokenizer",
+    "vocabulary_size",
     "with_known_answers",
     "write_clip_table",
 ]
@@ -133,7 +135,7 @@ _NAMES = {
     ),
     "tokenizer": (
         *("EncodedCaption", "SpecialTokens", "encode_caption", "load_tokenizer"),
-        *("special_token_ids", "train_tokenizer"),
+        *("special_token_ids", "train_tokenizer", "vocabulary_size"),
     ),
     "transforms": ("CentreCrop", "CropBox", "MultiScaleCrop"),
     "views": ("ViewDataset", "ViewedClip"),

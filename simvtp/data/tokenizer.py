@@ -44,9 +44,15 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     """
     path = _find_file(source)
     try:
-        tokenizer = _from_vocab(path) if path.suffix == ".txt" else Tokenizer.from_file(str(path))
-    except Exception as error:  # The Rust side raises bare exceptions.
+        return _load(path)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # The Rust side raises bare exceptions, and panics are none.
         raise ValueError(f"{path} is not a tokenizer that can be read: {error}") from error
+
+
+def _load(path: Path) -> Tokenizer:
+    tokenizer = _from_vocab(path) if path.suffix == ".txt" else Tokenizer.from_file(str(path))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     special = special_token_ids(tokenizer)
@@ -54,6 +60,25 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     if not ids or (ids[0], ids[-1]) != (special.cls, special.sep):
         tokenizer.post_processor = _template(special)
     return tokenizer
+
+
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """Rows that a word embedding needs: one more than the greatest id, whatever ids are left out.
+
+    A template that adds ids of its own counts too.
+    """
+    ids = [*tokenizer.get_vocab().values(), *tokenizer.encode("a").ids, -1]
+    return max(ids) + 1
+
+
+def require_vocabulary(tokenizer: Tokenizer, *, vocab_size: int) -> None:
+    """Refuse a tokenizer with more words than a model has rows in its word embedding."""
+    size = vocabulary_size(tokenizer)
+    if size > vocab_size:
+        raise ValueError(
+            f"the tokenizer has {size} words, the word embedding {vocab_size} (vocab_size); give "
+            "the tokenizer that it was trained with"
+        )
 
 
 def train_tokenizer(

@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from simvtp.pipelines import bounded_yaml
+
 
 class SettingsParser(ArgumentParser):
     """Parser that names the nearest known setting when it meets an unknown one."""
@@ -80,7 +82,9 @@ def settings_parser(
         sections: settings dataclass of each section, by the section's name.
         defaults: values by dotted name in place of the dataclasses' own.
     """
-    parser = SettingsParser(prog=program, description=description, allow_abbrev=False)
+    parser = SettingsParser(
+        prog=program, description=description, allow_abbrev=False, parser_mode=bounded_yaml.MODE
+    )
     parser.add_argument("--config", action="config", help="YAML file with any of the settings")
     for name, section in sections.items():
         parser.add_argument(f"--{name}", type=section, default=section())

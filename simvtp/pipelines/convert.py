@@ -18,13 +18,14 @@ from rich.console import Console
 from rich.progress import Progress
 from tokenizers import Tokenizer
 
-from simvtp.config import ModelConfig
 from simvtp.conversion import (
+    OWN,
     SOURCE_FRAMES,
     LoadReport,
     MappedWeights,
     Origin,
     Towers,
+    fit_parts,
     load_parts,
     map_weights,
     model_config,
@@ -32,10 +33,11 @@ from simvtp.conversion import (
     read_weights,
     report_table,
 )
-from simvtp.data import load_tokenizer, special_token_ids
+from simvtp.data import load_tokenizer, special_token_ids, vocabulary_size
+from simvtp.data.tokenizer import require_vocabulary
 from simvtp.model import SimVTP
 from simvtp.model_card import ModelFacts
-from simvtp.model_folder import read_json
+from simvtp.model_folder import read_frame_stride
 from simvtp.pipelines.arguments import at_least
 
 _SETTINGS = (
@@ -182,25 +184,18 @@ def convert(
     if tokenizer is not None:
         overrides["padding_id"] = special_token_ids(tokenizer).pad
         if not has_words:
-            overrides["vocab_size"] = tokenizer.get_vocab_size()
+            overrides["vocab_size"] = vocabulary_size(tokenizer)
     config = model_config(sources, overrides=overrides, source_frames=source_frames)
     if tokenizer is not None:
-        _require_words(tokenizer, config)
+        require_vocabulary(tokenizer, vocab_size=config.vocab_size)
+    with torch.device("meta"):  # Sizes that settings claim and weights lack are never built.
+        fit_parts(SimVTP(config), sources, config=config, source_frames=source_frames)
     torch.manual_seed(seed)
     model = SimVTP(config, tokenizer=tokenizer, frame_stride=frame_stride).eval()
     report = load_parts(model, sources, config=config, source_frames=source_frames)
     origins = tuple(o for mapped in sources for o in origins_of(mapped))
     model.facts = ModelFacts(origins=origins)
     return Converted(model, report, origins)
-
-
-def _require_words(tokenizer: Tokenizer, config: ModelConfig) -> None:
-    size = tokenizer.get_vocab_size()
-    if size > config.vocab_size:
-        raise ValueError(
-            f"the tokenizer has {size} words, the source's word embedding {config.vocab_size}; "
-            "give the tokenizer that it was trained with"
-        )
 
 
 def _tokenizer(given: str | None, sources: Sequence[MappedWeights]) -> Tokenizer | None:
@@ -217,11 +212,9 @@ def _tokenizer(given: str | None, sources: Sequence[MappedWeights]) -> Tokenizer
 def _frame_stride(sources: Sequence[MappedWeights]) -> int:
     """That of a model folder among the sources, else the paper's."""
     for mapped in sources:
-        file = mapped.foreign.source / "preprocessor.json"
-        if file.is_file():
-            stride = read_json(file).get("frame_stride")
-            if type(stride) is int and stride > 0:
-                return stride
+        folder = mapped.foreign.source
+        if mapped.layout.kind == OWN and (folder / "preprocessor.json").is_file():
+            return read_frame_stride(folder)
     return _FRAME_STRIDE
 
 

@@ -21,6 +21,7 @@ from simvtp.data import (
     load_tokenizer,
     special_token_ids,
     train_tokenizer,
+    vocabulary_size,
 )
 from simvtp.data.synthetic import render_corpus
 from simvtp.masking import RunningCellMasker, TextMasker, TubeMasker
@@ -86,7 +87,7 @@ def build_model(config: PretrainConfig, *, tokenizer: Tokenizer) -> SimVTP:
     """Model with random weights drawn from the run's seed, sized to the tokenizer's vocabulary."""
     sizes = replace(
         config.model,
-        vocab_size=tokenizer.get_vocab_size(),
+        vocab_size=vocabulary_size(tokenizer),
         padding_id=special_token_ids(tokenizer).pad,
     )
     torch.manual_seed(derive_seed(config.run.seed, MODEL_STREAM))

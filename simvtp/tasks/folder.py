@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from tokenizers import Tokenizer
 
 from simvtp.config import ModelConfig
-from simvtp.data.tokenizer import load_tokenizer
 from simvtp.model_card import read_facts, write_facts
 from simvtp.model_folder import (
+    about,
     find_model_folder,
-    load_weights,
+    load_model,
     read_config,
     read_frame_stride,
+    read_tokenizer,
     write_model_folder,
 )
 from simvtp.tasks.task_model import TaskModel
@@ -96,14 +98,14 @@ def read_task_folder(
     names = values[key]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{path}: {key} must be a list of names, got {names!r:.80}")
-    tokenizer = folder / "tokenizer.json"
+    with about(path):
+        config = ModelConfig.from_dict(values["model"])
     contents = TaskFolder(
-        config=ModelConfig.from_dict(values["model"]),
+        config=config,
         names=tuple(names),
         frame_stride=read_frame_stride(folder),
-        tokenizer=load_tokenizer(tokenizer) if tokenizer.is_file() else None,
+        tokenizer=read_tokenizer(folder, vocab_size=config.vocab_size),
     )
-    model = build(contents)
-    load_weights(model, folder / "model.safetensors")
+    model = load_model(partial(build, contents), folder, config=config)
     model.facts = read_facts(folder)
     return model.eval()

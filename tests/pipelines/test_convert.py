@@ -159,7 +159,7 @@ def test_bad_sources_and_settings(checkpoint, tmp_path, prepare, arguments, mess
 def test_a_tokenizer_with_more_words_than_the_embedding(checkpoint, vocabulary, tmp_path, capsys):
     vocabulary.write_text("\n".join([*PIECES, "more"]) + "\n")
     assert run(checkpoint, "--out", tmp_path / "m", f"--tokenizer={vocabulary}", *SMALL) == 2
-    assert "the tokenizer has 51 words, the source's word embedding 50" in printed(capsys)
+    assert "the tokenizer has 51 words, the word embedding 50" in printed(capsys)
 
 
 def test_a_folder_that_is_there_is_not_touched(checkpoint, tmp_path, capsys):
