@@ -13,12 +13,15 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from simvtp.config import ModelConfig
+from simvtp.data.captions import caption_list, id_rows
 from simvtp.data.tokenizer import encode_caption, special_token_ids
 from simvtp.decoders import PixelDecoder, WordDecoder
 from simvtp.encoders import build_encoder, build_text_embedding, build_video_embedding
 from simvtp.layers import (
     PackedLayout,
     PackedTokens,
+    clips_on,
+    describe,
     initialize,
     pack,
     to_device,
@@ -37,6 +40,11 @@ from simvtp.model_folder import (
     write_model_folder,
 )
 from simvtp.reconstruction import Reconstruction, reconstruct
+
+_NO_TOKENIZER = (
+    "the model has no tokenizer, so it takes token ids only; load it from a folder with a "
+    "tokenizer.json or pass tokenizer= when building it"
+)
 
 
 class SimVTP(
@@ -62,6 +70,16 @@ class SimVTP(
         frame_stride: int = 4,
     ) -> None:
         super().__init__()
+        if not isinstance(config, ModelConfig):
+            raise TypeError(
+                f"config must be a ModelConfig, got {describe(config)}; ModelConfig.preset('base') "
+                "or ModelConfig.from_dict(...) makes one"
+            )
+        if not isinstance(tokenizer, Tokenizer | None):
+            raise TypeError(
+                f"tokenizer must be a tokenizers.Tokenizer, got {describe(tokenizer)}; "
+                "simvtp.data.load_tokenizer reads a file"
+            )
         self.config = config
         self.tokenizer = tokenizer
         self.frame_stride = frame_stride
@@ -96,9 +114,11 @@ class SimVTP(
             `(batch, width)` float32, unit norm.
 
         Raises:
+            TypeError: the clips are no tensor.
             ValueError: the clip is not uint8 or not of the model's size.
         """
-        tokens = self.encoder.encode_padded(self.video_embedding(video.to(self.device)))
+        clips = clips_on(video, self.device)
+        tokens = self.encoder.encode_padded(self.video_embedding(clips))
         return functional.normalize(self.encoder.pool(tokens), dim=-1)
 
     def encode_text(
@@ -115,7 +135,9 @@ class SimVTP(
             `(batch, width)` float32, unit norm.
 
         Raises:
-            ValueError: there is no caption or no tokenizer for it.
+            TypeError: the captions are no texts and no tensors.
+            ValueError: there is no caption or no tokenizer for it; ids are unknown, too many for a
+                caption, or do not go with `attend`.
         """
         ids = self.pack_text(text, attend=attend)
         encoder = self.encoder if self.text_encoder is None else self.text_encoder
@@ -137,9 +159,9 @@ class SimVTP(
         Raises:
             ValueError: the numbers of clips and captions differ; or as for the encoders.
         """
-        ids = self.pack_text(text, attend=attend)
-        self._check_pairs(video, ids)
-        tokens = self.video_embedding(video.to(self.device))
+        ids, clips = self.pack_text(text, attend=attend), clips_on(video, self.device)
+        self._check_pairs(clips, ids)
+        tokens = self.video_embedding(clips)
         logits = self.match_head(self.pool_joint(tokens, self._embed_text(ids)))
         return logits.float().softmax(dim=-1)[:, 1]
 
@@ -168,9 +190,10 @@ class SimVTP(
             ValueError: the numbers of clips and captions differ, there is no tokenizer, or as
                 for the encoders.
         """
-        ids = self.pack_text(text)
+        if self.tokenizer is None:
+            raise ValueError(_NO_TOKENIZER)
+        ids, video = self.pack_text(text), clips_on(video, self.device)
         self._check_pairs(video, ids)
-        assert self.tokenizer is not None
         special = special_token_ids(self.tokenizer)
         masker = TextMasker(special.mask, special_ids=list(special), ratio=text_ratio)
         tubes = TubeMasker(self.config.grid, ratio=video_ratio)(len(video), generator=generator)
@@ -200,20 +223,26 @@ class SimVTP(
         """Token ids of captions as a pack whose values are `(total_tokens,)` ids.
 
         Raises:
-            ValueError: there is no caption, no tokenizer for it, or a caption without a token.
+            TypeError: the captions are no texts and no tensors.
+            ValueError: there is no caption, no tokenizer for it, or a caption without a token;
+                ids are unknown, too many for a caption, or do not go with `attend`.
         """
+        config = self.config
         if isinstance(text, Tensor):
-            if attend is None:
-                attend = text != self.config.padding_id
-            sequences = [row[real] for row, real in zip(text.cpu(), attend.cpu(), strict=True)]
+            sequences = id_rows(
+                text,
+                attend=attend,
+                padding_id=config.padding_id,
+                vocab_size=config.vocab_size,
+                max_length=config.max_text_length,
+            )
         else:
-            captions = [text] if isinstance(text, str) else list(text)
+            captions = caption_list(text)
+            if attend is not None:
+                raise ValueError("attend tells padding from token ids; leave it out for texts")
             if self.tokenizer is None:
-                raise ValueError(
-                    "the model has no tokenizer, so it takes token ids only; load it from a "
-                    "folder with a tokenizer.json or pass tokenizer= when building it"
-                )
-            encode = partial(encode_caption, self.tokenizer, max_length=self.config.max_text_length)
+                raise ValueError(_NO_TOKENIZER)
+            encode = partial(encode_caption, self.tokenizer, max_length=config.max_text_length)
             sequences = [encode(caption).token_ids for caption in captions]
         packed = pack(sequences)
         layout = PackedLayout(packed.layout.lengths, self.device)

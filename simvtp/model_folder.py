@@ -33,6 +33,8 @@ def find_model_folder(source: str | Path, *, download_options: Mapping[str, Any]
     Raises:
         ValueError: there is neither, or a file is missing.
     """
+    if not isinstance(source, str | Path):
+        raise TypeError(f"a model is loaded from a folder or hub id, got {source!r:.80}")
     folder = Path(source)
     if not folder.is_dir():
         folder = _download(str(source), download_options)

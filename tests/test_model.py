@@ -78,7 +78,7 @@ def test_pairs_must_match_in_number(model, clips):
 def test_captions_need_a_tokenizer_and_a_caption(model):
     with pytest.raises(ValueError, match="no tokenizer"):
         SimVTP(small_config()).encode_text("a dog")
-    with pytest.raises(ValueError, match="at least one token"):
+    with pytest.raises(ValueError, match="one or more texts"):
         model.encode_text([])
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection
 from functools import cache
+from numbers import Integral
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
@@ -24,6 +25,26 @@ def require_share(name: str, value: float, *, below_one: bool = False) -> None:
 def require_choice(name: str, value: object, choices: Collection[str]) -> None:
     """Refuse a value that is none of the choices."""
     require(value in choices, f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def require_whole(name: str, value: object, *, least: int = 1) -> None:
+    """Refuse what is no whole number of at least `least`."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r:.80}")
+
+
+def is_in(low: float, value: object, high: float) -> bool:
+    """Whether it is a number from `low` to `high`."""
+    return isinstance(value, int | float) and low <= value <= high
+
+
+def require_sizes(name: str, value: object, axes: str) -> None:
+    """Refuse what is not a whole number above 0 for each axis, such as "time, height, width"."""
+    count = axes.count(",") + 1
+    if not isinstance(value, tuple | list) or len(value) != count:
+        raise ValueError(f"{name} must be {count} numbers ({axes}), got {value!r:.80}")
+    for axis, size in zip(axes.split(", "), value, strict=True):
+        require_whole(f"{name} {axis}", size)
 
 
 def require_positive(settings: object, *names: str) -> None:

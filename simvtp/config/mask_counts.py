@@ -2,7 +2,7 @@
 
 import math
 
-from simvtp.config.checks import require
+from simvtp.config.checks import is_in, require
 
 
 def num_hidden_tubes(num_tubes: int, *, ratio: float, name: str = "ratio") -> int:
@@ -16,7 +16,8 @@ def num_hidden_tubes(num_tubes: int, *, ratio: float, name: str = "ratio") -> in
     Raises:
         ValueError: the ratio is outside [0, 1), or above 0 and yet hides no tube, or hides all.
     """
-    require(0 <= ratio < 1, f"{name} must lie in [0, 1) so that a tube is left, got {ratio}")
+    fits = is_in(0, ratio, 1) and ratio < 1
+    require(fits, f"{name} must lie in [0, 1) so that a tube is left, got {ratio}")
     # Rounding first: 0.29 * 100 is 28.999999999999996, and 29 positions were meant.
     hidden = int(round(ratio * num_tubes, 9))
     if ratio == 0 or 0 < hidden < num_tubes:
@@ -41,7 +42,8 @@ def num_decoded_tubelets(num_hidden: int, *, ratio: float, name: str = "ratio") 
         ValueError: the ratio is outside (0, 1], or reconstructs none of the hidden tubelets.
     """
     require(
-        0 < ratio <= 1, f"{name} must lie in (0, 1] so that something is reconstructed, got {ratio}"
+        is_in(0, ratio, 1) and ratio > 0,
+        f"{name} must lie in (0, 1] so that something is reconstructed, got {ratio}",
     )
     decoded = round(ratio * num_hidden)
     require(

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from simvtp.layers import Transformer, attend_padded, sincos_positions
+from simvtp.config.checks import require_sizes
+from simvtp.layers import Transformer, attend_padded, require_tensor, sincos_positions
 
 
 class PixelDecoder(nn.Module):
@@ -20,6 +21,9 @@ class PixelDecoder(nn.Module):
         width: width of the decoder.
         depth: number of blocks.
         num_heads: attention heads.
+
+    Raises:
+        ValueError: a size is no whole number above 0.
     """
 
     positions: Tensor
@@ -36,6 +40,8 @@ class PixelDecoder(nn.Module):
         num_heads: int = 6,
     ) -> None:
         super().__init__()
+        require_sizes("grid", grid, "time, height, width")
+        require_sizes("tubelet", tubelet, "frames, height, width")
         frames, rows, columns = tubelet
         num_tokens = grid[0] * grid[1] * grid[2]
         self.from_encoder = nn.Linear(encoder_width, width, bias=False)
@@ -56,9 +62,27 @@ class PixelDecoder(nn.Module):
 
         Returns:
             `(batch, num_decode, frames * rows * columns * channels)`, channel last.
+
+        Raises:
+            TypeError: one of them is no tensor.
+            ValueError: there is not a visible token for each number in `keep`, or the two have
+                different numbers of clips.
         """
+        _check(visible, keep=keep, decode=decode)
         known = self.from_encoder(visible) + self.positions[keep]
         hidden = self.mask_token + self.positions[decode]
         tokens = torch.cat([known, hidden.to(known.dtype)], dim=1)
         decoded = self.transformer(tokens, attend_padded)
         return self.head(decoded[:, keep.shape[1] :])
+
+
+def _check(visible: Tensor, *, keep: Tensor, decode: Tensor) -> None:
+    fix = "give the numbers of one TubeMask and the tokens that were kept by it"
+    require_tensor("visible", visible, "(batch, num_keep, width)", kind="float", fix=fix)
+    require_tensor("keep", keep, "(batch, num_keep)", kind="int64", fix=fix)
+    require_tensor("decode", decode, "(batch, num_decode)", kind="int64", fix=fix)
+    if keep.shape != visible.shape[:2] or decode.shape[0] != keep.shape[0]:
+        raise ValueError(
+            f"visible, keep and decode must be of the same clips and tubelets, got "
+            f"{tuple(visible.shape)}, {tuple(keep.shape)} and {tuple(decode.shape)}; {fix}"
+        )

@@ -7,13 +7,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from simvtp.config.checks import require_choice, require_whole
 from simvtp.layers import (
     PackedLayout,
     PackedTokens,
     Transformer,
     attend_padded,
+    check_key_mask,
     full_precision,
     join_rows,
+    require_packed,
+    require_tensor,
     segment_mean,
     to_device,
 )
@@ -40,6 +44,7 @@ class JointEncoder(nn.Module):
         pooling: Literal["norm_then_mean", "mean_then_norm"] = "norm_then_mean",
     ) -> None:
         super().__init__()
+        require_choice("pooling", pooling, ("norm_then_mean", "mean_then_norm"))
         self.transformer = Transformer(
             width,
             depth=depth,
@@ -49,7 +54,12 @@ class JointEncoder(nn.Module):
         )
 
     def forward(self, tokens: PackedTokens) -> PackedTokens:
-        """Encode packed sequences; every token sees the tokens of its own sequence."""
+        """Encode packed sequences; every token sees the tokens of its own sequence.
+
+        Raises:
+            TypeError: the tokens are not packed.
+            ValueError: they are not as many as their layout says, or not as wide as the encoder.
+        """
         return self.transformer.forward_packed(tokens)
 
     def encode_padded(self, tokens: Tensor, key_mask: Tensor | None = None) -> Tensor:
@@ -61,7 +71,13 @@ class JointEncoder(nn.Module):
 
         Returns:
             `(batch, tokens, width)`; rows of padding hold no meaning.
+
+        Raises:
+            TypeError: tokens or mask are no tensors.
+            ValueError: the tokens are not as wide as the encoder, or the mask is not theirs.
         """
+        self._check_padded("tokens", tokens)
+        check_key_mask(key_mask, tokens)
         return self.transformer(tokens, partial(attend_padded, key_mask=key_mask))
 
     def pool(self, tokens: PackedTokens | Tensor) -> Tensor:
@@ -100,8 +116,12 @@ class JointEncoder(nn.Module):
             of all sequences and then of all words.
 
         Raises:
-            ValueError: there are more or fewer texts.
+            TypeError: the clips are no tensor, or the texts are not packed.
+            ValueError: there are more or fewer texts, or tokens are not as wide as the encoder.
         """
+        self._check_padded("video", video)
+        require_packed("text", text, width=self.transformer.width)
+        require_whole("texts_per_clip", texts_per_clip)
         num_tokens, device = video.shape[1], video.device
         clips = PackedLayout((num_tokens,) * (len(video) * texts_per_clip), device)
         rows = join_rows(clips, text.layout)
@@ -117,3 +137,11 @@ class JointEncoder(nn.Module):
         sources = torch.cat([video.flatten(0, 1), text.values])
         encoded = self(PackedTokens(sources[to_device(picked, device)], layout))
         return encoded, to_device(rows.argsort(), device)
+
+    def _check_padded(self, name: str, tokens: Tensor) -> None:
+        fix = "give embedded tokens; packed ones go to the encoder itself"
+        require_tensor(name, tokens, "(batch, tokens, width)", kind="float", fix=fix)
+        if tokens.shape[2] != self.transformer.width:
+            raise ValueError(
+                f"{name} must be {self.transformer.width} wide, got {tuple(tokens.shape)}; {fix}"
+            )

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from simvtp.config.checks import require, require_whole
+from simvtp.layers import describe, require_alike
+
 
 class TextEmbedding(nn.Module):
     """Words + positions + token type, LayerNorm, dropout: BERT's embedding module (FACTS 1.6).
@@ -15,6 +18,9 @@ class TextEmbedding(nn.Module):
         max_length: longest text, in tokens.
         dropout: dropout of the embedded tokens.
         padding_id: word whose vector stays zero; None for no such word.
+
+    Raises:
+        ValueError: a size is no whole number above 0, or the padding is none of the words.
     """
 
     def __init__(
@@ -27,6 +33,13 @@ class TextEmbedding(nn.Module):
         padding_id: int | None = 0,
     ) -> None:
         super().__init__()
+        require_whole("vocab_size", vocab_size)
+        require_whole("width", width)
+        require_whole("max_length", max_length)
+        require(
+            padding_id is None or 0 <= padding_id < vocab_size,
+            f"padding_id must be one of {vocab_size} words or None, got {padding_id}",
+        )
         self.words = nn.Embedding(vocab_size, width, padding_idx=padding_id)
         self.positions = nn.Embedding(max_length, width)
         self.token_types = nn.Embedding(2, width)
@@ -48,8 +61,30 @@ class TextEmbedding(nn.Module):
 
         Returns:
             `(..., tokens, width)`.
+
+        Raises:
+            TypeError: the ids are no tensor of whole numbers.
+            ValueError: the positions are of another shape, or a text is too long.
         """
+        self._check(token_ids, positions)
         if positions is None:
             positions = torch.arange(token_ids.shape[-1], device=token_ids.device)
         tokens = self.words(token_ids) + self.positions(positions) + self.token_types.weight[0]
         return self.dropout(self.norm(tokens))
+
+    def _check(self, token_ids: Tensor, positions: Tensor | None) -> None:
+        # That ids are words is not looked at: on a GPU the host would wait for them.
+        is_ids = isinstance(token_ids, Tensor) and token_ids.dtype in (torch.int64, torch.int32)
+        if not is_ids or not token_ids.ndim:
+            raise TypeError(
+                "token_ids must be a tensor (..., tokens) of int64, got "
+                f"{describe(token_ids)}; a tokenizer makes them of captions"
+            )
+        if positions is not None:
+            fix = "give each token its place in its text"
+            require_alike(("token_ids", token_ids), ("positions", positions), fix=fix)
+        elif token_ids.shape[-1] > self.positions.num_embeddings:
+            raise ValueError(
+                f"a text may have {self.positions.num_embeddings} tokens, got "
+                f"{token_ids.shape[-1]}; cut it, or give positions when texts are packed"
+            )

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from simvtp.layers import gather_tubelets, grid_of, sincos_positions
+from simvtp.config.checks import require_sizes, require_whole
+from simvtp.layers import gather_tubelets, grid_of, require_tensor, sincos_positions
 from simvtp.layers.tubelets import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -22,6 +23,10 @@ class VideoEmbedding(nn.Module):
         num_channels: colour channels.
         mean: mean of each channel, in units of full intensity.
         std: standard deviation of each channel, likewise.
+
+    Raises:
+        ValueError: a size is no whole number above 0, or there is not one mean and standard
+            deviation for each channel.
     """
 
     mean: Tensor
@@ -40,6 +45,10 @@ class VideoEmbedding(nn.Module):
         std: tuple[float, ...] = IMAGENET_STD,
     ) -> None:
         super().__init__()
+        require_whole("width", width)
+        require_whole("num_channels", num_channels)
+        require_sizes("grid", grid, "time, height, width")
+        require_sizes("tubelet", tubelet, "frames, height, width")
         self.grid = grid
         self.tubelet = tubelet
         self.num_channels = num_channels
@@ -51,6 +60,8 @@ class VideoEmbedding(nn.Module):
         else:
             self.register_buffer("positions", table, persistent=False)
         for name, values in (("mean", mean), ("std", std)):
+            if not isinstance(values, tuple | list) or len(values) != num_channels:
+                raise ValueError(f"{name} must be {num_channels} numbers, got {values!r:.80}")
             statistics = torch.tensor(values).view(num_channels, 1, 1, 1)
             self.register_buffer(name, statistics, persistent=False)
 
@@ -65,7 +76,9 @@ class VideoEmbedding(nn.Module):
             `(batch, tokens, width)`.
 
         Raises:
-            ValueError: the clip is not uint8 or not of the size the positions are for.
+            TypeError: clips or index are no tensors.
+            ValueError: the clip is not uint8 or not of the size the positions are for, or the
+                index is not int64 with a row for each clip.
         """
         self._check(video)
         if index is None:
@@ -77,6 +90,8 @@ class VideoEmbedding(nn.Module):
         return tokens + self.positions[index]
 
     def _check(self, video: Tensor) -> None:
+        axes, fix = "(batch, frames, channels, height, width)", "one clip is clip.unsqueeze(0)"
+        require_tensor("video", video, axes, fix=fix)
         if video.dtype != torch.uint8:
             raise ValueError(
                 f"video must be uint8 with values 0 to 255, got {video.dtype}; normalisation "

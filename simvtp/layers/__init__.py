@@ -24,6 +24,8 @@ from simvtp.layers.gather import (
     world_size,
 )
 from simvtp.layers.input_checks import (
+    Kind,
+    clips_on,
     describe,
     require_alike,
     require_temperature,
@@ -34,11 +36,12 @@ from simvtp.layers.packing import (
     PackedTokens,
     join_rows,
     pack,
+    require_packed,
     segment_mean,
     to_device,
     unpack,
 )
-from simvtp.layers.padded_attention import attend_padded
+from simvtp.layers.padded_attention import attend_padded, check_key_mask
 from simvtp.layers.positions import sincos_positions
 from simvtp.layers.precision import full_precision
 from simvtp.layers.tubelets import gather_tubelets, grid_of, place_tubelets
@@ -47,6 +50,7 @@ __all__ = [
     "Attend",
     "Attention",
     "Block",
+    "Kind",
     "Over",
     "PackedLayout",
     "PackedTokens",
@@ -54,6 +58,8 @@ __all__ = [
     "attend",
     "attend_padded",
     "attention_backend",
+    "check_key_mask",
+    "clips_on",
     "compile_blocks",
     "describe",
     "full_precision",
@@ -70,6 +76,7 @@ __all__ = [
     "rank",
     "recompute_blocks",
     "require_alike",
+    "require_packed",
     "require_temperature",
     "require_tensor",
     "segment_mean",

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from simvtp.config.checks import require_choice, require_whole
+from simvtp.layers.input_checks import describe
 from simvtp.layers.packing import PackedLayout
-from simvtp.layers.padded_attention import attend_by_length
+from simvtp.layers.padded_attention import attend_by_length, check_heads
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Takes query, key and value `(..., tokens, heads, head_width)`, returns the same shape."""
@@ -35,8 +37,7 @@ def attention_backend(name: Backend) -> Iterator[None]:
     Raises:
         ValueError: there is no such backend.
     """
-    if name not in _BACKENDS:
-        raise ValueError(f"attention backends are {', '.join(_BACKENDS)}, got {name}")
+    require_choice("attention backend", name, tuple(_BACKENDS))
     global _chosen
     before, _chosen = _chosen, name
     try:
@@ -60,9 +61,25 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, layout: PackedLayout) -
 
     Returns:
         `(total_tokens, heads, head_width)`.
+
+    Raises:
+        TypeError: the three are no tensors, or the layout is none.
+        ValueError: the three have different shapes, or not the layout's number of tokens.
     """
+    _check_packed(query, key, value, layout)
     backend = _backend_for(query.device, query.dtype, head_width=query.shape[-1])
     return _BACKENDS[backend](query, key, value, layout)
+
+
+def _check_packed(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout) -> None:
+    if not isinstance(layout, PackedLayout):
+        raise TypeError(f"layout must be a PackedLayout, got {describe(layout)}; give pack.layout")
+    check_heads(query, key, value, "(total_tokens, heads, head_width)")
+    if query.shape[0] != layout.total_tokens:
+        raise ValueError(
+            f"query must have the {layout.total_tokens} tokens of the layout, got "
+            f"{query.shape[0]}; give the layout of the same pack"
+        )
 
 
 def takes_any_lengths(tokens: Tensor) -> bool:
@@ -173,7 +190,9 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, *, num_heads: int) -> None:
         super().__init__()
-        if num_heads < 1 or width % num_heads:
+        require_whole("width", width)
+        require_whole("num_heads", num_heads)
+        if width % num_heads:
             raise ValueError(f"width must be a multiple of num_heads, got {width} and {num_heads}")
         self.num_heads = num_heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from simvtp.config.checks import is_in, require, require_whole
 from simvtp.layers.attention import Attend, Attention, attend, takes_any_lengths
-from simvtp.layers.packing import PackedLayout, PackedTokens
+from simvtp.layers.packing import PackedLayout, PackedTokens, require_packed
 
 Projected = tuple[Tensor, Tensor, Tensor]
 
@@ -112,7 +113,7 @@ def set_drop_path(module: nn.Module, rate: float) -> None:
     Raises:
         ValueError: `rate` is no chance below 1.
     """
-    if not 0 <= rate < 1:
+    if not is_in(0, rate, 1) or rate == 1:
         raise ValueError(f"drop path must lie in [0, 1), got {rate}; 0.1 is usual for base size")
     for child in module.modules():
         if isinstance(child, Transformer):
@@ -132,6 +133,9 @@ class Transformer(nn.Module):
         num_heads: attention heads.
         mlp_ratio: hidden width of the feed-forward layers over `width`.
         norm_tokens: apply the LayerNorm to every token; else it is left to the caller.
+
+    Raises:
+        ValueError: a size is no whole number above 0, or the depth none of at least 0.
     """
 
     def __init__(
@@ -144,12 +148,16 @@ class Transformer(nn.Module):
         norm_tokens: bool = True,
     ) -> None:
         super().__init__()
+        require_whole("width", width)
+        require_whole("depth", depth, least=0)
+        require(mlp_ratio * width >= 1, f"mlp_ratio must be above 0, got {mlp_ratio}; 4 is usual")
         self.blocks = nn.ModuleList(
             Block(width, num_heads=num_heads, mlp_ratio=mlp_ratio) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.norm_tokens = norm_tokens
         self.drop_path = 0.0
+        self.width = width
 
     def forward(self, tokens: Tensor, attend: Attend, layout: PackedLayout | None = None) -> Tensor:
         """Transform tokens; `attend` knows their layout.
@@ -181,7 +189,13 @@ class Transformer(nn.Module):
         return rows[..., None]
 
     def forward_packed(self, tokens: PackedTokens) -> PackedTokens:
-        """Transform packed tokens; every token sees the tokens of its own sequence."""
+        """Transform packed tokens; every token sees the tokens of its own sequence.
+
+        Raises:
+            TypeError: the tokens are not packed.
+            ValueError: they are not as many as their layout says, or not as wide as the blocks.
+        """
+        require_packed("tokens", tokens, width=self.width)
         layout, values = tokens.layout, tokens.values
         rows = None if takes_any_lengths(values) else layout.rows_by_length
         if rows is None:

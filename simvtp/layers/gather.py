@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, distributed
 
 from simvtp.config.checks import require_choice
+from simvtp.layers.input_checks import describe, require_tensor
 
 Over = Literal["ranks", "rank"]
 """Whose rows count: those of all ranks, or those of this one."""
@@ -72,7 +73,13 @@ def gather_rows(rows: Tensor, *, over: Over = "ranks") -> Tensor:
     Returns:
         `(world_size * batch, ...)`, in the order of the ranks; `rows` itself in a single process
         or over this rank alone.
+
+    Raises:
+        TypeError: the rows are no tensor with a first axis.
+        ValueError: `over` is neither "ranks" nor "rank".
     """
+    if not isinstance(rows, Tensor) or not rows.ndim:
+        raise TypeError(f"rows must be a tensor (batch, ...), got {describe(rows)}; torch.stack it")
     if num_ranks(over) == 1:
         return rows
     gathered = _GatherRows.apply(rows)
@@ -84,7 +91,11 @@ def mean_count(count: Tensor) -> Tensor:
     """Mean over ranks of a count, `()` float32: the denominator of a mean over the whole batch.
 
     A sum divided by it, averaged over ranks, is the global sum over the global count.
+
+    Raises:
+        TypeError: the count is no tensor.
     """
+    require_tensor("count", count, "()", fix="give torch.tensor(count) on the device")
     count = count.float()
     if world_size() > 1:
         count = count.clone()

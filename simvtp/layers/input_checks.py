@@ -20,12 +20,13 @@ def require_tensor(name: str, value: object, shape: str, *, fix: str, kind: Kind
         kind: number format.
 
     Raises:
-        TypeError: it is no tensor, or of another number format.
-        ValueError: it has more or fewer axes.
+        TypeError: it is no tensor.
+        ValueError: it is of another number format, or has more or fewer axes.
     """
-    if not isinstance(value, Tensor) or not _is_of(value, kind):
+    if not isinstance(value, Tensor):
         raise TypeError(_refusal(name, value, shape, kind, fix))
-    if value.ndim != len(shape.strip("(),").replace(",", " ").split()):
+    num_axes = len(shape.strip("(),").replace(",", " ").split())
+    if value.ndim != num_axes or not _is_of(value, kind):
         raise ValueError(_refusal(name, value, shape, kind, fix))
 
 
@@ -39,6 +40,20 @@ def require_alike(*named: tuple[str, Tensor], fix: str) -> None:
         names = " and ".join(name for name, _ in named)
         shapes = " and ".join(str(tuple(tensor.shape)) for _, tensor in named)
         raise ValueError(f"{names} must have the same shape, got {shapes}; {fix}")
+
+
+def clips_on(video: Tensor, device: torch.device) -> Tensor:
+    """Clips on a model's device.
+
+    Raises:
+        TypeError: they are no tensor.
+    """
+    if not isinstance(video, Tensor):
+        raise TypeError(
+            "video must be a tensor (batch, frames, channels, height, width) of uint8, got "
+            f"{describe(video)}; read files with simvtp.data.read_clip first"
+        )
+    return video.to(device)
 
 
 def require_temperature(value: float | Tensor) -> None:

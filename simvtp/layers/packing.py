@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from simvtp.layers.input_checks import describe
 from simvtp.layers.precision import full_precision
 
 
@@ -31,6 +32,7 @@ class PackedLayout:
         device: device of the packed tokens.
 
     Raises:
+        TypeError: the lengths are no tuple of whole numbers, or the device is no torch.device.
         ValueError: there is no sequence or an empty one.
     """
 
@@ -38,6 +40,14 @@ class PackedLayout:
     device: torch.device
 
     def __post_init__(self) -> None:
+        is_tuple = isinstance(self.lengths, tuple)
+        are_whole = is_tuple and all(isinstance(length, int) for length in self.lengths)
+        if not are_whole or not isinstance(self.device, torch.device):
+            raise TypeError(
+                "lengths must be a tuple of whole numbers and device a torch.device, got "
+                f"{describe(self.lengths)} and {describe(self.device)}; a tensor's are "
+                "tuple(lengths.tolist())"
+            )
         if not self.lengths or min(self.lengths) < 1:
             raise ValueError(
                 "a pack needs one or more sequences of at least one token each, got lengths "
@@ -113,12 +123,34 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
+def require_packed(name: str, tokens: object, *, width: int | None = None) -> None:
+    """Refuse what is not packed, or not as many tokens as its layout says, or of another width.
+
+    Raises:
+        TypeError: it is no `PackedTokens`.
+        ValueError: the values do not go with the layout, or are not `width` wide.
+    """
+    fix = "pack sequences first: pack(list(batch))"
+    if not isinstance(tokens, PackedTokens) or not isinstance(tokens.layout, PackedLayout):
+        raise TypeError(f"{name} must be packed, got {describe(tokens)}; {fix}")
+    values, total = tokens.values, tokens.layout.total_tokens
+    if values.ndim < 1 or len(values) != total or width not in (None, values.shape[-1]):
+        columns = "" if width is None else f" of width {width}"
+        raise ValueError(
+            f"{name} must hold the {total} tokens of its layout{columns}, got shape "
+            f"{tuple(values.shape)}; {fix}"
+        )
+
+
 def pack(sequences: Sequence[Tensor]) -> PackedTokens:
     """Lay `(tokens_i, width)` sequences end to end.
 
     Raises:
-        ValueError: there is no sequence or an empty one.
+        TypeError: they are no list of tensors.
+        ValueError: there is no sequence or an empty one, or they are of different widths, number
+            formats or devices.
     """
+    _check_sequences(sequences)
     lengths = tuple(len(sequence) for sequence in sequences)
     device = sequences[0].device if sequences else torch.device("cpu")
     layout = PackedLayout(lengths, device)
@@ -126,12 +158,25 @@ def pack(sequences: Sequence[Tensor]) -> PackedTokens:
 
 
 def unpack(tokens: PackedTokens) -> list[Tensor]:
-    """Inverse of `pack`: views of the sequences, `(tokens_i, width)` each."""
+    """Inverse of `pack`: views of the sequences, `(tokens_i, width)` each.
+
+    Raises:
+        TypeError: the tokens are not packed.
+        ValueError: there are more or fewer than their layout says.
+    """
+    require_packed("tokens", tokens)
     return list(tokens.values.split(tokens.layout.lengths))
 
 
 def segment_mean(tokens: PackedTokens) -> Tensor:
-    """Mean of each sequence over its tokens, `(num_sequences, width)`, at least float32."""
+    """Mean of each sequence over its tokens, `(num_sequences, width)`, at least float32.
+
+    Raises:
+        TypeError: the tokens are not packed.
+        ValueError: there are more or fewer than their layout says.
+    """
+    # The sum below trusts the lengths.
+    require_packed("tokens", tokens)
     layout = tokens.layout
     return torch.segment_reduce(
         full_precision(tokens.values), "mean", lengths=layout.device_lengths, axis=0, unsafe=True
@@ -151,8 +196,12 @@ def join_rows(first: PackedLayout, second: PackedLayout) -> Tensor:
         sums. Its argsort says where each source row went.
 
     Raises:
+        TypeError: they are no layouts.
         ValueError: the packs hold different numbers of sequences.
     """
+    for layout in (first, second):
+        if not isinstance(layout, PackedLayout):
+            raise TypeError(f"rows of layouts are joined, got {describe(layout)}; give pack.layout")
     if first.num_sequences != second.num_sequences:
         raise ValueError(
             "both packs must hold the same number of sequences, got "
@@ -164,6 +213,21 @@ def join_rows(first: PackedLayout, second: PackedLayout) -> Tensor:
     ]
     # A stable sort by sequence keeps the first pack's rows ahead of the second's.
     return torch.cat(sequence).argsort(stable=True)
+
+
+def _check_sequences(sequences: Sequence[Tensor]) -> None:
+    is_list = isinstance(sequences, Sequence) and not isinstance(sequences, str | bytes)
+    if not is_list or not all(isinstance(one, Tensor) for one in sequences):
+        raise TypeError(
+            f"pack takes a list of tensors (tokens, width), got {describe(sequences)}; "
+            "a batch (batch, tokens, width) is packed by pack(list(batch))"
+        )
+    kinds = {(one.shape[1:], one.dtype, one.device, one.ndim > 0) for one in sequences}
+    if len(kinds) > 1 or any(one.ndim == 0 for one in sequences):
+        raise ValueError(
+            "sequences must be tensors (tokens, width) of one width, number format and device, got "
+            f"{', '.join(describe(one) for one in sequences[:4])}; convert them first"
+        )
 
 
 def _runs_of(lengths: Sequence[int]) -> tuple[Run, ...]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from simvtp.layers.input_checks import require_alike, require_tensor
 from simvtp.layers.packing import PackedLayout, Run, to_device
 
 # What a call of attention and a filled-up element cost, in multiply-adds of attention, forward and
@@ -31,7 +32,13 @@ def attend_padded(
 
     Returns:
         `(batch, tokens, heads, head_width)`; rows of padding hold no meaning.
+
+    Raises:
+        TypeError: one of them is no tensor.
+        ValueError: query, key and value have different shapes, or the mask is not bool and theirs.
     """
+    check_heads(query, key, value, "(batch, tokens, heads, head_width)")
+    check_key_mask(key_mask, query)
     mask = None
     if key_mask is not None:
         # ONNX Runtime's Attention operator takes the mask only in its full shape.
@@ -39,6 +46,37 @@ def attend_padded(
         mask = key_mask[:, None, None, :].expand(-1, 1, tokens, -1)
     heads_first = (tensor.transpose(1, 2) for tensor in (query, key, value))
     return functional.scaled_dot_product_attention(*heads_first, attn_mask=mask).transpose(1, 2)
+
+
+def check_heads(query: Tensor, key: Tensor, value: Tensor, shape: str) -> None:
+    """Refuse what is not query, key and value of one shape.
+
+    Raises:
+        TypeError: one of them is no tensor.
+        ValueError: they have other axes, or different shapes.
+    """
+    named = (("query", query), ("key", key), ("value", value))
+    for name, tensor in named:
+        require_tensor(name, tensor, shape, fix="Attention.project makes all three of tokens")
+    require_alike(*named, fix="attention here is within one set of tokens")
+
+
+def check_key_mask(key_mask: Tensor | None, tokens: Tensor) -> None:
+    """Refuse a mask that is not one bool for each token, which would broadcast in silence.
+
+    Raises:
+        TypeError: it is no tensor.
+        ValueError: it is not bool or of another shape.
+    """
+    if key_mask is None:
+        return
+    fix = "give True at real tokens, such as attention_mask.bool()"
+    require_tensor("key_mask", key_mask, "(batch, tokens)", kind="bool", fix=fix)
+    if key_mask.shape != tokens.shape[:2]:
+        raise ValueError(
+            f"key_mask must be {tuple(tokens.shape[:2])}, one for each token, got "
+            f"{tuple(key_mask.shape)}; {fix}"
+        )
 
 
 def attend_by_length(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout) -> Tensor:

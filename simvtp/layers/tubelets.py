@@ -1,7 +1,12 @@
 """Cutting clips into tubelets, and only the wanted ones."""
 
+import math
+
 import torch
 from torch import Tensor
+
+from simvtp.config.checks import require_sizes
+from simvtp.layers.input_checks import require_tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -20,9 +25,17 @@ def gather_tubelets(video: Tensor, index: Tensor, *, tubelet: tuple[int, int, in
         `(batch, tokens, channels, tubelet_frames, tubelet_height, tubelet_width)`.
 
     Raises:
-        ValueError: the clip is not a whole number of tubelets.
+        TypeError: clips or index are no tensors.
+        ValueError: the clip is not a whole number of tubelets, or the index is not int64 with a
+            row for each clip.
     """
     slices, rows, columns = grid_of(video, tubelet=tubelet)
+    fix = "give each clip its own row, as TubeMask.keep does"
+    require_tensor("index", index, "(batch, tokens)", kind="int64", fix=fix)
+    if index.shape[0] != video.shape[0]:
+        raise ValueError(
+            f"index must have a row for each of {len(video)} clips, got {len(index)}; {fix}"
+        )
     words = video
     # Of no tubelets torch sets strides that words cannot be viewed back through.
     if index.numel():
@@ -49,13 +62,12 @@ def grid_of(video: Tensor, *, tubelet: tuple[int, int, int]) -> tuple[int, int, 
     """Tubelets along time, height and width of `(batch, frames, channels, height, width)` clips.
 
     Raises:
-        ValueError: a side is not a multiple of the tubelet's.
+        TypeError: the clips are no tensor.
+        ValueError: a side is not a multiple of the tubelet's, or the tubelet is no three sizes.
     """
-    if video.ndim != 5:
-        raise ValueError(
-            "video must be (batch, frames, channels, height, width), got shape "
-            f"{tuple(video.shape)}; add the missing axes, e.g. clip.unsqueeze(0)"
-        )
+    require_sizes("tubelet", tubelet, "frames, height, width")
+    axes, fix = "(batch, frames, channels, height, width)", "one clip is clip.unsqueeze(0)"
+    require_tensor("video", video, axes, fix=fix)
     _, frames, _, height, width = video.shape
     sides = (frames, height, width)
     if any(side % part for side, part in zip(sides, tubelet, strict=True)):
@@ -76,7 +88,18 @@ def place_tubelets(tubelets: Tensor, *, grid: tuple[int, int, int]) -> Tensor:
 
     Returns:
         `(batch, frames, channels, height, width)`.
+
+    Raises:
+        TypeError: the tubelets are no tensor.
+        ValueError: they are not as many as the grid has places, or have other axes.
     """
+    require_sizes("grid", grid, "time, height, width")
+    axes, fix = "(batch, tokens, channels, frames, height, width)", "give all tubelets of the clip"
+    require_tensor("tubelets", tubelets, axes, fix=fix)
+    if tubelets.shape[1] != math.prod(grid):
+        raise ValueError(
+            f"grid {grid} has {math.prod(grid)} tubelets, got {tubelets.shape[1]}; {fix}"
+        )
     parts = tubelets.unflatten(1, grid)
     clips = parts.permute(0, 1, 5, 4, 2, 6, 3, 7)
     return clips.flatten(6, 7).flatten(4, 5).flatten(1, 2)

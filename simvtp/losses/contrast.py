@@ -61,7 +61,7 @@ def contrastive_loss(
         The loss and the cosines.
 
     Raises:
-        TypeError: features or keys are no tensors of their number format.
+        TypeError: features or keys are no tensors.
         ValueError: pairs do not go together, the temperature is not above 0, or the memory has no
             keys or is for one rank.
     """
@@ -101,7 +101,7 @@ def false_negatives(keys: Tensor, *, over: Over = "ranks") -> Tensor:
         over: "rank" leaves the pairs of other ranks out.
 
     Raises:
-        TypeError: the keys are no int64 tensor.
+        TypeError: the keys are no tensor.
         ValueError: they have more axes than one.
     """
     require_tensor("keys", keys, "(batch,)", kind="int64", fix="give one number per pair")

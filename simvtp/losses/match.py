@@ -54,7 +54,7 @@ def sample_negatives(
         The negatives.
 
     Raises:
-        TypeError: keys or similarities are no tensors of their number format.
+        TypeError: keys or similarities are no tensors.
         ValueError: the global batch is a single pair, which has no negative; the similarities are
             of other pairs; or the temperature is not above 0.
     """
@@ -91,7 +91,7 @@ def match_loss(positives: Tensor, negatives: Tensor, *, valid: Tensor | None = N
         `()` float32, the mean over all pairs; over ranks, its mean is that of the global batch.
 
     Raises:
-        TypeError: logits are no float tensors, or `valid` is no bool tensor.
+        TypeError: logits or `valid` are no tensors.
         ValueError: logits are not of two classes, or `valid` is not one per negative.
     """
     _check_logits(positives, negatives, valid)

@@ -51,7 +51,7 @@ class FeatureMemory(nn.Module):
             keys: `(pairs,)` int64.
 
         Raises:
-            TypeError: features or keys are no tensors of their number format.
+            TypeError: features or keys are no tensors.
             ValueError: they are not of the same pairs, or not of the memory's width.
         """
         _check_pairs(video, text, keys, width=self.video.shape[1])

@@ -98,7 +98,7 @@ def pixel_loss(predictions: Tensor, targets: Tensor) -> Tensor:
         targets: of the same shape.
 
     Raises:
-        TypeError: one of them is no float tensor.
+        TypeError: one of them is no tensor.
         ValueError: the shapes differ, or have other axes.
     """
     for name, values in (("predictions", predictions), ("targets", targets)):

@@ -19,7 +19,7 @@ def word_loss(logits: Tensor, words: Tensor, *, num_words: Tensor | None = None)
         `()` float32; 0, not NaN, when no word is masked.
 
     Raises:
-        TypeError: logits, words or their count are no tensors of their number format.
+        TypeError: logits, words or their count are no tensors.
         ValueError: there is not one row of logits for each word.
     """
     fix = "take both at the masked words only"

@@ -5,7 +5,9 @@ import math
 import torch
 from torch import Tensor
 
+from simvtp.config.checks import require_sizes
 from simvtp.config.mask_counts import num_decoded_tubelets
+from simvtp.layers import require_tensor
 
 _CELL = 2
 
@@ -32,8 +34,7 @@ class RunningCellMasker:
     """
 
     def __init__(self, grid: tuple[int, int, int] = (8, 14, 14), *, ratio: float = 0.5) -> None:
-        if min(grid) < 1:
-            raise ValueError(f"each side of the grid must be at least 1, got {grid}")
+        require_sizes("grid", grid, "time, height, width")
         num_decoded_tubelets(math.prod(grid), ratio=ratio)
         self.ratio = ratio
         time, row, column = (torch.arange(side) for side in grid)
@@ -43,6 +44,7 @@ class RunningCellMasker:
 
     def __call__(self, drop: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Choose with a random first pattern for each clip; see `from_noise`."""
+        _check_drop(drop)
         noise = torch.rand(len(drop), generator=generator, device=drop.device)
         return self.from_noise(drop, noise=noise)
 
@@ -58,9 +60,12 @@ class RunningCellMasker:
             `(batch, round(ratio * num_drop))` int64, a sorted part of `drop`.
 
         Raises:
+            TypeError: the tubelets or draws are no tensors.
             ValueError: there is not one draw per clip, or the ratio is of so few tubelets none.
         """
-        if drop.ndim != 2 or noise.shape != drop.shape[:1]:
+        _check_drop(drop)
+        require_tensor("noise", noise, "(batch,)", kind="float", fix="give one draw per clip")
+        if noise.shape != drop.shape[:1]:
             raise ValueError(
                 "drop must be (batch, num_drop) with one draw per clip, got shapes "
                 f"{tuple(drop.shape)} and {tuple(noise.shape)}"
@@ -73,3 +78,8 @@ class RunningCellMasker:
         turns = (self.turns.to(drop.device)[drop] + first[:, None]) % _CELL**2
         chosen = turns.argsort(dim=1, stable=True)[:, :count].sort(dim=1).values
         return drop.gather(1, chosen)
+
+
+def _check_drop(drop: Tensor) -> None:
+    fix = "give a TubeMask's drop"
+    require_tensor("drop", drop, "(batch, num_drop)", kind="int64", fix=fix)

@@ -6,6 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from simvtp.config.checks import is_in, require_whole
+from simvtp.layers import Kind, require_tensor
+
 
 class TextMask(NamedTuple):
     """Captions with words hidden.
@@ -32,12 +35,16 @@ class TextMasker:
         ratio: chance of a word to be hidden, in [0, 1].
 
     Raises:
-        ValueError: the ratio is outside [0, 1].
+        ValueError: the ratio is outside [0, 1], or an id is no whole number of at least 0.
     """
 
     def __init__(self, mask_id: int, *, special_ids: Sequence[int], ratio: float = 0.75) -> None:
-        if not 0 <= ratio <= 1:
+        if not is_in(0, ratio, 1):
             raise ValueError(f"ratio must lie in [0, 1], got {ratio}")
+        if not isinstance(special_ids, Sequence):
+            raise TypeError(f"special_ids must be a list of ids, got {special_ids!r:.80}")
+        for special_id in (mask_id, *special_ids):
+            require_whole("an id of [MASK] or a special token", special_id, least=0)
         self.mask_id = mask_id
         self.special_ids = torch.tensor(sorted({mask_id, *special_ids}))
         self.ratio = ratio
@@ -50,7 +57,8 @@ class TextMasker:
         word_ids: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> TextMask:
-        """Hide words of a batch; arguments as in `from_noise`."""
+        """Hide words of a batch; arguments and errors as in `from_noise`."""
+        _check("token_ids", token_ids, "int64")
         noise = torch.rand(token_ids.shape, generator=generator, device=token_ids.device)
         return self.from_noise(token_ids, noise=noise, attend=attend, word_ids=word_ids)
 
@@ -76,10 +84,20 @@ class TextMasker:
             The hidden captions.
 
         Raises:
-            ValueError: the shapes differ.
+            TypeError: one of them is no tensor.
+            ValueError: one is of another number format, or the shapes differ.
         """
-        for name, tensor in (("noise", noise), ("attend", attend), ("word_ids", word_ids)):
-            if tensor is not None and tensor.shape != token_ids.shape:
+        _check("token_ids", token_ids, "int64")
+        kinds: tuple[tuple[str, Tensor | None, Kind], ...] = (
+            ("noise", noise, "float"),
+            ("attend", attend, "bool"),
+            ("word_ids", word_ids, "int64"),
+        )
+        for name, tensor, kind in kinds:
+            if tensor is None:
+                continue
+            _check(name, tensor, kind)
+            if tensor.shape != token_ids.shape:
                 raise ValueError(
                     f"{name} must have the shape of token_ids {tuple(token_ids.shape)}, got "
                     f"{tuple(tensor.shape)}"
@@ -99,3 +117,8 @@ class TextMasker:
         if self.ratio == 0:
             masked = torch.zeros_like(masked)
         return TextMask(token_ids.masked_fill(masked, self.mask_id), masked)
+
+
+def _check(name: str, tensor: object, kind: Kind) -> None:
+    fix = "give one row for each caption, filled up to one length"
+    require_tensor(name, tensor, "(batch, tokens)", kind=kind, fix=fix)

@@ -5,7 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from simvtp.config.checks import require_sizes, require_whole
 from simvtp.config.mask_counts import num_hidden_tubes
+from simvtp.layers import require_tensor
 
 
 class TubeMask(NamedTuple):
@@ -36,15 +38,19 @@ class TubeMasker:
     """
 
     def __init__(self, grid: tuple[int, int, int] = (8, 14, 14), *, ratio: float = 0.9) -> None:
-        if min(grid) < 1:
-            raise ValueError(f"each side of the grid must be at least 1, got {grid}")
+        require_sizes("grid", grid, "time, height, width")
         self.num_slices, rows, columns = grid
         self.num_positions = rows * columns
         self.num_dropped = num_hidden_tubes(self.num_positions, ratio=ratio)
         self.ratio = ratio
 
     def __call__(self, batch_size: int, *, generator: torch.Generator | None = None) -> TubeMask:
-        """Draw masks for a batch, on the generator's device."""
+        """Draw masks for a batch, on the generator's device.
+
+        Raises:
+            ValueError: `batch_size` is no whole number of at least 0.
+        """
+        require_whole("batch_size", batch_size, least=0)
         device = "cpu" if generator is None else generator.device
         shape = (batch_size, self.num_positions)
         return self.from_noise(torch.rand(shape, generator=generator, device=device))
@@ -60,12 +66,14 @@ class TubeMasker:
             The mask of each clip.
 
         Raises:
+            TypeError: the noise is no tensor.
             ValueError: there is not one column per position.
         """
-        if noise.ndim != 2 or noise.shape[1] != self.num_positions:
+        axes, fix = "(batch, positions)", "one draw per position of a slice"
+        require_tensor("noise", noise, axes, kind="float", fix=fix)
+        if noise.shape[1] != self.num_positions:
             raise ValueError(
-                f"noise must be (batch, {self.num_positions}), got {tuple(noise.shape)}; "
-                "one draw per position of a slice"
+                f"noise must be (batch, {self.num_positions}), got {tuple(noise.shape)}; {fix}"
             )
         order = noise.argsort(dim=1, stable=True)
         num_kept = self.num_positions - self.num_dropped

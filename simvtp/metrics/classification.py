@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from simvtp.layers import require_tensor
+
 
 class ClassificationMetrics(NamedTuple):
     """How well samples are put into their classes.
@@ -151,7 +153,10 @@ def squared_error(scores: Tensor, *, answers: Tensor, values: Tensor) -> float:
 
 
 def _check(scores: Tensor, labels: Tensor, *, lowest: int) -> None:
-    if scores.ndim != 2 or 0 in scores.shape or not scores.is_floating_point():
+    fix = "give one row for each sample"
+    require_tensor("scores", scores, "(samples, classes)", fix=fix)
+    require_tensor("labels", labels, "(samples,)", fix="give the number of each sample's class")
+    if 0 in scores.shape or not scores.is_floating_point():
         raise ValueError(
             "scores must be a floating (samples, classes) matrix with at least one of each, got "
             f"{scores.dtype} {tuple(scores.shape)}"

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from simvtp.layers import require_tensor
+
 
 class RetrievalMetrics(NamedTuple):
     """How well queries find their own item in a gallery.
@@ -171,11 +173,13 @@ def _miss_chance(places: Tensor, tied: Tensor, own: Tensor) -> Tensor:
 
 def _check(similarity: Tensor, positives: Tensor, ks: Sequence[int]) -> None:
     _check_scores(similarity)
+    fix = "build it with query_clip[:, None] == gallery_clip[None, :]"
+    require_tensor("positives", positives, "(queries, gallery)", fix=fix)
     if positives.shape != similarity.shape or positives.dtype != torch.bool:
         raise ValueError(
             f"positives must be bool and shaped as similarity {tuple(similarity.shape)}, got "
             f"{positives.dtype} {tuple(positives.shape)}; "
-            "build it with query_clip[:, None] == gallery_clip[None, :]"
+            f"{fix}"
         )
     orphans = (~positives.any(dim=1)).nonzero().flatten().tolist()
     if orphans:
@@ -188,7 +192,9 @@ def _check(similarity: Tensor, positives: Tensor, ks: Sequence[int]) -> None:
 
 
 def _check_scores(similarity: Tensor) -> None:
-    if similarity.ndim != 2 or 0 in similarity.shape or not similarity.is_floating_point():
+    fix = "give one row for each query"
+    require_tensor("similarity", similarity, "(queries, gallery)", fix=fix)
+    if 0 in similarity.shape or not similarity.is_floating_point():
         raise ValueError(
             f"similarity must be a floating (queries, gallery) matrix with at least one of each, "
             f"got {similarity.dtype} {tuple(similarity.shape)}"

@@ -10,14 +10,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from simvtp.config import ModelConfig
+from simvtp.data.captions import caption_list
 from simvtp.data.task_datasets import Question, encode_question
 from simvtp.encoders import build_text_embedding
 from simvtp.layers import (
     PackedLayout,
     PackedTokens,
+    clips_on,
     full_precision,
     mean_count,
     pack,
+    require_packed,
     to_device,
 )
 from simvtp.model import SimVTP
@@ -97,9 +100,11 @@ class VideoAnswerer(
 
     def features(self, video: Tensor, text: PackedTokens) -> Tensor:
         """What the head sees: `(texts, width)`, at least float32; arguments as for `forward`."""
+        require_packed("text", text)
+        video = clips_on(video, self.device)
         texts_per_clip = self._texts_per_clip(len(video), text.layout.num_sequences)
         with self.backbone_gradients():
-            clips = self.video_embedding(video.to(self.device))
+            clips = self.video_embedding(video)
             words = self.text_embedding(text.values, text.layout.positions)
             pairs = PackedTokens(words, text.layout)
             encoded, _ = self.encoder.encode_pairs(clips, pairs, texts_per_clip=texts_per_clip)
@@ -142,7 +147,7 @@ class VideoAnswerer(
                 "the model has no tokenizer, so it takes token ids only; load it from a folder "
                 "with a tokenizer.json or pass tokenizer= when building it"
             )
-        listed = [questions] if isinstance(questions, str) else list(questions)
+        listed = caption_list(questions, name="questions")
         self._check_options(listed, options)
         chosen = [()] * len(listed) if options is None else options
         sequences = [
@@ -180,7 +185,10 @@ class VideoAnswerer(
             return
         if self.answers:
             raise ValueError("the model has answers of its own to choose from; leave options out")
-        counts = [0 if isinstance(among, str) else len(among) for among in options]
+        counts = [
+            0 if isinstance(among, str) or not among else len(caption_list(among, name="options"))
+            for among in options
+        ]
         if len(counts) != len(questions) or len(set(counts)) != 1 or counts[0] == 0:
             raise ValueError(
                 f"each of the {len(questions)} questions needs a list of as many options, got "

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from simvtp.config import ModelConfig
-from simvtp.layers import full_precision
+from simvtp.layers import clips_on, full_precision, require_tensor
 from simvtp.model import SimVTP
 from simvtp.objective import Losses
 from simvtp.tasks.batches import LabelledBatch
@@ -68,7 +68,7 @@ class VideoClassifier(
     def features(self, video: Tensor) -> Tensor:
         """What the head sees of clips: `(batch, width)`, at least float32, of any norm."""
         with self.backbone_gradients():
-            tokens = self.encoder.encode_padded(self.video_embedding(video.to(self.device)))
+            tokens = self.encoder.encode_padded(self.video_embedding(clips_on(video, self.device)))
             return self.encoder.pool(tokens)
 
     def classify(self, video: Tensor) -> Tensor:
@@ -97,7 +97,9 @@ class VideoClassifier(
         Raises:
             ValueError: there is no view, or a clip is not uint8 or not of the model's size.
         """
-        if views.ndim != 6 or views.shape[1] == 0:
+        axes = "(batch, views, frames, channels, height, width)"
+        require_tensor("views", views, axes, fix="add an axis to single clips")
+        if views.shape[1] == 0:
             raise ValueError(
                 "views must be (batch, views, frames, channels, height, width) with a view or "
                 f"more, got shape {tuple(views.shape)}; add an axis to single clips"

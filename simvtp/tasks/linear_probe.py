@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from simvtp.layers import require_tensor
 from simvtp.metrics.classification import hit_chance
 
 L2_GRID = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -142,7 +143,10 @@ def _minimise(
 
 
 def _check(features: Tensor, labels: Tensor, num_classes: int, *, width: int | None = None) -> None:
-    if features.ndim != 2 or 0 in features.shape or not features.is_floating_point():
+    fix = "give one row for each sample"
+    require_tensor("features", features, "(samples, width)", fix=fix)
+    require_tensor("labels", labels, "(samples,)", fix="give the number of each sample's class")
+    if 0 in features.shape or not features.is_floating_point():
         raise ValueError(
             "features must be a floating (samples, width) matrix with at least one of each, got "
             f"{features.dtype} {tuple(features.shape)}"

@@ -184,7 +184,7 @@ def test_a_ratio_that_rounds_to_no_tubelet_is_refused_with_those_that_work(grid,
 
 
 def test_bad_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"\(2, 0, 2\)"):
+    with pytest.raises(ValueError, match=r"grid height must be .* got 0"):
         RunningCellMasker((2, 0, 2))
     masker = RunningCellMasker((2, 2, 2))
     for noise in (torch.rand(3), torch.rand(2, 1), torch.rand(())):

@@ -97,7 +97,7 @@ def test_hits_in_half_precision_and_with_infinities():
 @pytest.mark.parametrize(
     ("scores", "labels", "message"),
     [
-        (torch.zeros(2), torch.zeros(2).long(), "floating .samples, classes. matrix"),
+        (torch.zeros(2), torch.zeros(2).long(), ".samples, classes."),
         (torch.zeros(0, 3), torch.zeros(0).long(), "at least one of each"),
         (torch.zeros(2, 3).long(), torch.zeros(2).long(), "floating"),
         (torch.zeros(2, 3), torch.zeros(3).long(), "one per sample"),

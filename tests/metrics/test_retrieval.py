@@ -168,7 +168,7 @@ def test_flat_names_for_logs():
         ),
         (torch.full((1, 2), torch.inf), torch.eye(1, 2).bool(), (1,), "got 2 NaN or infinite"),
         (torch.full((1, 2), -torch.inf), torch.eye(1, 2).bool(), (1,), "finite numbers"),
-        (torch.zeros(2), torch.eye(2).bool(), (1,), r"floating \(queries, gallery\)"),
+        (torch.zeros(2), torch.eye(2).bool(), (1,), r"\(queries, gallery\)"),
         (torch.zeros(2, 2).int(), torch.eye(2).bool(), (1,), "torch.int32"),
         (torch.zeros(0, 2), torch.zeros(0, 2).bool(), (1,), "at least one of each"),
         (torch.zeros(2, 2), torch.eye(2, 3).bool(), (1,), r"got torch.bool \(2, 3\)"),

@@ -70,7 +70,7 @@ def test_views_are_averaged_as_probabilities(classifier, clips):
     for video, got in zip(views, mean, strict=True):
         chances = [classifier.classify(view[None])[0] for view in video]
         torch.testing.assert_close(got, sum(chances) / 3)
-    with pytest.raises(ValueError, match=r"views must be .batch, views, frames"):
+    with pytest.raises(ValueError, match=r"views must be a tensor .batch, views, frames"):
         classifier.classify_views(clips)
 
 

@@ -117,7 +117,7 @@ def test_works_without_gradients_around_it():
         ({}, "7 strengths needs validation samples"),
         ({"l2_grid": ()}, "one or more strengths above 0"),
         ({"l2_grid": (0.0,)}, "strengths above 0"),
-        ({"features": torch.zeros(4)}, "floating .samples, width. matrix"),
+        ({"features": torch.zeros(4)}, "tensor .samples, width., got float32"),
         ({"features": torch.full((4, 2), torch.nan), "l2_grid": (1.0,)}, "must be finite"),
         ({"labels": torch.tensor([0, 1]), "l2_grid": (1.0,)}, "one per sample .4."),
         ({"labels": torch.tensor([0, 1, 2, 3]), "l2_grid": (1.0,)}, "between 0 and 2"),
