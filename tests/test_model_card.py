@@ -150,7 +150,7 @@ def test_damaged_facts_are_refused(tmp_path):
         read_facts(tmp_path)
     (tmp_path / "training.json").unlink()
     (tmp_path / "origin.json").write_text("{")
-    with pytest.raises(ValueError, match="does not list sources"):
+    with pytest.raises(ValueError, match=r"origin\.json is not valid JSON"):
         read_facts(tmp_path)
 
 

@@ -1,5 +1,6 @@
 """YAML files of settings that are small to look at and enormous to build."""
 
+import re
 import time
 
 import pytest
@@ -31,12 +32,23 @@ VALUES = st.recursive(
         ("a: &a\n  <<: *a\n", r"has an alias \*a to nothing before it, or to what holds it"),
         ("a: &a [*a]", r"alias \*a"),
         ("a: *b\nc: &b 1", r"alias \*b"),
-        ("[" * 100_000, "is nested more than 50 deep"),
+        ("[" * 900, "is nested more than 50 deep"),
+        ("[" * 100_000, "nested|nesting"),  # libyaml has a limit of its own.
         ("{a: " * 60 + "1" + "}" * 60, "is nested more than 50 deep"),
         ("# long\n" * 200_000, "has 1,400,000 characters"),
         (f"a: [{'1, ' * 20_000}]", "stands for more than"),
     ],
-    ids=["bomb", "merged into itself", "in itself", "unknown", "deep", "deep maps", "long", "many"],
+    ids=[
+        "bomb",
+        "merged into itself",
+        "in itself",
+        "unknown",
+        "deep",
+        "deeper",
+        "maps",
+        "long",
+        "many",
+    ],
 )
 def test_it_is_refused_at_once(tmp_path, capsys, text, message):
     file = tmp_path / "settings.yaml"
@@ -48,7 +60,7 @@ def test_it_is_refused_at_once(tmp_path, capsys, text, message):
         pretrain.main(["--config", str(file)])
     assert time.monotonic() - started < 60
     assert ended.value.code == 2
-    assert "no settings look like that" in capsys.readouterr().err
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_anchors_may_be_used(tmp_path):
