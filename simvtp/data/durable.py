@@ -1,10 +1,11 @@
 """Files that a crash of the machine leaves whole or not at all."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from simvtp.config.json_file import read_json
 
 
 def publish(partial: Path, target: Path) -> None:
@@ -29,8 +30,11 @@ def changed_settings(file: Path, settings: Mapping[str, Any]) -> str:
     Args:
         file: JSON of the settings it was begun with.
         settings: those of now.
+
+    Raises:
+        ValueError: the file is damaged.
     """
-    begun: dict[str, Any] = json.loads(file.read_bytes())
+    begun = read_json(file)
     return ", ".join(
         f"{name} was {begun.get(name)} and is now {settings.get(name)}"
         for name in {**begun, **settings}

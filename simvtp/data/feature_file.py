@@ -118,7 +118,7 @@ class FeatureFile:
         """The clips that are known to be missing, as they were given to `save`."""
         for part in chain.from_iterable(self._parts.values()):
             with self._explained(part.file):
-                listed = json.loads(pq.read_schema(part.file).metadata[b"unreadable"])
+                listed = _unreadable(pq.read_schema(part.file).metadata)
             yield from listed
 
     def save(
@@ -161,7 +161,8 @@ class FeatureFile:
             if self._list_unreadable():
                 endings.append(QUARANTINE)
             self._put(json.dumps(endings), complete)
-        endings = json.loads(complete.read_bytes())
+        with self._explained(complete):
+            endings = [str(ending) for ending in json.loads(complete.read_bytes())]
         for ending, output in self.outputs.items():
             whole = self._whole(ending)
             if ending not in endings:
@@ -226,8 +227,11 @@ class FeatureFile:
             with self._explained(file), pq.ParquetFile(file) as parquet:
                 about = parquet.schema_arrow.metadata
                 num_rows = parquet.metadata.num_rows
-            start = int(about[b"next"])
-            yield Part(file, start, num_rows, len(json.loads(about[b"unreadable"])))
+                following, unreadable = int(about[b"next"]), len(_unreadable(about))
+                if following <= start:
+                    raise ValueError(f"next is {following} in the part that begins at {start}")
+            start = following
+            yield Part(file, start, num_rows, unreadable)
 
     def _rows(self, ending: str) -> Iterator[pa.RecordBatch]:
         for part in self._parts[ending]:
@@ -265,7 +269,19 @@ class FeatureFile:
     def _explained(self, part: Path) -> Iterator[None]:
         try:
             yield
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
             raise FeatureFileError(
                 f"{part}: damaged ({error}); remove {self._folder} and start anew"
             ) from error
+
+
+def _unreadable(about: Mapping[bytes, bytes]) -> list[dict[str, Any]]:
+    """The clips that are missing in a part, by its metadata.
+
+    Raises:
+        ValueError, TypeError, KeyError: they are not listed there.
+    """
+    listed = json.loads(about[b"unreadable"])
+    if not all(isinstance(clip, dict) and {"name", "reason"} <= clip.keys() for clip in listed):
+        raise ValueError("unreadable must list clips with name and reason")
+    return listed

@@ -10,6 +10,7 @@ import json
 import os
 from array import array
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -104,10 +105,11 @@ def load_manifest(
         ) from error
     if check_files and not base.is_dir():
         raise ManifestError(f"{source}: root {root} is not a folder; set root to the clips' folder")
-    if not file.is_file():
-        require_plain_text(source)
-        problems = Problems(left_out)
-        file = _build(file, source, base, problems, check_files=check_files)
+    # A table that a crash of the machine has damaged is made again.
+    with suppress(ValueError, OSError):
+        return ClipTable(file, root=base, source=source)
+    require_plain_text(source)
+    file = _build(file, source, base, Problems(left_out), check_files=check_files)
     return ClipTable(file, root=base, source=source)
 
 

@@ -123,7 +123,7 @@ class Quarantine:
     def _text(self) -> str:
         if self.path is None or not self.path.exists():
             return ""
-        return self.path.read_text(encoding="utf-8")
+        return self.path.read_text(encoding="utf-8", errors="replace")
 
 
 def require_few_bad(
@@ -149,9 +149,11 @@ def require_few_bad(
 
 
 def _entries(text: str) -> list[dict[str, Any]]:
-    """Lines of the list, without one that a full disk has cut short."""
+    """Lines of the list that name a clip; one that a full disk has cut short is none."""
     entries = []
     for line in text.splitlines():
-        with suppress(ValueError):
-            entries.append(json.loads(line))
+        with suppress(ValueError, RecursionError):
+            entry = json.loads(line)
+            if isinstance(entry, dict) and isinstance(entry.get("path"), str):
+                entries.append(entry)
     return entries

@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote
 
 from filelock import FileLock, Timeout
 
+from simvtp.config.json_file import read_json
 from simvtp.data.clip_checks import CheckedClip
 from simvtp.data.clip_table import ClipRecord, write_clip_table
 from simvtp.data.durable import changed_settings, publish
@@ -60,6 +61,25 @@ class FinishedPart(NamedTuple):
     next_clip: int
     durations: list[float]
     dropped: list[DroppedClip]
+
+
+def _as_part(kept: Mapping[str, Any]) -> FinishedPart:
+    """A part from its record.
+
+    Raises:
+        ValueError, TypeError, KeyError: a field is missing, unknown or of another type.
+    """
+    shard = None if kept["shard"] is None else shard_entry(kept["shard"])
+    dropped = [DroppedClip(*clip) for clip in kept["dropped"]]
+    part = FinishedPart(**{**kept, "shard": shard, "dropped": dropped})
+    texts = [text for clip in dropped for text in clip]
+    if (
+        type(part.next_clip) is not int
+        or not all(isinstance(text, str) for text in texts)
+        or not all(isinstance(seconds, int | float) for seconds in [*part.durations])
+    ):
+        raise ValueError("next_clip must be a whole number, durations numbers, dropped texts")
+    return part
 
 
 class ShardFolder:
@@ -157,10 +177,14 @@ class ShardFolder:
 
     def _finished_parts(self) -> Iterator[FinishedPart]:
         for file in sorted(self._progress.glob("[0-9]*.json")):
-            kept = json.loads(file.read_bytes())
-            shard = None if kept["shard"] is None else shard_entry(kept["shard"])
-            dropped = [DroppedClip(*clip) for clip in kept["dropped"]]
-            yield FinishedPart(**(kept | {"shard": shard, "dropped": dropped}))
+            try:
+                part = _as_part(read_json(file))
+            except (ValueError, TypeError, KeyError) as error:
+                raise ShardError(
+                    f"{file}: no record of a finished shard ({error!r}); remove {self.folder} and "
+                    "start anew"
+                ) from error
+            yield part
 
     def _write_part(self, clips: Iterator[CheckedClip], clips_per_shard: int) -> FinishedPart:
         keys: set[str] = set()

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ def plot_curves(metrics_jsonl: str | Path, *, out_png: str | Path) -> Path:
     from matplotlib.figure import Figure
 
     text = Path(metrics_jsonl).read_text(encoding="utf-8")
-    panels = _collect([json.loads(line) for line in text.splitlines()])
+    panels = _collect(_records(text))
     if not panels:
         raise ValueError(
             f"{metrics_jsonl} must hold at least one logged step, got none; "
@@ -56,6 +57,21 @@ def plot_curves(metrics_jsonl: str | Path, *, out_png: str | Path) -> Path:
 Curves = dict[str, list[tuple[int, float]]]
 
 
+def _records(text: str) -> list[dict[str, Any]]:
+    """Lines that tell of a step; one that a full disk has cut short does not."""
+    records: list[dict[str, Any]] = []
+    for line in text.splitlines():
+        with suppress(ValueError, RecursionError):
+            record = json.loads(line)
+            if isinstance(record, dict) and _is_number(record.get("step")):
+                records.append(record)
+    return records
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _collect(records: list[dict[str, Any]]) -> dict[str, Curves]:
     """Panels by title, each with its curves by name; a null, logged for NaN, leaves a gap."""
     panels: dict[str, Curves] = {}
@@ -64,7 +80,9 @@ def _collect(records: list[dict[str, Any]]) -> dict[str, Curves]:
         for name, value in record.items():
             if name in _NOT_CURVES or (event is not None and not _is_share(name)):
                 continue
-            curves = panels.setdefault(name if event is None else event, {})
+            if value is not None and not _is_number(value):
+                continue
+            curves = panels.setdefault(name if event is None else str(event), {})
             point = (record["step"], math.nan if value is None else value)
             curves.setdefault(name, []).append(point)
     return panels

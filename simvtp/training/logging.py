@@ -65,7 +65,7 @@ class RunLog:
             self._bad_steps_path = self.path.with_name("bad_steps.jsonl")
             last = resume_step if resume_step > 0 else -1
             lines = _keep_lines(self.path, lambda line: line["step"] <= last)
-            self._events = {(line["step"], line["event"]) for line in lines if "event" in line}
+            self._events = {(line["step"], str(line["event"])) for line in lines if "event" in line}
             lines = _keep_lines(self._bad_steps_path, lambda line: line["step"] <= last)
             self._bad_steps = {line["step"] for line in lines}
             board = self.path.parent / "tensorboard"
