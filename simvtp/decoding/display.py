@@ -11,6 +11,10 @@ from av.video.stream import VideoStream
 
 # What lies beyond is no shape of a pixel but a fault: players ignore it too.
 _WIDEST_PIXEL = 16
+# Encoders note what rounding a side to an even number does to the shape, which nobody sees.
+_ROUNDED = 0.02
+# By quarter turns counter-clockwise.
+_TURNS = ((False, False, False), (True, False, True), (False, True, True), (True, True, False))
 
 
 class Orientation(NamedTuple):
@@ -30,7 +34,12 @@ class Orientation(NamedTuple):
     def of(cls, frame: VideoFrame) -> Self:
         """As the frame's display matrix says, to the nearest quarter turn."""
         # PyAV's annotations give names as keys, where it takes types alone.
-        side_data: Any = frame.side_data
+        side_data: Any
+        try:
+            side_data = frame.side_data
+        except ValueError:
+            # PyAV does not know the type of another part of it, but the turn all the same.
+            return cls(*_TURNS[round(frame.rotation / 90) % 4])
         matrix = side_data.get(Type.DISPLAYMATRIX)
         if matrix is None:
             return cls(False, False, False)
@@ -56,7 +65,8 @@ class Orientation(NamedTuple):
 def pixel_shape(stream: VideoStream) -> Fraction:
     """Width of a pixel over its height, 1 where the file does not say."""
     ratio = stream.sample_aspect_ratio or Fraction(1)
-    return ratio if 1 / _WIDEST_PIXEL <= ratio <= _WIDEST_PIXEL else Fraction(1)
+    is_odd = abs(ratio - 1) > _ROUNDED and 1 / _WIDEST_PIXEL <= ratio <= _WIDEST_PIXEL
+    return ratio if is_odd else Fraction(1)
 
 
 def square_sides(frame: VideoFrame, shape: Fraction) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import av
 import av.logging
 from av.container import InputContainer
-from av.error import ExitError, FFmpegError
+from av.error import ArgumentError, ExitError, FFmpegError
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
@@ -23,6 +23,20 @@ _MAX_PIXELS = 1 << 26
 _METADATA: dict[str, Any] = (
     {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
 )
+# FFmpeg's demuxers that read the file they are given and no other: a playlist, a session
+# description or a pattern of names is none of them.
+_DEMUXERS = ",".join(
+    (
+        *("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "live_flv", "kux", "asf", "asf_o"),
+        *("ogg", "nut", "mxf", "gxf", "wtv", "rm", "dv", "nsv", "nuv", "swf", "dhav", "ty", "pva"),
+        *("mpegvideo", "m4v", "h261", "h263", "h264", "hevc", "vvc", "vc1", "vc1test", "ivf"),
+        *("obu", "dirac", "dnxhd", "cavsvideo", "yuv4mpegpipe", "mjpeg", "mpjpeg", "smjpeg"),
+        *("amv", "bink", "flic", "roq", "smk", "gif", "apng", "webp", "ico", "jpegxl_anim"),
+        *("bmp_pipe", "gif_pipe", "j2k_pipe", "jpeg_pipe", "jpegls_pipe", "jpegxl_pipe"),
+        *("pbm_pipe", "pgm_pipe", "png_pipe", "ppm_pipe", "qoi_pipe", "tiff_pipe", "webp_pipe"),
+    )
+)
+_NOT_LISTED = "it is no kind of video file that stands alone; playlists are not followed"
 _TOO_SLOW = "it takes longer to read than the time limit"
 
 Source = str | Path | bytes
@@ -99,7 +113,7 @@ def open_video(
     span: tuple[int, int] | None = None,
     deadline: Deadline | None = None,
 ) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a local file and its main video stream; a playlist in it cannot reach the network.
+    """Open a local file and its main video stream; nothing in it can make FFmpeg open another.
 
     Args:
         source: the file, or the bytes of one.
@@ -111,7 +125,7 @@ def open_video(
         container = av.open(
             address,
             "r",
-            options={"protocol_whitelist": protocols},
+            options={"protocol_whitelist": protocols, "format_whitelist": _DEMUXERS},
             **_METADATA,
             timeout=None if deadline is None else deadline.seconds,
         )
@@ -121,7 +135,8 @@ def open_video(
     except (FFmpegError, OSError, ValueError) as error:
         # A file that is not there may be back later; what is in a file does not change.
         lost = isinstance(error, FileNotFoundError)
-        raise ClipError(failure_reason(error), unreadable=not lost) from error
+        reason = _NOT_LISTED if isinstance(error, ArgumentError) else failure_reason(error)
+        raise ClipError(reason, unreadable=not lost) from error
     with container:
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:

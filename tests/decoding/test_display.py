@@ -69,6 +69,8 @@ def test_turned_and_mirrored_pictures_are_shown_as_the_matrix_says(matrix, tmp_p
         (Fraction(2), (1, 0, 0, 1), (32, 128)),
         (Fraction(1, 2), (1, 0, 0, 1), (32, 32)),
         (Fraction(2), (0, 1, -1, 0), (128, 32)),
+        # What rounding the width to an even number leaves.
+        (Fraction(320, 321), (1, 0, 0, 1), (32, 64)),
         # No pixel is that wide.
         (Fraction(500), (1, 0, 0, 1), (32, 64)),
     ],
