@@ -81,9 +81,10 @@ class DataConfig:
 
     Args:
         train: manifest of the training clips, or tar shards (a folder of prepared ones, a pattern
-            with braces and stars, URLs); without either the embedded corpus is rendered.
+            with braces and stars, URLs); without either the embedded corpus is drawn.
         validation: manifest or shards of held-out clips.
         root: folder that the manifests' paths are relative to.
+        num_clips: training clips of the embedded corpus, each drawn when it is first needed.
         tokenizer: tokenizer.json, vocab.txt, folder or hub name; without one a WordPiece
             vocabulary is trained on the training captions.
         frame_stride: frames of the source video between two frames of a clip.
@@ -104,6 +105,7 @@ class DataConfig:
     train: str | None = None
     validation: str | None = None
     root: str | None = None
+    num_clips: int | None = None
     tokenizer: str | None = None
     frame_stride: int = 4
     crop_scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
@@ -119,6 +121,15 @@ class DataConfig:
     def __post_init__(self) -> None:
         require_positive(self, "frame_stride", "clip_seconds", "shuffle_buffer", "shard_cache_gb")
         require(self.num_workers >= 0, f"num_workers must be >= 0, got {self.num_workers}")
+        require(
+            self.num_clips is None or self.train is None,
+            f"num_clips {self.num_clips} is the size of the embedded corpus, but train names "
+            f"{self.train}; leave out one of them",
+        )
+        require(
+            self.num_clips is None or self.num_clips >= 1,
+            f"num_clips must be at least 1, got {self.num_clips}",
+        )
         require(self.clip_starts >= 0, f"clip_starts must be >= 0, got {self.clip_starts}")
         require(self.cache_gb >= 0, f"cache_gb must be >= 0, got {self.cache_gb}")
         require(

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from simvtp.data.clip_table import ClipRecord
 from simvtp.data.clips import ClipError, read_clip
 from simvtp.data.decoded_clips import DecodedClips
-from simvtp.data.fetch import ShardCache
+from simvtp.data.fetch import ClipFiles, ShardCache
 from simvtp.data.quarantine import Quarantine, TooManyBadClips
 from simvtp.data.reading_places import ReadingPlaces, ended_if_stuck
 from simvtp.data.tokenizer import encode_caption
@@ -80,7 +80,7 @@ class RandomClips(Dataset[T], ABC, Generic[T]):
         seed: seed of everything random.
         quarantine: file that lists the bad clips; None keeps no list.
         max_bad_share: largest share of bad clips before TooManyBadClips is raised.
-        cache: finds shards on this machine.
+        files: finds the clips' files on this machine; without it a ShardCache.
         time_limit: seconds after which a clip counts as unreadable. Twice as long, and the clip
             is listed and the process ended: a decoder that hangs cannot be stopped otherwise.
         num_starts: places at which the clips of a video may start, drawn once and taken in turn
@@ -101,7 +101,7 @@ class RandomClips(Dataset[T], ABC, Generic[T]):
         seed: int,
         quarantine: Path | None = None,
         max_bad_share: float = 0.1,
-        cache: ShardCache | None = None,
+        files: ClipFiles | None = None,
         time_limit: float | None = None,
         num_starts: int = 0,
         decoded_bytes: int = 0,
@@ -117,7 +117,7 @@ class RandomClips(Dataset[T], ABC, Generic[T]):
         self.seed = seed
         self.num_starts = num_starts
         self.decoded_bytes = decoded_bytes
-        self.cache = ShardCache() if cache is None else cache
+        self.files: ClipFiles = ShardCache() if files is None else files
         self.quarantine = Quarantine(quarantine, max_bad_share=max_bad_share)
         self.time_limit = time_limit
         self.places = ReadingPlaces()
@@ -215,7 +215,7 @@ class RandomClips(Dataset[T], ABC, Generic[T]):
         stuck = ended_if_stuck(record.name, seconds=seconds, report=list_it)
         with stuck, self.places.at(index, epoch):
             return read_clip(
-                self.cache.local(record.path),
+                self.files.local(record.path),
                 num_frames=self.num_frames,
                 stride=self.stride,
                 generator=generator,

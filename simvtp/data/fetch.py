@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, Protocol, cast
 
 import fsspec
 from filelock import FileLock
@@ -23,6 +23,14 @@ _BLOCK_BYTES = 1 << 20
 
 class FetchError(RuntimeError):
     """A shard cannot be copied; the message names it, the reason and the fix."""
+
+
+class ClipFiles(Protocol):
+    """Finds the file that a clip lies in on this machine."""
+
+    def local(self, place: Place | str) -> Path:
+        """Where the file lies; it is brought there if need be."""
+        ...
 
 
 class ShardCache:

@@ -1,6 +1,7 @@
 """The embedded corpus: captioned clips rendered into a cache, so that a first run needs no data.
 
-The clips are ordinary H.264 files beside ordinary manifests, read like any user's own data.
+The clips are ordinary H.264 files beside ordinary manifests, read like any user's own data. A file
+has its name only when it is whole, so that it does not matter who else renders, or is killed.
 """
 
 import csv
@@ -8,14 +9,14 @@ import hashlib
 import json
 import math
 import multiprocessing
-import os
 import secrets
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -27,7 +28,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from simvtp.data import drawing, scenes
 from simvtp.data.cache import cache_folder
+from simvtp.data.clip_table import ClipTable
 from simvtp.data.drawing import draw_scene
+from simvtp.data.manifest import load_manifest
+from simvtp.data.places import Place
 from simvtp.data.processes import end_with_parent, num_usable_cores
 from simvtp.data.scenes import Scene, Split, sample_scenes
 
@@ -37,19 +41,98 @@ _CLIPS_PER_PROCESS = 64
 _LEFTOVER_SECONDS = 24 * 3600
 
 
-class Corpus(NamedTuple):
-    """Where a rendered corpus lies; the manifests' paths are relative to `root`."""
-
-    root: Path
-    train: Path
-    validation: Path
-
-
 class _Job(NamedTuple):
     path: Path
     scene: Scene
     num_frames: int
     size: int
+
+
+@dataclass(frozen=True)
+class DrawnClips:
+    """Files of a split, each of which is drawn when it is first asked for.
+
+    Any number of processes may do so at the same time: they draw the same bytes.
+
+    Args:
+        root: folder of the corpus.
+        split: part of it.
+        num_clips: clips of the split.
+        num_frames: frames of a clip.
+        size: height and width of a frame, pixels.
+        seed: seed of the scenes.
+    """
+
+    root: Path
+    split: Split
+    num_clips: int
+    num_frames: int
+    size: int
+    seed: int
+
+    @property
+    def manifest(self) -> Path:
+        """Table of all clips, whether they are drawn or not; paths are relative to `root`."""
+        return self.root / f"{self.split}.csv"
+
+    @cached_property
+    def scenes(self) -> list[Scene]:
+        """What is to be drawn. Workers that are forked after the first use share it."""
+        return sample_scenes(self.num_clips, split=self.split, seed=self.seed)
+
+    def local(self, place: Place | str) -> Path:
+        """The file of a clip, drawn unless it is there."""
+        path = Path(str(place))
+        if not _is_drawn(path):
+            _render_clip(_Job(path, self.scenes[int(path.stem)], self.num_frames, self.size))
+        return path
+
+    def write_manifest(self) -> None:
+        """Write the table, if it is missing, and delete what killed processes left."""
+        folder = self.root / self.split
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".*"):
+            _delete_old(leftover)
+        if self.manifest.is_file():
+            return
+        with _whole(self.manifest) as partial, partial.open("w", encoding="utf-8", newline="") as f:
+            writer = csv.writer(f)
+            writer.writerow(["videoid", "path", "caption"])
+            for number, scene in enumerate(self.scenes):
+                path = self._path(number).relative_to(self.root)
+                writer.writerow([f"{self.split}-{number:06d}", path, scene.caption])
+
+    def jobs(self) -> list[_Job]:
+        """What is still to be drawn."""
+        missing = [n for n in range(self.num_clips) if not _is_drawn(self._path(n))]
+        return [_Job(self._path(n), self.scenes[n], self.num_frames, self.size) for n in missing]
+
+    def _path(self, number: int) -> Path:
+        return self.root / self.split / f"{number:06d}.mp4"
+
+
+class Corpus(NamedTuple):
+    """Where a corpus lies; the manifests' paths are relative to `root`.
+
+    Attributes:
+        root: its folder.
+        train: manifest of the training clips.
+        validation: manifest of the held-out clips, which are all there.
+        files: gives the training clips' files, and draws those that are not there.
+    """
+
+    root: Path
+    train: Path
+    validation: Path
+    files: DrawnClips
+
+    def train_clips(self) -> ClipTable:
+        """The training clips; only `files` knows that theirs will be there."""
+        return load_manifest(self.train, check_files=False)
+
+    def validation_clips(self) -> ClipTable:
+        """The held-out clips."""
+        return load_manifest(self.validation)
 
 
 def render_corpus(
@@ -60,22 +143,25 @@ def render_corpus(
     size: int = 80,
     num_frames: int = 64,
     seed: int = 0,
+    num_up_front: int | None = None,
     num_processes: int | None = None,
     progress: bool = True,
 ) -> Corpus:
-    """Render the embedded corpus, or find it where an earlier call left it.
+    """Render what is missing of the embedded corpus; other calls may do the same meanwhile.
 
-    The corpus appears under its name only when it is whole. Scripts that call this with more
-    than one process need the usual `if __name__ == "__main__":` guard.
+    Scripts that call this with more than one process need the usual
+    `if __name__ == "__main__":` guard.
 
     Args:
         folder: cache that gets one sub-folder per set of parameters; without one
             `$SIMVTP_CACHE`, else `~/.cache/simvtp`.
-        num_train: training clips.
+        num_train: training clips; one is the same whatever their number.
         num_validation: held-out clips; their sentences do not occur in training.
         size: height and width of a frame, pixels.
         num_frames: frames of a clip; 16 a second.
         seed: seed of the scenes.
+        num_up_front: how many of the missing training clips to render now, without a number all;
+            `files` of the result draws the others as they are asked for.
         num_processes: processes that render; without a number one per usable core.
         progress: show a progress bar on the terminal.
 
@@ -84,15 +170,17 @@ def render_corpus(
         RuntimeError: a rendering process died.
     """
     _check(num_train, num_validation, size, num_frames, seed, num_processes)
-    counts: dict[Split, int] = {"train": num_train, "validation": num_validation}
-    cache = cache_folder(folder)
-    root = cache / f"synthetic-{_digest(counts=counts, size=size, frames=num_frames, seed=seed)}"
-    if not _is_complete(root, counts):
-        with _scratch_folder(root) as scratch:
-            jobs = _write_manifests(scratch, counts, num_frames=num_frames, size=size, seed=seed)
-            _render(jobs, num_processes=num_processes, progress=progress)
-            _publish(scratch, root, counts)
-    return Corpus(root, root / "train.csv", root / "validation.csv")
+    parameters = {"counts": [num_train, num_validation], "size": size, "frames": num_frames}
+    root = cache_folder(folder) / f"synthetic-{_digest(**parameters, seed=seed)}"
+    shape = {"num_frames": num_frames, "size": size, "seed": seed}
+    train = DrawnClips(root, "train", num_train, **shape)
+    validation = DrawnClips(root, "validation", num_validation, **shape)
+    for clips in (train, validation):
+        clips.write_manifest()
+    jobs = [*validation.jobs(), *train.jobs()[:num_up_front]]
+    if jobs:
+        _render(jobs, num_processes=num_processes, progress=progress)
+    return Corpus(root, train.manifest, validation.manifest, train)
 
 
 def render_scenes(
@@ -143,49 +231,31 @@ def _digest(**parameters: object) -> str:
     return digest.hexdigest()[:12]
 
 
-def _is_complete(root: Path, counts: dict[Split, int]) -> bool:
-    """Whether nobody has taken files away since the folder was published."""
-    return all(
-        (root / f"{split}.csv").is_file()
-        and (root / split).is_dir()
-        and sum(entry.name.endswith(".mp4") for entry in os.scandir(root / split)) == number
-        for split, number in counts.items()
-    )
-
-
-def _scratch_name(root: Path) -> Path:
-    return root.parent / f".{root.name}.{secrets.token_hex(6)}"
+def _is_drawn(path: Path) -> bool:
+    try:
+        # A crash of the machine may leave the name without the bytes.
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
-def _scratch_folder(root: Path) -> Iterator[Path]:
-    """Folder of this process beside `root`; gone at the end, with those that killed runs left."""
-    for leftover in root.parent.glob(".synthetic-*"):
-        with suppress(FileNotFoundError):
-            if time.time() - leftover.stat().st_mtime > _LEFTOVER_SECONDS:
-                shutil.rmtree(leftover, ignore_errors=True)
-    scratch = _scratch_name(root)
-    scratch.mkdir(parents=True)
+def _whole(path: Path) -> Iterator[Path]:
+    """Give a file its name when it is written."""
+    partial = path.with_name(f".{path.stem}.{secrets.token_hex(6)}{path.suffix}")
     try:
-        yield scratch
+        yield partial
+        partial.replace(path)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        partial.unlink(missing_ok=True)
 
 
-def _write_manifests(
-    scratch: Path, counts: dict[Split, int], *, num_frames: int, size: int, seed: int
-) -> list[_Job]:
-    jobs: list[_Job] = []
-    for split, number in counts.items():
-        (scratch / split).mkdir()
-        with (scratch / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["videoid", "path", "caption"])
-            for index, scene in enumerate(sample_scenes(number, split=split, seed=seed)):
-                path = f"{split}/{index:06d}.mp4"
-                writer.writerow([f"{split}-{index:06d}", path, scene.caption])
-                jobs.append(_Job(scratch / path, scene, num_frames, size))
-    return jobs
+def _delete_old(leftover: Path) -> None:
+    try:
+        if time.time() - leftover.stat().st_mtime > _LEFTOVER_SECONDS:
+            leftover.unlink()
+    except FileNotFoundError:
+        pass
 
 
 def _render(jobs: list[_Job], *, num_processes: int | None, progress: bool) -> None:
@@ -219,7 +289,8 @@ def _follow(rendered: Iterable[None], total: int, *, progress: bool) -> None:
 
 def _render_clip(job: _Job) -> None:
     frames = draw_scene(job.scene, num_frames=job.num_frames, size=job.size)
-    _write_video(job.path, frames)
+    with _whole(job.path) as partial:
+        _write_video(partial, frames)
 
 
 def _write_video(path: Path, frames: NDArray[np.uint8]) -> None:
@@ -236,16 +307,3 @@ def _write_video(path: Path, frames: NDArray[np.uint8]) -> None:
         for picture in np.stack([frames[:, 0], frames[:, 1], frames[:, 2]], axis=-1):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
-
-
-def _publish(scratch: Path, root: Path, counts: dict[Split, int]) -> None:
-    """Give the finished folder its name, unless another process has done so meanwhile."""
-    if root.exists() and not _is_complete(root, counts):
-        damaged = _scratch_name(root)
-        root.rename(damaged)
-        shutil.rmtree(damaged, ignore_errors=True)
-    try:
-        scratch.rename(root)
-    except OSError:
-        if not _is_complete(root, counts):
-            raise

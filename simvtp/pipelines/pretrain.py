@@ -216,6 +216,7 @@ def _build_trainer(
     loader = build_training_loader(
         config,
         train=data.train,
+        files=data.files,
         tokenizer=model.tokenizer,
         rank=group.rank,
         world_size=group.world_size,

@@ -1,6 +1,7 @@
 """From settings to the parts of a run: data, tokenizer, model, objective."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from simvtp.data import (
     train_tokenizer,
     vocabulary_size,
 )
+from simvtp.data.fetch import ClipFiles
 from simvtp.data.synthetic import render_corpus
 from simvtp.masking import RunningCellMasker, TextMasker, TubeMasker
 from simvtp.model import SimVTP
@@ -32,10 +34,17 @@ from simvtp.seeding import derive_seed
 
 
 class TrainingData(NamedTuple):
-    """Clips to train on and, perhaps, held-out clips."""
+    """Clips to train on and, perhaps, held-out clips.
+
+    Attributes:
+        train: the clips to train on.
+        validation: held-out clips.
+        files: finds the files of those to train on.
+    """
 
     train: ClipTable
     validation: ClipTable | None
+    files: ClipFiles
 
 
 def load_data(config: DataConfig) -> TrainingData:
@@ -50,13 +59,16 @@ def load_data(config: DataConfig) -> TrainingData:
                 f"data.validation is {config.validation} but data.train is missing; name both, "
                 "or neither for the embedded corpus"
             )
-        corpus = render_corpus()
-        return TrainingData(load_clips(corpus.train), load_clips(corpus.validation))
+        # Drawn beside the training: the run begins at once, however many there are.
+        render = partial(render_corpus, num_up_front=0)
+        corpus = render() if config.num_clips is None else render(num_train=config.num_clips)
+        return TrainingData(corpus.train_clips(), corpus.validation_clips(), corpus.files)
     cache = build_shard_cache(config)
     validation = None
     if config.validation is not None:
         validation = load_clips(config.validation, root=config.root, cache=cache)
-    return TrainingData(load_clips(config.train, root=config.root, cache=cache), validation)
+    train = load_clips(config.train, root=config.root, cache=cache)
+    return TrainingData(train, validation, cache)
 
 
 def build_shard_cache(config: DataConfig) -> ShardCache:
@@ -136,6 +148,7 @@ def build_training_loader(
     config: PretrainConfig,
     *,
     train: ClipTable,
+    files: ClipFiles,
     tokenizer: Tokenizer,
     rank: int = 0,
     world_size: int = 1,
@@ -143,7 +156,9 @@ def build_training_loader(
     """Loader of training batches; bad clips are listed in the run's `quarantine.jsonl`."""
     data, run = config.data, config.run
     collator = build_collator(config, sizes=config.model, tokenizer=tokenizer)
-    dataset = _build_dataset(config, train=train, tokenizer=tokenizer, collator=collator)
+    dataset = _build_dataset(
+        config, train=train, files=files, tokenizer=tokenizer, collator=collator
+    )
     order = None
     if (shard_sizes := train.shard_sizes()) is not None:
         order = ShardOrder(
@@ -170,7 +185,12 @@ def build_training_loader(
 
 
 def _build_dataset(
-    config: PretrainConfig, *, train: ClipTable, tokenizer: Tokenizer, collator: Collator
+    config: PretrainConfig,
+    *,
+    train: ClipTable,
+    files: ClipFiles,
+    tokenizer: Tokenizer,
+    collator: Collator,
 ) -> ClipDataset:
     sizes, data = config.model, config.data
     return ClipDataset(
@@ -188,7 +208,7 @@ def _build_dataset(
         seed=config.run.seed,
         quarantine=Path(config.run.out) / "quarantine.jsonl",
         max_bad_share=data.max_bad_share,
-        cache=build_shard_cache(data),
+        files=files,
         time_limit=data.clip_seconds,
         num_starts=data.clip_starts,
         decoded_bytes=round(data.cache_gb * 1e9),

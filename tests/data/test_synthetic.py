@@ -1,17 +1,28 @@
 import csv
 import multiprocessing
 import os
-import subprocess
-import sys
+import pickle
+import signal
 import time
+from collections.abc import Callable
 from fractions import Fraction
+from operator import itemgetter
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+import torch
 
-from simvtp.data import synthetic
+from simvtp.data import (
+    ClipDataset,
+    ClipTable,
+    EpochSampler,
+    ManifestError,
+    build_loader,
+    load_manifest,
+    synthetic,
+)
 from simvtp.data.drawing import draw_scene
 from simvtp.data.scenes import sample_scenes
 from simvtp.data.synthetic import Corpus, render_corpus, render_scenes
@@ -74,38 +85,90 @@ def test_cache_folder_follows_the_environment(
     assert corpus.root.parent == tmp_path / "cache"
 
 
-def test_a_failed_render_leaves_nothing_and_the_next_one_completes(
+def test_a_failed_render_leaves_whole_clips_and_the_next_one_completes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    write = synthetic._write_video
+
     def stop(path: Path, frames: np.ndarray) -> None:
-        if path.stem == "000003":
+        write(path, frames)
+        if "000003" in path.name:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(synthetic, "_write_video", stop)
         with pytest.raises(KeyboardInterrupt):
             mini(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert sorted(path.name for path in tmp_path.rglob("train/*")) == [
+        f"{number:06d}.mp4" for number in range(3)
+    ]
     assert len(list(mini(tmp_path).root.rglob("*.mp4"))) == 9
 
 
-def test_a_killed_render_is_not_mistaken_for_a_finished_one(tmp_path: Path) -> None:
-    arguments = {**MINI, "num_train": 2000, "num_frames": 64, "num_processes": 2}
-    code = f"from simvtp.data.synthetic import render_corpus; render_corpus({str(tmp_path)!r}, **"
-    command = [sys.executable, "-c", f"{code}{arguments!r}, progress=False)"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
-        try:
-            deadline = time.monotonic() + 60
-            while not list(tmp_path.glob(".*/train/*5.mp4")) and time.monotonic() < deadline:
-                time.sleep(0.05)
-        finally:
-            child.kill()
-        # The pipe closes when the last process that inherited it has ended.
-        child.communicate(timeout=20)
-    assert list(tmp_path.glob(".synthetic-*/train/*5.mp4"))
-    assert list(tmp_path.glob("synthetic-*")) == []
-    corpus = mini(tmp_path)
-    assert len(list(corpus.root.rglob("*.mp4"))) == 9
+def test_what_a_killed_process_was_drawing_is_not_taken_for_a_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = mini(tmp_path, num_up_front=0)
+    (clip,) = (clip for clip in corpus.train_clips() if clip.video_id == "train-000004")
+    write = synthetic._write_video
+
+    def die(path: Path, frames: np.ndarray) -> None:
+        write(path, frames)
+        os.truncate(path, path.stat().st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(synthetic, "_write_video", die)
+    child = multiprocessing.get_context("fork").Process(target=corpus.files.local, args=[clip.path])
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    monkeypatch.undo()
+    (leftover,) = (corpus.root / "train").iterdir()
+    assert not Path(clip.path).exists()
+    whole = mini(tmp_path / "other")
+    drawn = corpus.files.local(clip.path)
+    assert drawn.read_bytes() == (whole.root / "train" / "000004.mp4").read_bytes()
+    # A crash of the machine may leave the name alone.
+    os.truncate(drawn, 0)
+    assert corpus.files.local(clip.path).stat().st_size > leftover.stat().st_size
+
+
+def test_clips_that_are_asked_for_are_drawn_as_they_would_be_up_front(tmp_path: Path) -> None:
+    whole = mini(tmp_path / "whole", num_train=9)
+    corpus = mini(tmp_path / "beside", num_up_front=0)
+    assert len(list(corpus.root.rglob("*.mp4"))) == len(corpus.validation_clips()) == 3
+    clips = corpus.train_clips()
+    # Clips are the same whatever their number.
+    assert [clip.captions for clip in clips] == [c.captions for c in whole.train_clips()[:6]]
+    with pytest.raises(ManifestError, match=r"no file 'train/000000\.mp4'"):
+        load_manifest(corpus.train)
+    for number in (4, 1):
+        path = pickle.loads(pickle.dumps(corpus.files)).local(clips[number].path)
+        assert path == clips[number].path
+        assert path.read_bytes() == (whole.root / path.relative_to(corpus.root)).read_bytes()
+    assert len(list(corpus.root.rglob("*.mp4"))) == 5
+    assert len(list(mini(tmp_path / "beside", num_up_front=1).root.rglob("*.mp4"))) == 6
+    assert len(load_manifest(mini(tmp_path / "beside").train)) == 6
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_workers_draw_what_they_need_beside_each_other(
+    num_workers: int, tmp_path: Path, make_dataset: Callable[..., ClipDataset]
+) -> None:
+    whole = mini(tmp_path / "whole")
+    corpus = mini(tmp_path / "beside", num_up_front=0)
+
+    def videos(clips: ClipTable, **settings: object) -> list[torch.Tensor]:
+        dataset = make_dataset(clips, num_starts=1, **settings)
+        sampler = EpochSampler(6, seed=0, batch_size=1)
+        loader = build_loader(
+            dataset, sampler=sampler, num_workers=num_workers, collate=itemgetter(0)
+        )
+        return [sample.video for sample in loader]
+
+    drawn = [videos(corpus.train_clips(), files=corpus.files) for _ in range(2)]
+    for video, *others in zip(videos(whole.train_clips()), *drawn, strict=True):
+        assert all(torch.equal(video, other) for other in others)
 
 
 def test_a_damaged_corpus_is_rendered_again(tmp_path: Path) -> None:
@@ -135,9 +198,10 @@ def test_the_slower_of_two_renders_takes_the_faster_ones_corpus(
 
 
 def test_leftovers_of_killed_renders_go_after_a_day(tmp_path: Path) -> None:
-    old, young = tmp_path / ".synthetic-old.1", tmp_path / ".synthetic-young.1"
-    for folder in (old, young):
-        folder.mkdir()
+    folder = mini(tmp_path).root / "train"
+    old, young = folder / ".000000.1.mp4", folder / ".000000.2.mp4"
+    for file in (old, young):
+        file.touch()
     os.utime(old, (0, time.time() - 2 * 86400))
     mini(tmp_path)
     assert not old.exists()
