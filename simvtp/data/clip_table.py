@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from simvtp.data.manifest_checks import MAX_CAPTION_CHARACTERS
 from simvtp.data.manifest_rows import shown
 from simvtp.data.places import Place, Url
 
@@ -151,9 +152,8 @@ class ClipTable(Sequence[ClipRecord]):
                 batch.validate(full=True)
             except pa.ArrowException as error:
                 raise ValueError(f"{self.file}: damaged table ({error}); make it again") from error
-            empty = [name for name in _SCHEMA.names if batch.column(name).null_count]
-            if empty:
-                raise ValueError(f"{self.file}: {empty[0]} is empty in some rows; make it again")
+            if fault := _fault(batch):
+                raise ValueError(f"{self.file}: {fault} in some rows; make it again")
         if self._shard_runs != list(sizes):
             raise ValueError(f"{self.file}: not the table of these shards; make it again")
 
@@ -175,6 +175,25 @@ class ClipTable(Sequence[ClipRecord]):
         if path.is_absolute() or ".." in path.parts or isinstance(self.root, Url):
             raise ValueError(f"{self.file}: {name!r} is no file below {self.root}; make it again")
         return Path(self.root, path)
+
+
+def _fault(batch: pa.RecordBatch) -> str | None:
+    """What is wrong with the values of some rows; None where nothing is."""
+    empty = [name for name in _SCHEMA.names if batch.column(name).null_count]
+    if empty or not batch.num_rows:
+        return f"{empty[0]} is empty" if empty else None
+    captions = batch.column("captions")
+    texts = captions.flatten()
+    if texts.null_count or not np.diff(captions.offsets.to_numpy()).all():
+        return "captions are empty"
+    lengths = pc.call_function("utf8_length", [texts]).to_numpy()
+    if not (lengths.min() >= 1 and lengths.max() <= MAX_CAPTION_CHARACTERS):
+        return f"captions are empty or have more than {MAX_CAPTION_CHARACTERS} characters"
+    offset, size = (batch.column(name).to_numpy() for name in ("offset", "size"))
+    # One past the other, each of them large, would be a negative sum.
+    if offset.min() < 0 or size.min() < 1 or (offset > np.iinfo(np.int64).max - size).any():
+        return "offset or size is out of range"
+    return None
 
 
 def write_clip_table(file: str | Path, records: Iterable[ClipRecord]) -> None:
