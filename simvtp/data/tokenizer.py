@@ -7,12 +7,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 from tokenizers.trainers import WordPieceTrainer
 
 SPECIAL_NAMES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _WRITTEN_SPECIAL = re.compile(r"\[(PAD|UNK|CLS|SEP|MASK)\]")
 _MIN_LENGTH = 3
+# Scripts that put no spaces between words: each letter with its marks is a word of its own.
+_SPACELESS = ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan")
+# WordPiece makes [UNK] of words that are longer than this.
+_LONGEST_WORD = 100
 
 
 class SpecialTokens(NamedTuple):
@@ -86,6 +98,9 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Train a WordPiece vocabulary on captions; keep it with the run, for no two trainings agree.
 
+    Captions are lower-cased but keep their marks, in whichever of the two Unicode forms they are
+    written. Where a script has no spaces each letter stands alone, and very long words are cut.
+
     Args:
         captions: texts to learn the pieces from.
         vocab_size: largest number of pieces, special tokens included.
@@ -97,7 +112,7 @@ def train_tokenizer(
     texts = list(captions)
     if not any(text.strip() for text in texts):
         raise ValueError("training a tokenizer needs at least one non-empty caption, got none")
-    tokenizer = _with_bert_pipeline(models.WordPiece({"[UNK]": 0}, unk_token="[UNK]"))
+    tokenizer = _with_own_pipeline(models.WordPiece({"[UNK]": 0}, unk_token="[UNK]"))
     trainer = WordPieceTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
@@ -148,13 +163,26 @@ def encode_caption(tokenizer: Tokenizer, text: str, *, max_length: int) -> Encod
         raise ValueError(
             f"max_length must be at least {_MIN_LENGTH} ([CLS], a word, [SEP]), got {max_length}"
         )
-    encoding = tokenizer.encode(_WRITTEN_SPECIAL.sub(r"[ \1 ]", text))
+    encoding = tokenizer.encode(_spelt_out(text))
     token_ids = encoding.ids
     word_ids = [-1 if word is None else word for word in encoding.word_ids]
     if len(token_ids) > max_length:
         token_ids = [*token_ids[: max_length - 1], token_ids[-1]]
         word_ids = [*word_ids[: max_length - 1], word_ids[-1]]
     return EncodedCaption(torch.tensor(token_ids), torch.tensor(word_ids))
+
+
+def is_mostly_unknown(tokenizer: Tokenizer, text: str) -> bool:
+    """Whether more than half of a caption's tokens are [UNK], so that others look the same."""
+    special = special_token_ids(tokenizer)
+    ids = tokenizer.encode(_spelt_out(text)).ids
+    words = [token for token in ids if token not in (special.cls, special.sep)]
+    return 2 * words.count(special.unknown) > len(words)
+
+
+def _spelt_out(text: str) -> str:
+    """A caption without special tokens that someone wrote into it."""
+    return _WRITTEN_SPECIAL.sub(r"[ \1 ]", text)
 
 
 def _find_file(source: str | Path) -> Path:
@@ -198,6 +226,20 @@ def _from_vocab(path: Path) -> Tokenizer:
     special = special_token_ids(tokenizer)
     tokenizer.add_special_tokens(list(SPECIAL_NAMES))
     tokenizer.post_processor = _template(special)
+    return tokenizer
+
+
+def _with_own_pipeline(model: models.WordPiece) -> Tokenizer:
+    """BERT's pipeline but for what it loses: marks, words without spaces, very long words."""
+    tokenizer = _with_bert_pipeline(model)
+    lowered = normalizers.BertNormalizer(lowercase=True, strip_accents=False)
+    # Lower-casing may put letter and mark apart again.
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), lowered, normalizers.NFC()])
+    scripts = "".join(rf"\p{{{script}}}" for script in _SPACELESS)
+    parts = (rf"[[{scripts}]&&\P{{M}}]\p{{M}}*", rf".{{{_LONGEST_WORD}}}")
+    splits = [pre_tokenizers.Split(Regex(part), "isolated") for part in parts]
+    bert = pre_tokenizers.BertPreTokenizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([bert, *splits])
     return tokenizer
 
 

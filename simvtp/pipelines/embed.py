@@ -45,6 +45,7 @@ from simvtp.pipelines.embedding import (
 from simvtp.pipelines.faults import is_expected, reason_of
 from simvtp.pipelines.job import choose_device, choose_precision
 from simvtp.pipelines.stopping import StopNow, StopRequest
+from simvtp.pipelines.unknown_words import tell_unknown_captions
 
 __all__ = ["EmbeddedBatch", "EmbeddedCaptions", "embed", "embed_captions", "main"]
 
@@ -147,6 +148,7 @@ def _embed_to_file(options: argparse.Namespace, stop: StopRequest, console: Cons
         _fill(file, VIDEO, rows, len(records), options.save_every, stop)
         _require_videos(file, len(records), options.max_bad_share)
         if options.text:
+            tell_unknown_captions(console, model.tokenizer, records)
             captions = embed_captions(model, records, start=file.next_clip(TEXT), **compute)
             rows = _caption_rows(captions, records, tables[TEXT])
             _fill(file, TEXT, rows, len(records), options.save_every, stop)

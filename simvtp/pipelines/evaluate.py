@@ -41,6 +41,7 @@ from simvtp.pipelines.report import retrieval_table
 from simvtp.pipelines.retrieval_methods import COSINE, DUAL_SOFTMAX, Evaluation, evaluate
 from simvtp.pipelines.retrieval_sheet import make_sheet
 from simvtp.pipelines.sheet_files import draw_sheet, require_sheet_name
+from simvtp.pipelines.unknown_words import tell_unknown_captions
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -132,6 +133,8 @@ def _run(options: argparse.Namespace, console: Console) -> None:
     names = [options.model] if options.compare is None else [options.model, options.compare]
     device = choose_device(RunConfig(device=options.device))
     models = [SimVTP.from_pretrained(name).to(device) for name in names]
+    for model in models:
+        tell_unknown_captions(console, model.tokenizer, records)
     evaluations = evaluate(
         models,
         records,

@@ -54,6 +54,7 @@ from simvtp.pipelines.saved_state import on_these_ranks, require_run_state
 from simvtp.pipelines.stopping import StopRequest
 from simvtp.pipelines.summary import recipe_of, save_model
 from simvtp.pipelines.trainer import Trainer
+from simvtp.pipelines.unknown_words import tell_unknown_captions, tell_unknown_texts
 from simvtp.seeding import derive_seed
 from simvtp.training import (
     CheckpointStore,
@@ -263,6 +264,13 @@ def _print_start(console: Console, config: FinetuneConfig, *, task: Task, traine
         f"kept is {kept_state(config, task.headline)}",
         highlight=False,
     )
+    tokenizer = getattr(task.objective.model, "tokenizer", None)
+    for split in task.splits.values():
+        if config.task == "retrieval":
+            tell_unknown_captions(console, tokenizer, split)
+        elif config.task == "qa":
+            questions = [question.text for question in split.questions]
+            tell_unknown_texts(console, tokenizer, questions, what="questions")
 
 
 def _finish(config: FinetuneConfig, *, task: Task, model: Any, console: Console) -> None:

@@ -19,6 +19,7 @@ from simvtp.pipelines.pictures import PICTURED_CLIPS, picture_of
 from simvtp.pipelines.report import retrieval_table
 from simvtp.pipelines.retrieval import Retrieval, embed_gallery, score
 from simvtp.pipelines.setup import TrainingData
+from simvtp.pipelines.unknown_words import tell_unknown_captions
 from simvtp.training import RunLog, plot_curves
 
 
@@ -72,6 +73,9 @@ def print_start(
         f"{config.run.out}",
         highlight=False,
     )
+    tell_unknown_captions(console, model.tokenizer, data.train)
+    if data.validation is not None:
+        tell_unknown_captions(console, model.tokenizer, data.validation)
 
 
 def finish(

@@ -9,6 +9,7 @@ from rich.console import Console
 from simvtp.data import ClipRecord, FetchError, load_clips
 from simvtp.model import SimVTP
 from simvtp.pipelines.pictures import PICTURED_CLIPS, picture_of
+from simvtp.pipelines.unknown_words import tell_unknown_captions
 
 _PAPERS = {"masking.video_ratio": 0.9, "masking.text_ratio": 0.75}
 
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         }
         records = _records(options)
+        tell_unknown_captions(console, model.tokenizer, records)
         picture_of(model, records, out_png=options.out, seed=options.seed, **ratios)
     except (ValueError, FetchError, OSError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False)

@@ -1,9 +1,10 @@
 import pickle
+import unicodedata
 from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import BertTokenizerFast
 
 from simvtp.data import (
@@ -12,6 +13,7 @@ from simvtp.data import (
     special_token_ids,
     train_tokenizer,
 )
+from simvtp.data.tokenizer import is_mostly_unknown
 
 CAPTIONS = [
     "A brown dog runs over the grass.",
@@ -139,3 +141,90 @@ def test_training_and_lengths_are_checked(vocab_file: Path):
         train_tokenizer(CAPTIONS, vocab_size=10)
     with pytest.raises(ValueError, match="max_length must be at least 3"):
         encode_caption(load_tokenizer(vocab_file), "dog", max_length=2)
+
+
+# One letter of each row differs by its marks alone.
+MARKED = {
+    "Vietnamese": ["ma", "má", "mà", "mả", "mã", "mạ"],
+    "Hindi": ["क", "का", "कि", "की", "कु", "कं"],
+    "Thai": ["กา", "ก่า", "ก้า", "ก๊า", "กี"],
+    "Arabic": ["بَ", "بِ", "بُ", "ب"],
+    "Hebrew": ["בַ", "בִ", "ב"],
+    "Burmese": ["ကာ", "ကိ", "ကီ"],
+    "German": ["u", "ü"],
+}
+SPACELESS = {
+    "一只棕色的狗在草地上跑": 11,
+    "犬がボールを追いかけている": 13,
+    "ラーメンを食べる": 8,
+    "ก่ากีแมว": 6,
+    "ខ្មែរ": 3,
+    "ཁྱི་ཞིག": 4,
+    "dog狗dog": 3,
+}
+
+
+def tokens(tokenizer: Tokenizer, text: str) -> list[int]:
+    return encode_caption(tokenizer, text, max_length=1000).token_ids.tolist()
+
+
+@pytest.mark.parametrize("language", MARKED)
+def test_marks_are_kept_in_either_form(language: str):
+    captions = [f"{word} {word}x" for word in MARKED[language]]
+    tokenizer = train_tokenizer(captions)
+    unknown = special_token_ids(tokenizer).unknown
+    rows = [tokens(tokenizer, caption) for caption in captions]
+    assert len({tuple(row) for row in rows}) == len(captions)
+    for caption, row in zip(captions, rows, strict=True):
+        assert unknown not in row
+        for form in ("NFC", "NFD"):
+            assert tokens(tokenizer, unicodedata.normalize(form, caption)) == row
+        assert tokens(tokenizer, caption.upper()) == row
+
+
+@pytest.mark.parametrize("caption", SPACELESS)
+def test_scripts_without_spaces_are_split(caption: str):
+    tokenizer = train_tokenizer([*SPACELESS])
+    encoded = encode_caption(tokenizer, caption, max_length=100)
+    assert encoded.word_ids.max() + 1 == SPACELESS[caption]
+    # A word that was never seen is told apart by its letters.
+    turned = encode_caption(tokenizer, caption[::-1], max_length=100).token_ids.tolist()
+    assert turned != encoded.token_ids.tolist()
+
+
+def test_scripts_with_spaces_are_not_split():
+    for caption in ("कुत्ता दौड़ रहा है", "개가 달린다", "ein Hund läuft"):
+        encoded = encode_caption(train_tokenizer([caption]), caption, max_length=100)
+        assert encoded.word_ids.max() == caption.count(" ")
+
+
+@pytest.mark.parametrize("length", [100, 101, 250, 5000])
+def test_long_words_are_cut_not_unknown(length: int):
+    tokenizer = train_tokenizer(["abcdefghij" * 10, "cab"])
+    word = ("abcdefghij" * length)[:length]
+    encoded = encode_caption(tokenizer, word, max_length=10_000)
+    assert special_token_ids(tokenizer).unknown not in encoded.token_ids
+    assert tokens(tokenizer, word) != tokens(tokenizer, f"{word[:-1]}z")
+    assert encoded.word_ids.max() + 1 == -(-length // 100)
+
+
+def test_older_tokenizers_and_vocabularies_stay_as_they_were(tmp_path: Path):
+    """As before 2026-11-28, when marks were stripped and Thai was one word."""
+    old = Tokenizer(models.WordPiece({name: i for i, name in enumerate(VOCAB)}, unk_token="[UNK]"))
+    old.normalizer = normalizers.BertNormalizer(lowercase=True)
+    old.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    save(old, tmp_path)
+    (tmp_path / "vocab.txt").write_text("\n".join(VOCAB) + "\n", encoding="utf-8")
+    for source in ("tokenizer.json", "vocab.txt"):
+        tokenizer = load_tokenizer(tmp_path / source)
+        for text in ("ả DÖG, กา runníng", "a" * 101, "dogs."):
+            assert tokens(tokenizer, text) == [2, *old.encode(text).ids, 3]
+        assert tokens(tokenizer, "ả DÖGS, กา runníng") == [2, 5, 6, 7, 10, 1, 8, 9, 3]
+
+
+def test_captions_that_are_mostly_unknown(vocab_file: Path):
+    tokenizer = load_tokenizer(vocab_file)
+    assert [
+        is_mostly_unknown(tokenizer, text)
+        for text in ("a dog", "a zebra", "a wild zebra", "一只狗", "", "[UNK]")
+    ] == [False, False, True, True, False, False]
