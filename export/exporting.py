@@ -83,6 +83,7 @@ def write_graph(
     inputs = example_inputs(config, name, **({"tokens": 0} | _traced_sizes(ranges)))
     with _quiet():
         program = _export(graph, inputs, name=name, ranges=ranges, opset=opset)
+        _forget_sources(program)
         if external_data is None:
             external_data = _num_bytes(program) > INLINE_BYTES
         program.save(path, external_data=external_data)
@@ -170,6 +171,12 @@ def _export(
         ) from error
     assert program is not None
     return program
+
+
+def _forget_sources(program: torch.onnx.ONNXProgram) -> None:
+    """Leave out where each node comes from: files of this machine, which are nobody's business."""
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
 
 
 def _traced_sizes(ranges: Mapping[str, Range]) -> dict[str, int]:

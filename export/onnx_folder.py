@@ -152,7 +152,7 @@ def _write_and_prove(
 def _describe_model(source: _Source) -> dict[str, Any]:
     weights = source.folder / "model.safetensors"
     return {
-        "folder": str(source.folder),
+        "folder": source.folder.resolve().name,
         "weights_sha256": file_sha256(weights),
         "config": source.config,
     }

@@ -100,7 +100,7 @@ def read_samples(
         image_size=config["image_size"],
         limit=_COUNT,
     )
-    origin = f"{len(read.frames)} clips of {clips}"
+    origin = f"{len(read.frames)} clips of {Path(clips).name}"
     if not read.captions:
         drawn = draw_samples(config, tokens=config["max_text_length"])
         captions = tuple(drawn.captions[k % _COUNT] for k in range(len(read.frames)))

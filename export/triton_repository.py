@@ -24,6 +24,8 @@ from export.triton_config import (
     python_config,
 )
 
+# Half precision leaves this much of a norm of 1.
+_NORM_TOLERANCE = 1e-2
 LISTING = "repository.json"
 _TEXT = TensorSpec("TEXT", "string", ("batch", 1))
 _VIDEO = TensorSpec("VIDEO", "string", ("batch", 1))
@@ -85,7 +87,7 @@ def write_repository(
     for ensemble in _ensembles(configs):
         configs[ensemble.name] = ensemble
         (_folder(repository, ensemble) / "1").mkdir()
-    listing = {"format": 1, "models": sorted(configs), "from": str(exported.path)}
+    listing = {"format": 1, "models": sorted(configs), "from": exported.path.resolve().name}
     (repository / LISTING).write_text(json.dumps(listing, indent=2) + "\n", "utf-8")
     return list(configs.values())
 
@@ -275,6 +277,12 @@ def read_gallery(file: Path) -> Gallery:
             f"{file} is no file of features ({error}); write one with "
             "python -m simvtp.pipelines.embed"
         ) from error
+    for name in table.column_names:
+        if missing := table[name].null_count:
+            raise ValueError(
+                f"{file} must have a {name} in every row, got {missing} null of {table.num_rows}; "
+                "leave these rows out"
+            )
     rows: Sequence[bool] = [view == 0 for view in table["view"].to_pylist()]
     table = table.filter(pa.array(rows))
     if not table.num_rows:
@@ -286,4 +294,10 @@ def read_gallery(file: Path) -> Gallery:
         raise ValueError(f"{file} has clips whose embeddings are not alike: {error}") from error
     if embeddings.ndim != 2 or not np.isfinite(embeddings).all():
         raise ValueError(f"{file} must hold an embedding of finite numbers for every clip")
+    norms = np.linalg.norm(embeddings, axis=1)
+    if np.abs(norms - 1).max() > _NORM_TOLERANCE:
+        raise ValueError(
+            f"{file} must hold embeddings of unit norm, got norms {norms.min():.4g} to "
+            f"{norms.max():.4g}; divide each by its norm, as simvtp.pipelines.embed does"
+        )
     return Gallery(embeddings, tuple(str(name) for name in table["video_id"].to_pylist()))

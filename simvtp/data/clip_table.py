@@ -7,6 +7,7 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, overload
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 
 from simvtp.data.manifest_checks import MAX_CAPTION_CHARACTERS
 from simvtp.data.manifest_rows import shown
-from simvtp.data.places import Place, Url
+from simvtp.data.places import Command, Place, Url
 
 _ROWS_PER_BATCH = 16_384
 _SCHEMA = pa.schema(
@@ -55,6 +56,28 @@ class ClipRecord:
     def name(self) -> str:
         """The clip's file, or its shard and its key in there."""
         return str(self.path) if self.span is None else f"{self.path}:{self.video_id}"
+
+
+def portable_name(record: ClipRecord, root: Place) -> str:
+    """A clip's name for files that leave this machine: below the root, or of its shard and in it.
+
+    Folders above the root, hosts and commands are nobody else's business.
+    """
+    path = record.path
+    if record.span is not None:
+        return f"{portable_place(path)}:{record.video_id}"
+    if isinstance(path, Url | Command) or not isinstance(root, Path):
+        return portable_place(path)
+    is_below = Path(path).is_relative_to(root)
+    return str(Path(path).relative_to(root)) if is_below else portable_place(path)
+
+
+def portable_place(place: Place | str) -> str:
+    """Name of a file without its folder or host; that of a command is `pipe`."""
+    if isinstance(place, Command):
+        return "pipe"
+    path = urlsplit(place.address).path if isinstance(place, Url) else place
+    return PurePosixPath(path).name
 
 
 class ClipTable(Sequence[ClipRecord]):

@@ -24,12 +24,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import simvtp
 from simvtp.config import RunConfig
 from simvtp.data import (
-    ClipRecord,
     ClipTable,
     Quarantine,
     TooManyBadClips,
     load_clips,
 )
+from simvtp.data.clip_table import portable_name
 from simvtp.data.feature_file import QUARANTINE, FeatureFile
 from simvtp.data.feature_tables import ROWS_PER_GROUP, table_of, text_schema, video_schema
 from simvtp.data.quarantine import require_few_bad
@@ -185,7 +185,8 @@ def _settings(
         "weights": _digest(folder / "model.safetensors"),
         "config": asdict(model.config),
         "preprocessor": model.preprocessor(),
-        "clips": f"{records.root} {_digest(records.file)}",
+        # The root decides which videos they are; its name stays here.
+        "clips": _digest(records.file, str(records.root).encode()),
         "clips_per_video": options.clips_per_video,
         "device": model.device.type,
         "text": options.text,
@@ -195,14 +196,14 @@ def _settings(
     return settings
 
 
-def _digest(file: Path) -> str:
+def _digest(file: Path, salt: bytes = b"") -> str:
     with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+        return hashlib.file_digest(opened, lambda: hashlib.sha256(salt)).hexdigest()
 
 
 def _video_rows(
     batches: Iterator[EmbeddedBatch],
-    records: Sequence[ClipRecord],
+    records: ClipTable,
     schema: pa.Schema,
     max_bad_share: float,
 ) -> Generator[_Rows, None, None]:
@@ -222,12 +223,12 @@ def _video_rows(
             {
                 "index": number,
                 "video_id": records[number].video_id,
-                "name": records[number].name,
+                "name": portable_name(records[number], records.root),
                 "reason": reason,
             }
             for number, reason in batch.unreadable
         )
-        names = [records[number].name for number in numbers]
+        names = [portable_name(records[number], records.root) for number in numbers]
         columns = [batch.ids, names, batch.views.numpy(), batch.starts.numpy()]
         table = table_of(schema, columns, batch.features.numpy())
         last = max([*numbers, *(clip["index"] for clip in unreadable)])
@@ -235,11 +236,12 @@ def _video_rows(
 
 
 def _caption_rows(
-    batches: Iterator[EmbeddedCaptions], records: Sequence[ClipRecord], schema: pa.Schema
+    batches: Iterator[EmbeddedCaptions], records: ClipTable, schema: pa.Schema
 ) -> Generator[_Rows, None, None]:
     for batch in batches:
         numbers = batch.indices.tolist()
-        columns = [batch.ids, [records[number].name for number in numbers], batch.captions]
+        names = [portable_name(records[number], records.root) for number in numbers]
+        columns = [batch.ids, names, batch.captions]
         yield _Rows(table_of(schema, columns, batch.features.numpy()), numbers[-1] + 1)
 
 

@@ -23,6 +23,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from simvtp.data import ClipTable, TooManyBadClips, load_clips
 from simvtp.data.clip_checks import CheckedClip, check_clips
+from simvtp.data.clip_table import portable_place
+from simvtp.data.places import named_place
 from simvtp.data.processes import num_usable_cores
 from simvtp.data.quarantine import require_few_bad
 from simvtp.data.shard_index import INDEX_NAME
@@ -173,7 +175,7 @@ def _prepare(
             folder.write(results, clips_per_shard=options.clips_per_shard, total=len(clips))
         summary = summarize(folder.parts, rows)
         if summary["clips"]:
-            folder.finish({"data": options.data, **summary})
+            folder.finish(_portable(summary, clips, options.data))
         else:
             folder.discard()
     for line in bad_clip_lines(summary["dropped_clips"]):
@@ -193,6 +195,24 @@ def _prepare(
         option="--max-bad-share",
     )
     return 1 if rows else 0
+
+
+def _portable(summary: dict[str, Any], clips: ClipTable, data: str) -> dict[str, Any]:
+    """The report that lies beside the shards: it tells no folder of this machine."""
+    shards = () if clips.shards is None else clips.shards.values()
+    folders = {clips.root, *(shard.parent for shard in shards if isinstance(shard, Path))}
+    given = named_place(data)
+    if isinstance(given, Path):
+        folders.add(given.parent)
+    local = {folder for folder in folders if isinstance(folder, Path) and folder.is_absolute()}
+    # The longest first, as one may lie in another; a bare slash is in any text.
+    prefixes = sorted({f"{folder}/" for folder in local} - {"//"}, key=len, reverse=True)
+    dropped = [dict(clip) for clip in summary["dropped_clips"]]
+    for prefix in prefixes:
+        dropped = [
+            {key: text.replace(prefix, "") for key, text in clip.items()} for clip in dropped
+        ]
+    return {"data": portable_place(given), **summary, "dropped_clips": dropped}
 
 
 def _settings(clips: ClipTable, options: argparse.Namespace) -> dict[str, Any]:

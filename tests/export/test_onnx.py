@@ -59,7 +59,7 @@ class TestFolder:
     def test_report(self, exported, exported_model_folder, exported_model):
         report = exported.report
         assert report["model"] == {
-            "folder": str(exported_model_folder),
+            "folder": exported_model_folder.name,
             "weights_sha256": file_sha256(exported_model_folder / "model.safetensors"),
             "config": json.loads(json.dumps(asdict(exported_model.config))),
         }

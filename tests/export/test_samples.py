@@ -33,7 +33,7 @@ def read(config, exported_model_folder):
 def test_real_clips_come_with_their_captions(corpus, read, exported_model):
     samples = read(corpus.validation)
     assert samples.frames.shape == (3, 4, 3, 32, 32)
-    assert samples.origin == f"3 clips of {corpus.validation} and their captions"
+    assert samples.origin == f"3 clips of {corpus.validation.name} and their captions"
     with corpus.validation.open(newline="") as opened:
         captions = [row["caption"] for row in csv.DictReader(opened)]
     for caption, ids in zip(captions, samples.captions, strict=True):
@@ -56,8 +56,8 @@ def test_int8_is_calibrated_and_compared_on_the_clips(corpus, exported_model_fol
     }
     command = (exported_model_folder, tmp_path / "out")
     exported = export_folder(*command, **options, clips=corpus.validation, graphs=("text",))
-    [note] = [note for note in exported.report["notes"] if str(corpus.validation) in note]
-    assert f"on 3 clips of {corpus.validation} and their captions" in note
+    [note] = [note for note in exported.report["notes"] if corpus.validation.name in note]
+    assert f"on 3 clips of {corpus.validation.name} and their captions" in note
     drawn = export_folder(exported_model_folder, tmp_path / "drawn", **options, graphs=("text",))
     ranges = [
         [

@@ -143,6 +143,10 @@ def test_bad_clips_are_left_out_with_a_reason(with_bad_clips, tmp_path, capsys):
     report = json.loads((out / "report.json").read_text())
     assert [clip["video_id"] for clip in report["dropped_clips"]] == ["id1", "id4"]
     assert "Invalid data" in report["dropped_clips"][0]["reason"]
+    assert [clip["name"] for clip in report["dropped_clips"]] == ["1.mp4", "4.mp4"]
+    assert report["data"] == with_bad_clips.name
+    for file in out.iterdir():
+        assert str(with_bad_clips.parent).encode() not in file.read_bytes()
     assert [shard.clips for shard in read_index((out / "index.json").read_bytes(), source="")] == [
         *(2, 2, 2)
     ]
@@ -163,6 +167,7 @@ def test_faulty_rows_cost_no_other_and_are_listed(manifest, tmp_path, capsys):
     reasons = [clip["reason"] for clip in report["dropped_clips"]]
     assert "no file 'gone.mp4' under the root" in reasons[0]
     assert "path '../x.mp4' leaves the root" in reasons[1]
+    assert str(manifest.parent) not in (out / "report.json").read_text()
     assert f"bad: {with_faults}: line" in capsys.readouterr().out
     assert run("--data", with_faults, "--check", "--json", tmp_path / "figures.json") == 1
     figures = json.loads((tmp_path / "figures.json").read_text())
