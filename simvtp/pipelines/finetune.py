@@ -144,7 +144,7 @@ def _fit_features(config: FinetuneConfig, *, device: torch.device, console: Cons
     Path(config.run.out).mkdir(parents=True, exist_ok=True)
     save_settings(asdict(config), file=Path(config.run.out) / "config.yaml")
     model: Any = task.objective.to(device).model
-    fit_frozen(model, task.splits)
+    fit_frozen(model, task.splits, max_bad_share=config.data.max_bad_share)
     _finish(config, task=task, model=model, console=console)
 
 

@@ -5,22 +5,30 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from simvtp.data.quarantine import require_few_bad
 from simvtp.data.task_datasets import LabelledClips
 from simvtp.pipelines.measuring import view_batches
 from simvtp.tasks import VideoClassifier, fit_head
 
 
-def fit_frozen(classifier: VideoClassifier, splits: Mapping[str, LabelledClips]) -> None:
+def fit_frozen(
+    classifier: VideoClassifier, splits: Mapping[str, LabelledClips], *, max_bad_share: float
+) -> None:
     """Give a classifier the layer that logistic regression finds, chosen on the validation split.
 
     Args:
         classifier: its encoder stays as it is.
         splits: train and validation.
+        max_bad_share: largest share of clips of a split that may be unreadable.
 
     Raises:
         ValueError: no clip of a split can be read.
+        TooManyBadClips: more than `max_bad_share` cannot be read.
     """
-    train, validation = (_features(classifier, splits[name]) for name in ("train", "validation"))
+    train, validation = (
+        _features(classifier, splits[name], max_bad_share=max_bad_share)
+        for name in ("train", "validation")
+    )
     fitted = fit_head(*train, num_classes=len(classifier.classes), validation=validation)
     with torch.no_grad():
         classifier.head.weight.copy_(fitted.weight)
@@ -28,7 +36,9 @@ def fit_frozen(classifier: VideoClassifier, splits: Mapping[str, LabelledClips])
 
 
 @torch.no_grad()
-def _features(classifier: VideoClassifier, clips: LabelledClips) -> tuple[Tensor, Tensor]:
+def _features(
+    classifier: VideoClassifier, clips: LabelledClips, *, max_bad_share: float
+) -> tuple[Tensor, Tensor]:
     """Pooled features of the middle clips that can be read, and their labels."""
     classifier.eval()
     features: list[Tensor] = []
@@ -38,4 +48,11 @@ def _features(classifier: VideoClassifier, clips: LabelledClips) -> tuple[Tensor
         numbers += places
     if not features:
         raise ValueError(f"none of the {len(clips.records)} clips can be read")
+    require_few_bad(
+        len(clips.records) - len(numbers),
+        len(clips.records),
+        max_bad_share=max_bad_share,
+        what="the features would be those",
+        option="--data.max_bad_share",
+    )
     return torch.cat(features), torch.from_numpy(clips.labels[numbers]).long()

@@ -78,3 +78,17 @@ def test_fine_tuning(command_for, mostly_bad, tmp_path, capsys):  # noqa: F811
     assert finetune.main(command) == 1
     assert "the test figures are of 2 of 6: 4 cannot be read" in capsys.readouterr().out
     assert json.loads((out / "results.json").read_text())["test"]["unreadable"] == 4
+
+
+def test_features_for_a_linear_layer(command_for, corpus, tmp_path, capsys):  # noqa: F811
+    paths = [str(record.path) for record in load_manifest(corpus.train)]
+    for number in range(2):
+        (tmp_path / f"{number}.mp4").write_bytes(b"no video")
+        paths.append(str(tmp_path / f"{number}.mp4"))
+    rows = ["path,label", *(f"{path},{number % 2}" for number, path in enumerate(paths))]
+    (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n", "utf-8")
+    settings = {"data__train": tmp_path / "labels.csv", "data__root": "/"}
+    further = {"tune__train_parts": "features", "data__max_bad_share": 0.01}
+    command = command_for("classification", tmp_path / "run", **settings, **further)
+    assert finetune.main(command) == 1
+    assert "the features would be those of" in capsys.readouterr().out
