@@ -36,12 +36,18 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
             "tokenizer.json there, or give token ids and their attention mask"
         )
     try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # The Rust side raises bare exceptions.
+        return _load(file)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # The Rust side raises bare exceptions, and panics are none.
         raise ValueError(f"{file} is not a tokenizer that can be read: {error}") from error
+
+
+def _load(file: Path) -> Tokenizer:
+    tokenizer = Tokenizer.from_file(str(file))
     missing = [name for name in _SPECIAL_NAMES if tokenizer.token_to_id(name) is None]
     if missing:
-        raise ValueError(f"{file} lacks the special tokens {', '.join(missing)}")
+        raise ValueError(f"it lacks the special tokens {', '.join(missing)}")
     tokenizer.no_truncation()
     tokenizer.no_padding()
     cls, sep = (tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]"))

@@ -191,7 +191,7 @@ def _keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> list[di
         return []
     kept, records = [], []
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        with suppress(ValueError, KeyError, TypeError):
+        with suppress(ValueError, KeyError, TypeError, RecursionError):
             record = json.loads(line)
             if wanted(record) and line.endswith("\n"):
                 kept.append(line)

@@ -93,6 +93,15 @@ class TestCaptions:
         with pytest.raises(ValueError, match=reason):
             Runtime(exported_copy).encode_text("a ball")
 
+    def test_a_regular_expression_that_panics(self, exported_copy):
+        file = exported_copy / "tokenizer.json"
+        values = json.loads(file.read_text("utf-8"))
+        regex = {"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated"}
+        values["pre_tokenizer"] = {**regex, "invert": False}
+        file.write_text(json.dumps(values), "utf-8")
+        with pytest.raises(ValueError, match="not a tokenizer"):
+            Runtime(exported_copy).encode_text("a ball")
+
     def test_a_tokenizer_without_special_tokens(self, exported_copy):
         file = exported_copy / "tokenizer.json"
         file.write_text(file.read_text("utf-8").replace("[SEP]", "[END]"), "utf-8")
