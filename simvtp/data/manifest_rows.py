@@ -17,7 +17,7 @@ from rich.console import Console
 _MAX_SHOWN_CHARACTERS = 60
 _DELIMITERS = (",", ";", "\t")
 # Letters of the fields that published lists of captions have, the likeliest first.
-_VIDEO_FIELDS = (
+VIDEO_FIELDS = (
     *("path", "video", "videopath", "videoname", "filename", "filepath", "file"),
     *("clip", "clipname", "videoid"),
 )
@@ -115,6 +115,13 @@ def delimiter_of(header: str) -> str:
     return max(_DELIMITERS, key=header.count)
 
 
+def plain_fields(row: Any) -> dict[str, Any]:
+    """Fields of an object by their small letters alone, `video_id` as `videoid`; none of others."""
+    if not isinstance(row, dict):
+        return {}
+    return {re.sub(r"[\s_-]", "", str(name)).lower(): row[name] for name in row}
+
+
 class Captioned(NamedTuple):
     """What an object in JSON says of a video: its file or name, and one or more captions."""
 
@@ -128,10 +135,8 @@ def captioned(row: Any) -> Captioned:
     Raises:
         ValueError: it is no object, or lacks one of the two.
     """
-    fields: dict[str, Any] = {}
-    if isinstance(row, dict):
-        fields = {re.sub(r"[\s_-]", "", str(name)).lower(): row[name] for name in row}
-    video = next((name for name in _VIDEO_FIELDS if name in fields), None)
+    fields = plain_fields(row)
+    video = next((name for name in VIDEO_FIELDS if name in fields), None)
     captions: list[str] = []
     for name in _CAPTION_FIELDS:
         captions = captions or [each for each in (name, f"{name}s") if each in fields]

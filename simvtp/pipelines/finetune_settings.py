@@ -187,9 +187,6 @@ class FinetuneConfig:
             )
         if self.tune.train_parts != "all" and self.task == "retrieval":
             raise ValueError("retrieval has no linear layer to train by itself; use all")
-        splits = (self.data.train_split, self.data.validation_split, self.data.test_split)
-        if self.task == "qa" and any(split is not None for split in splits):
-            raise ValueError(f"questions come in a file for each split, got splits {splits}")
         if self.run.parallel == "fsdp":
             raise ValueError("fine-tuning runs with DDP only; set run.parallel to ddp")
 

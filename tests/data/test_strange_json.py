@@ -39,8 +39,14 @@ CAPTIONS: list[Any] = [
     {"train": [{"video": "a", "captions": ["x"]}]},
     {"a": [["x", "y"]]},
 ]
-CLASSES: list[Any] = [[{"id": "1", "template": "Showing [x]", "placeholders": []}]]
-QUESTIONS: list[Any] = [[{"video_id": 1, "question": "x", "answer": "y", "category_id": 2}]]
+CLASSES: list[Any] = [
+    [{"id": "1", "template": "Showing [x]", "placeholders": []}],
+    {"train": [{"video": "a", "label": "x"}, {"video": "b", "label": 0}]},
+]
+QUESTIONS: list[Any] = [
+    [{"video_id": 1, "question": "x", "answer": "y", "category_id": 2}],
+    {"train": [{"video": "a", "question": "x", "answer": "y"}]},
+]
 INDEX = {"format": 1, "shards": [{"file": "0.tar", "clips": 1, "bytes": 1, "sha256": "0"}]}
 STAGE = {"name": "x", "data": "y", "recipe": {"a.b": 1}, "metrics": {"m": 1.0}}
 PART = {
@@ -81,6 +87,7 @@ ANNOTATIONS: list[tuple[Reader, list[Any]]] = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore::simvtp.data.annotations.class_formats.ClassNumbersWarning")
 @pytest.mark.parametrize(("read", "documents"), ANNOTATIONS)
 @given(st.data())
 def test_annotations(folder: Path, read: Reader, documents: list[Any], data: st.DataObject):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from simvtp.data.annotations.document import Document, field, numbered, text_of, whole_number
-from simvtp.data.manifest_rows import shown
+from simvtp.data.manifest_rows import VIDEO_FIELDS, plain_fields, shown
 
 KINETICS_COLUMNS = {"youtube_id", "time_start", "time_end"}
 SSV2_ANSWER = re.compile(r"(?P<video>\d+);(?P<label>.+)")
@@ -63,7 +63,7 @@ def read_kinetics(document: Document, split: str | None) -> LabelledVideos:
     return LabelledVideos(document.parsed(document.table(), parse))
 
 
-def read_ssv2(document: Document) -> LabelledVideos:
+def read_ssv2(document: Document, rows: list[Any]) -> LabelledVideos:
     """Something-Something v2: a list of {id, label, template, placeholders}.
 
     The class is the template without its square brackets; labels.json beside it numbers the
@@ -76,7 +76,29 @@ def read_ssv2(document: Document) -> LabelledVideos:
         template = text_of(field(row, "template"), "template")
         return LabelledVideo(video_id, (video_id,), re.sub(r"[\[\]]", "", template))
 
-    return LabelledVideos(document.parsed(numbered(document.value), parse), _ssv2_classes(document))
+    return LabelledVideos(document.parsed(numbered(rows), parse), _ssv2_classes(document))
+
+
+def has_labels(rows: list[Any]) -> bool:
+    """Whether these are {video, label}; Something-Something's, which have a template, are not."""
+    fields = plain_fields(rows[0]) if rows else {}
+    return "label" in fields and "template" not in fields
+
+
+def read_json_list(document: Document, rows: list[Any]) -> LabelledVideos:
+    """Our own: a list of {video, label}, by split or not; a class is a name or a number."""
+
+    def parse(row: Any) -> LabelledVideo:
+        fields = plain_fields(row)
+        name = next((name for name in VIDEO_FIELDS if name in fields), None)
+        if name is None or "label" not in fields:
+            raise ValueError(f"it must be an object with video and label, got {shown(row)}")
+        path, label = text_of(fields[name], name), fields["label"]
+        is_name = isinstance(label, str)
+        label = text_of(label, "label") if is_name else whole_number(label, "label")
+        return LabelledVideo(path, (path,), label)
+
+    return LabelledVideos(document.parsed(numbered(rows), parse))
 
 
 def read_ssv2_answers(document: Document) -> LabelledVideos:

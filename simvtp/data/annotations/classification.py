@@ -14,8 +14,10 @@ from simvtp.data.annotations.class_formats import (
     UCF_LINE,
     LabelledVideo,
     LabelledVideos,
+    has_labels,
     note_numbers,
     read_hmdb,
+    read_json_list,
     read_kinetics,
     read_list,
     read_ssv2,
@@ -23,7 +25,7 @@ from simvtp.data.annotations.class_formats import (
     read_table,
     read_ucf,
 )
-from simvtp.data.annotations.document import Document
+from simvtp.data.annotations.document import Document, listed_rows
 from simvtp.data.annotations.video_files import Missing, Video, locate, require_missing
 from simvtp.data.clip_table import ClipRecord
 from simvtp.data.manifest import Problems
@@ -33,7 +35,7 @@ from simvtp.data.task_datasets import LabelledClips
 _KNOWN = (
     "Kinetics (label,youtube_id,time_start,time_end), Something-Something v2 (a list of "
     "{id, template}, or lines id;class), UCF101's lists, HMDB51's *_test_split1.txt, lines of "
-    "path and number, or a table path,label"
+    "path and number, a table path,label, or a list of {video, label}"
 )
 
 
@@ -57,7 +59,7 @@ def load_labelled(
         root: folder of the videos; without one the annotation's.
         classes: classes of the training split, for any other split.
         split: the part to take, where one file holds several: of Kinetics the value in the column
-            split, of HMDB51 train or test.
+            split, of HMDB51 train or test, of {"train": [...], ...} one of its lists.
         missing: whether videos without a file are refused or left out with a warning.
 
     Raises:
@@ -88,10 +90,11 @@ def _read(document: Document, split: str | None) -> LabelledVideos:
         return read_hmdb(document, split)
     if document.value is None and columns >= KINETICS_COLUMNS:
         return read_kinetics(document, split)
+    rows = listed_rows(document, split)
+    if rows is not None:
+        return read_json_list(document, rows) if has_labels(rows) else read_ssv2(document, rows)
     if split is not None:
         raise document.error(f"it holds one split only: leave out split, got {split!r}")
-    if isinstance(document.value, list):
-        return read_ssv2(document)
     if document.value is None and columns >= {"path", "label"}:
         return read_table(document)
     if SSV2_ANSWER.fullmatch(document.first_line.strip()):

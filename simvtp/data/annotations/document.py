@@ -157,6 +157,26 @@ def numbered(items: Iterable[Row], *, name: str = "entry") -> Iterator[tuple[str
     return ((f"{name} {number}", item) for number, item in enumerate(items, 1))
 
 
+def listed_rows(document: Document, split: str | None) -> list[Any] | None:
+    """Rows of a JSON list, or of one of the lists in {split: [rows]}; None of anything else.
+
+    Raises:
+        ManifestError: there is no such split, or none was named where there are several.
+    """
+    value = document.value
+    if isinstance(value, list):
+        if split is not None:
+            raise document.error(f"it holds one split only: leave out split, got {split!r}")
+        return value
+    if not isinstance(value, dict) or not all(isinstance(rows, list) for rows in value.values()):
+        return None
+    if split is None and len(value) == 1:
+        return next(iter(value.values()))
+    if split not in value:
+        raise document.error(f"split must be one of {shown(', '.join(value))}, got {split!r}")
+    return value[split]
+
+
 def field(row: Any, name: str) -> Any:
     """A field of a JSON object.
 

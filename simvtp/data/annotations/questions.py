@@ -5,7 +5,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from simvtp.data.annotations.document import Document, field, numbered, text_of, whole_number
+from simvtp.data.annotations.document import (
+    Document,
+    field,
+    listed_rows,
+    numbered,
+    text_of,
+    whole_number,
+)
 from simvtp.data.annotations.video_files import Missing, Video, locate, require_missing
 from simvtp.data.clip_table import ClipRecord
 from simvtp.data.manifest_rows import shown
@@ -39,6 +46,7 @@ def load_questions(
     root: str | Path | None = None,
     answers: Sequence[str] | None = None,
     num_answers: int = 1000,
+    split: str | None = None,
     missing: Missing = "refuse",
 ) -> QuestionSet:
     """Read a benchmark's questions; what is in the file tells which one it is.
@@ -53,6 +61,7 @@ def load_questions(
         answers: answers of the training split, for any other split.
         num_answers: most frequent answers that make up a training split's vocabulary, equally
             frequent ones in alphabetical order. TGIF-QA's counts always have 0 to 10.
+        split: the part to take, where one file holds several: {"train": [...], ...}.
         missing: whether videos without a file are refused, or left out with their questions and
             a warning.
 
@@ -64,7 +73,7 @@ def load_questions(
     if num_answers < 1:
         raise ValueError(f"num_answers must be at least 1, got {num_answers}")
     document = Document(path)
-    rows = _read(document)
+    rows = _read(document, split)
     _require_equal_options(document, rows)
     known = _known_answers(document, rows, answers, num_answers)
     first: dict[tuple[str, ...], Video] = {}
@@ -102,11 +111,14 @@ def _question_set(
     return QuestionSet(records, questions, answers)
 
 
-def _read(document: Document) -> _Rows:
+def _read(document: Document, split: str | None) -> _Rows:
     """Rows of the document, whose format is told by what is in it."""
     columns = set(document.columns)
-    if isinstance(document.value, list):
-        return _read_json(document)
+    rows = listed_rows(document, split)
+    if rows is not None:
+        return _read_json(document, rows)
+    if split is not None:
+        raise document.error(f"it holds one split only: leave out split, got {split!r}")
     if {"gif_name", "question", "answer", *_TGIF_OPTIONS} <= columns:
         return _read_tgif_choice(document)
     if {"gif_name", "question", "answer"} <= columns:
@@ -118,7 +130,7 @@ def _read(document: Document) -> _Rows:
     )
 
 
-def _read_json(document: Document) -> _Rows:
+def _read_json(document: Document, rows: list[Any]) -> _Rows:
     """MSRVTT-QA and MSVD-QA: a list of {id, video_id or video, question, answer[, category_id]}.
 
     The number n in video_id stands for the file video<n> of MSR-VTT. Only MSRVTT-QA has
@@ -146,7 +158,7 @@ def _read_json(document: Document) -> _Rows:
         question = text_of(field(row, "question"), "question")
         return _Asked(names[0], names, question, text_of(field(row, "answer"), "answer"))
 
-    return document.parsed(numbered(document.value), parse)
+    return document.parsed(numbered(rows), parse)
 
 
 def _msvd_names(document: Document) -> dict[str, str]:

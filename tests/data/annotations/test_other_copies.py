@@ -10,7 +10,7 @@ from typing import Literal
 
 import pytest
 
-from simvtp.data import load_manifest, load_questions
+from simvtp.data import load_labelled, load_manifest, load_questions
 from tests.data.annotations.conftest import Write
 from tests.data.annotations.test_retrieval import error_of, load
 
@@ -144,3 +144,20 @@ def test_what_a_list_of_videos_names_in_vain_is_told_of_the_annotation(write: Wr
     assert f"test.txt: 2 of 2 videos are not in {source}: 'three', 'four'" in message
     assert "check that the list is of this annotation" in message
     assert "the root" not in message
+
+
+def test_questions_and_classes_by_split(write: Write):
+    asked = [{"video": name, "question": "what", "answer": name} for name in ("one", "two")]
+    source = write("qa.json", {"train": asked[:1], "val": asked[1:]}, "one.mp4", "two.mp4")
+    root = source.parent.parent / "videos"
+    assert load_questions(source, root=root, split="val").answers == ("two",)
+    with pytest.raises(ValueError, match=r"qa.json: split must be one of 'train, val', got None"):
+        load_questions(source, root=root)
+    rows = [{"video": "one", "label": "up"}, {"video_name": "two.mp4", "label": "down"}]
+    for content, split in ((rows, None), ({"train": rows}, "train"), ({"train": rows}, None)):
+        clips = load_labelled(write("classes.json", content), root=root, split=split)
+        assert [clips.classes[label] for label in clips.labels] == ["up", "down"]
+    numbers = [{"video": "one", "label": 1}, {"video": "two", "label": 0}]
+    assert load_labelled(write("n.json", numbers), root=root).labels.tolist() == [1, 0]
+    with pytest.raises(ValueError, match="entry 2: it must be an object with video and label"):
+        load_labelled(write("n.json", [*numbers[:1], {"label": 0}]), root=root)

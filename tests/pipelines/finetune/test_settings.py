@@ -47,7 +47,7 @@ def test_random_weights_and_fewer_labels(
         ({"run__parallel": "fsdp"}, "DDP only"),
         ({"tune__train_parts": "features", "task": "qa"}, "features is for classification"),
         ({"tune__train_parts": "head", "task": "retrieval"}, "no linear layer"),
-        ({"data__train_split": "train", "task": "qa"}, "a file for each split"),
+        ({"data__train_split": "train", "task": "qa"}, "it holds one split only"),
     ],
 )
 def test_what_cannot_work_is_refused(command_for, annotations, tmp_path, capsys, replaced, message):
