@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 
 from benchmarks.ablation_report import write_report
 from benchmarks.many_runs import Run, run_all
+from simvtp.printing import Console
 
 BASELINE = "baseline"
 # One change each. The baseline hides 75 % of the tubes: of the tiny model's sixteen, 90 % hides

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
+
+from simvtp.printing import Console
 
 FIGURES = (
     *("recall@1", "recall@10", "mean rank", "matching AUC"),

@@ -16,7 +16,6 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.disturbances import (
@@ -33,6 +32,7 @@ from benchmarks.disturbances import (
 from benchmarks.kills import output_of
 from benchmarks.measure import command_line, machine
 from benchmarks.small_runs import SmallData, differences, make_data, start
+from simvtp.printing import Console
 
 
 class Outcome(NamedTuple):

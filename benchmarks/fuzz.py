@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from benchmarks.measure import command_line, machine
 from simvtp.data import ClipError, probe, read_clip
+from simvtp.printing import Console
 
 _TIME_LIMIT = 5.0
 _CLIPS_PER_PROCESS = 250

@@ -16,7 +16,6 @@ from typing import Any
 import av
 import torch
 from av.error import FFmpegError
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from benchmarks.measure import Spread, command_line, interleave, machine, timed
 from simvtp.data import ClipError, ClipRecord, ClipTable, MultiScaleCrop, ShardCache, load_clips
 from simvtp.data.clips import frame_indices, read_clip
 from simvtp.data.synthetic import render_corpus
+from simvtp.printing import Console
 from simvtp.seeding import derive_generator
 
 BARE, DECODE, READ, SAMPLE = "bare loop", "bare loop, no RGB", "read_clip", "read_clip and crop"

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import track
 from torch.utils.data import Dataset
 
 from benchmarks.measure import command_line, machine
 from simvtp.data import ClipTable, EpochSampler, build_loader, load_clips
+from simvtp.printing import Console
 
 _FILES_PER_FOLDER = 5000
 _BATCHES = 200

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+from simvtp.printing import Console, PlainColumn
 
 
 class Run(NamedTuple):
@@ -38,7 +39,7 @@ def run_all(runs: Iterable[Run], *, processes: int, threads: int) -> list[str]:
         threads: threads of each.
     """
     missing = [run for run in runs if not run.result.exists()]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (PlainColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     failed: list[str] = []
     with (
         Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress,

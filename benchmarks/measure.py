@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from torch.profiler import ProfilerActivity, profile
+
+from simvtp.printing import Console, PlainColumn
 
 _MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 _MATRIX_SECONDS = 3.0
@@ -80,7 +81,7 @@ def interleave(
     """
     names = list(contestants)
     figures: dict[str, list[float]] = {name: [] for name in names}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (PlainColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=(rounds + warmup) * len(names))
         for number in range(-warmup, rounds):

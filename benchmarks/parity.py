@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, distributed, nn
 from torch.multiprocessing.spawn import spawn
@@ -25,6 +24,7 @@ from simvtp.config import ModelConfig
 from simvtp.layers import Block
 from simvtp.model import SimVTP
 from simvtp.objective import Objective
+from simvtp.printing import Console
 from simvtp.training import shard, whole
 
 Parallel = Literal["ddp", "fsdp"]

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import distributed
 
@@ -25,6 +24,7 @@ from benchmarks.measure import Spread, command_line, interleave, machine
 from benchmarks.remote import RemoteStep
 from benchmarks.train_step import caption_lengths
 from simvtp.config import PRESETS, ModelConfig
+from simvtp.printing import Console
 
 SINGLE = "one process"
 

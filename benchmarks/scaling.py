@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -27,6 +26,7 @@ from benchmarks.measure import Spread, command_line, interleave, machine, timed
 from simvtp.config import PRESETS, ModelConfig
 from simvtp.encoders import JointEncoder
 from simvtp.layers import PackedTokens, pack
+from simvtp.printing import Console
 from simvtp.training import keep_freed_memory
 
 _CAPTION = 16

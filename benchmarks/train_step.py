@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from benchmarks.agreement import agreement
 from benchmarks.contestants import (
@@ -37,6 +36,7 @@ from benchmarks.remote import RemoteStep
 from benchmarks.train_step_report import PACKED, PLAIN, VIDEO, VIDEOMAE, print_result
 from simvtp.batch import Batch
 from simvtp.config import PRESETS, ModelConfig
+from simvtp.printing import Console
 
 CELLS = "packed, running cells"
 PLAIN_KEPT = "reference, kept memory"

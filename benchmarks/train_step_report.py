@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import Spread
+from simvtp.printing import Console
 
 PACKED, PLAIN = "packed", "reference"
 VIDEO, VIDEOMAE = "packed, video only", "VideoMAE"

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.many_runs import Run, run_all
 from benchmarks.measure import command_line
 from benchmarks.transfer_data import Annotations, render_tasks
+from simvtp.printing import Console
 
 # Epochs for each share of the labels: more of fewer, about 60, 180 and 340 steps.
 EPOCHS = {0.01: 60, 0.1: 30, 1.0: 6}

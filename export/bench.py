@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from export.contestants import (
     NAMES,
@@ -30,6 +28,7 @@ from export.folder import ExportedFolder, read_exported_folder
 from export.input_checks import check_inputs
 from export.machine import describe_machine
 from export.rounds import measure_rounds
+from simvtp.printing import Console
 
 _PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13", "torch")
 
@@ -247,7 +246,7 @@ def _print(
 
 def _table(folder: ExportedFolder, timings: Sequence[Timing]) -> Table:
     # A path may hold what looks like markup.
-    table = Table(title=Text(f"{folder.path} ({folder.precision})"), caption=_CAPTION)
+    table = Table(title=f"{folder.path} ({folder.precision})", caption=_CAPTION)
     for column in ("graph", "batch", "contestant"):
         table.add_column(column, no_wrap=True)
     for column in ("p50 ms", "p95 ms", "per second", "difference"):

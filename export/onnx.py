@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 
-from rich.console import Console
-
 from export.exporting import ExportError
 from export.folder import PRECISIONS, Range
 from export.graphs import GRAPHS
@@ -22,6 +20,7 @@ from export.parity import ParityError
 from export.quantize import METHODS
 from export.report import print_report
 from export.settings import GATES, ExportSettings
+from simvtp.printing import Console
 
 _SIZES = ("MIN", "USUAL", "MAX")
 

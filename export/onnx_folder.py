@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from export.bench import BenchOptions, bench
 from export.examples import SHORTEST_CAPTION
@@ -33,6 +32,7 @@ from export.samples import Samples, batches_of, draw_samples, read_samples
 from export.settings import ExportSettings
 from simvtp.model import SimVTP
 from simvtp.model_folder import find_model_folder, write_json
+from simvtp.printing import Console, PlainColumn
 
 _DTYPES = {
     "fp32": torch.float32,
@@ -253,7 +253,7 @@ def _progress(
     compared = 2 if settings.precision == "bf16" else 1
     total = sum(1 + compared * len(corners(sizes)) for sizes in ranges.values())
     total += {"video", "text"} <= set(ranges)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (PlainColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=total, completed=-1)
 

@@ -8,12 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 import simvtp
 from export.folder import FORMAT, REPORT_NAME, GraphSpec, TensorSpec
+from simvtp.printing import Console
 
 _PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
 MARKDOWN_NAME = "report.md"
@@ -55,8 +54,7 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> None:
 def print_report(console: Console, report: Mapping[str, Any]) -> None:
     """Print the report's tables and notes."""
     for table in report_tables(report):
-        # A path may hold what looks like markup.
-        shown = Table(title=Text(table.title), title_justify="left")
+        shown = Table(title=table.title, title_justify="left")
         for column in table.columns:
             shown.add_column(column, overflow="fold")
         for row in table.rows:

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+from simvtp.printing import Console, PlainColumn
 
 
 class Spread(NamedTuple):
@@ -29,7 +30,7 @@ def measure_rounds(
     """
     names = list(calls)
     taken: dict[str, list[float]] = {name: [] for name in names}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (PlainColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     columns = (*columns, TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(label, total=(repeats + warmup) * len(names))

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from export.folder import read_exported_folder
 from export.json_fields import json_field, read_json_object
 from export.placing import put_in_place, unfinished
+from simvtp.printing import Console
 
 _ABOUT = {
     "onnxruntime": "Triton's ONNX Runtime backend",

@@ -11,9 +11,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TimeElapsedColumn
 
 from export.engine_file import ENDINGS, read_engine_file
 from export.folder import PRECISIONS, Range
@@ -29,6 +28,7 @@ from export.trt_parse import BuildError, graph_support
 from export.trt_report import print_engines, print_support
 from export.trt_settings import BuildSettings, Plan, check_options
 from export.trt_source import Source, find_source
+from simvtp.printing import Console, PlainColumn, printable
 
 _SIZES = ("MIN", "OPT", "MAX")
 
@@ -125,7 +125,7 @@ def _build(plan: Plan, source: Source, console: Console) -> None:
         raise ValueError(f"{names} has no {unknown[0]}; leave --{unknown[0]} out")
     for graph in source.graphs:
         plan.profile(graph)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (PlainColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     quiet = not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
         sidecars = [
@@ -150,7 +150,15 @@ def _show_log(console: Console, verbose: bool) -> None:
     logger = logging.getLogger("export.trt")
     logger.setLevel(logging.INFO if verbose else logging.WARNING)
     if verbose and not logger.handlers:
-        logger.addHandler(RichHandler(console=console, show_path=False))
+        handler = RichHandler(console=console, show_path=False)
+        # Names of layers, out of files, are in TensorRT's messages.
+        handler.addFilter(_plain)
+        logger.addHandler(handler)
+
+
+def _plain(record: logging.LogRecord) -> bool:
+    record.msg, record.args = printable(record.getMessage()), ()
+    return True
 
 
 if __name__ == "__main__":

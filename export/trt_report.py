@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from export.trt_parse import GraphSupport
+from simvtp.printing import Console
 
 
 def print_engines(console: Console, sidecars: Sequence[Mapping[str, Any]]) -> None:

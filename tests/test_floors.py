@@ -18,7 +18,7 @@ FLOORS = {
         *("simvtp.data", "simvtp.training", "simvtp.metrics", "simvtp.conversion"),
     ),
     1: ("simvtp.layers", "simvtp.decoding"),
-    0: ("simvtp.config", "simvtp.seeding", "simvtp.named_files"),
+    0: ("simvtp.config", "simvtp.seeding", "simvtp.named_files", "simvtp.printing"),
 }
 FILES = sorted([*ROOT.glob("simvtp/**/*.py"), *ROOT.glob("export/**/*.py")])
 

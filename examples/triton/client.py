@@ -48,7 +48,7 @@ def main() -> None:
     try:
         _answer(options, client, parser)
     except (InferenceServerException, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {_plain(str(error))}")
 
 
 def _answer(
@@ -67,7 +67,7 @@ def _answer(
         found = ask(client, "search", TEXT=options.text.encode())
         embedding = found["text_embed"]
         for name, score in zip(found.get("ids", ()), found.get("scores", ()), strict=True):
-            print(f"{score:.4f} {name.decode()}")
+            print(f"{score:.4f} {_plain(name.decode())}")
     else:
         parser.error("give --text, --video or both")
     if options.among is not None:
@@ -78,6 +78,11 @@ def _answer(
     print(f"{len(embedding)} numbers, the first {first}")
 
 
+def _plain(text: str) -> str:
+    """A text that does nothing to the terminal; names and messages come from elsewhere."""
+    return text if text.isprintable() else ascii(text)
+
+
 def _rank(client: InferenceServerClient, embedding: np.ndarray, folder: Path) -> None:
     scores = {}
     for file in sorted(folder.iterdir()):
@@ -85,11 +90,11 @@ def _rank(client: InferenceServerClient, embedding: np.ndarray, folder: Path) ->
             try:
                 found = ask(client, "embed_video", VIDEO=file.read_bytes())["video_embed"]
             except InferenceServerException as error:
-                print(f"left out {file.name}: {error.message()}")
+                print(f"left out {_plain(file.name)}: {_plain(error.message())}")
                 continue
             scores[file.name] = float(found @ embedding)
     for name, score in sorted(scores.items(), key=lambda pair: -pair[1]):
-        print(f"{score:.4f} {name}")
+        print(f"{score:.4f} {_plain(name)}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from simvtp.data.cache import cache_folder
 from simvtp.data.places import Command, Place, Url
+from simvtp.printing import printable
 
 _NUM_TRIES = 5
 # Longer than a worker takes to open a shard that it has been told the place of.
@@ -23,6 +24,9 @@ _BLOCK_BYTES = 1 << 20
 
 class FetchError(RuntimeError):
     """A shard cannot be copied; the message names it, the reason and the fix."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class ClipFiles(Protocol):

@@ -20,6 +20,7 @@ from simvtp.data.cache import cache_folder
 from simvtp.data.clip_table import ClipRecord, ClipTable, write_clip_table
 from simvtp.data.manifest_checks import checked_captions, checked_id, checked_path
 from simvtp.data.manifest_rows import READERS, ProblemError, read_rows, shown
+from simvtp.printing import printable_lines
 
 _FORMAT = 1
 _MAX_REPORTED = 5
@@ -30,6 +31,9 @@ _BYTES_WITH_PROGRESS = 1 << 23
 
 class ManifestError(ValueError):
     """A manifest that cannot be used; the message names rows, values and fixes."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable_lines(message))
 
 
 class Problems:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import rich.progress
-from rich.console import Console
+
+from simvtp.printing import Console
 
 _MAX_SHOWN_CHARACTERS = 60
 _DELIMITERS = (",", ";", "\t")
@@ -224,7 +225,7 @@ def read_rows(source: Path, *, progress: bool) -> Rows:
         # A table's cells may hold any line end; a line of JSON ends at a line feed alone, since a
         # caption may hold other separators, such as U+2028, as they are.
         newline="" if READERS[kind] is _csv_rows else "\n",
-        description=f"Checking {source.name}",
+        description="Checking the manifest",
         console=Console(stderr=True),
         transient=True,
         disable=not progress,

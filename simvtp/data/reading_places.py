@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch.utils.data import get_worker_info
 
+from simvtp.printing import printable
+
 _MOST_WORKERS = 512
 
 
@@ -57,7 +59,7 @@ def ended_if_stuck(
     def end() -> None:
         reason = f"reading {name} hangs: not done after {seconds:g} s"
         report(reason=reason)
-        sys.stderr.write(f"{reason}; it is left out from the next start on\n")
+        sys.stderr.write(f"{printable(reason)}; it is left out from the next start on\n")
         sys.stderr.flush()
         os._exit(1)
 

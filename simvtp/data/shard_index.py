@@ -13,6 +13,7 @@ from simvtp.data.fetch import FetchError, ShardCache
 from simvtp.data.manifest_rows import shown
 from simvtp.data.places import Url
 from simvtp.named_files import file_beside, require_plain_name
+from simvtp.printing import printable
 
 INDEX_NAME = "index.json"
 TABLE_NAME = "clips.arrow"
@@ -21,6 +22,9 @@ _FORMAT = 1
 
 class ShardError(ValueError):
     """Shards that cannot be used; the message names the file and the fix."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class IndexedShard(NamedTuple):

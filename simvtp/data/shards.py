@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 
 import fsspec
 from braceexpand import braceexpand
-from rich.console import Console
 from rich.progress import track
 
 from simvtp.data.cache import cache_folder
@@ -20,6 +19,7 @@ from simvtp.data.fetch import FetchError, ShardCache
 from simvtp.data.places import Command, Place, Url, named_place
 from simvtp.data.shard_index import INDEX_NAME, TABLE_NAME, ShardError, load_address, load_folder
 from simvtp.data.shard_scan import VIDEO_SUFFIXES, scan_shard
+from simvtp.printing import Console, printable
 
 # Changes when other clips are found in the same shards.
 _FORMAT = 3
@@ -173,7 +173,7 @@ def _report(reasons: list[str], source: Place, left_out: list[str] | None) -> No
         left_out += reasons
     elif reasons:
         warnings.warn(
-            f"{source}: {len(reasons)} clip(s) left out; the first: {reasons[0]}",
+            f"{source}: {len(reasons)} clip(s) left out; the first: {printable(reasons[0])}",
             ShardWarning,
             stacklevel=3,
         )

@@ -23,8 +23,7 @@ from typing import NamedTuple, cast
 import av
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from simvtp.data import drawing, scenes
 from simvtp.data.cache import cache_folder
@@ -34,6 +33,7 @@ from simvtp.data.manifest import load_manifest
 from simvtp.data.places import Place
 from simvtp.data.processes import end_with_parent, num_usable_cores
 from simvtp.data.scenes import Scene, Split, sample_scenes
+from simvtp.printing import Console, PlainColumn
 
 FRAMES_PER_SECOND = 16
 _ENCODER = {"preset": "ultrafast", "crf": "21", "g": "32", "bf": "0"}
@@ -280,7 +280,7 @@ def _render(jobs: list[_Job], *, num_processes: int | None, progress: bool) -> N
 
 
 def _follow(rendered: Iterable[None], total: int, *, progress: bool) -> None:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (PlainColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True)
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not progress) as bar:
         for _ in bar.track(rendered, total=total, description="Rendering the embedded corpus"):

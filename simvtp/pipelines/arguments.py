@@ -12,6 +12,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from simvtp.pipelines import bounded_yaml
+from simvtp.printing import printable
 
 
 class SettingsParser(ArgumentParser):
@@ -23,7 +24,7 @@ class SettingsParser(ArgumentParser):
         known = [
             f"{a}.{b}" for a, group in settings.items() if isinstance(group, dict) for b in group
         ]
-        sys.stderr.write(f"{self.prog}: {' '.join(message.split())}\n")
+        sys.stderr.write(f"{self.prog}: {printable(' '.join(message.split()))}\n")
         for word in _unknown_names(message, [*known, *settings]):
             near = _nearest(word, known)
             if near is not None:

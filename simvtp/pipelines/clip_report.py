@@ -10,6 +10,7 @@ from rich.table import Table
 
 from simvtp.data.clip_checks import CheckedClip
 from simvtp.data.shard_writer import REPORT_NAME, DroppedClip, FinishedPart
+from simvtp.printing import printable
 
 _MAX_SHOWN = 5
 
@@ -110,7 +111,7 @@ def prepared_table(summary: Mapping[str, Any], folder: Path) -> Table:
 def bad_clip_lines(bad: Sequence[Mapping[str, str]]) -> Iterator[str]:
     """A line for each of the first bad clips."""
     for clip in bad[:_MAX_SHOWN]:
-        yield f"bad: {clip['name']}: {clip['reason']}"
+        yield printable(f"bad: {clip['name']}: {clip['reason']}")
     if len(bad) > _MAX_SHOWN:
         yield f"... and {len(bad) - _MAX_SHOWN} more"
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import torch
-from rich.console import Console
 from rich.progress import Progress
 from tokenizers import Tokenizer
 
@@ -39,6 +38,7 @@ from simvtp.model import SimVTP
 from simvtp.model_card import ModelFacts
 from simvtp.model_folder import read_frame_stride
 from simvtp.pipelines.arguments import at_least
+from simvtp.printing import Console
 
 _SETTINGS = (
     *("num_frames", "image_size", "max_text_length"),

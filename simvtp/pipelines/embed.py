@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 import av
 import pyarrow as pa
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 import simvtp
 from simvtp.config import RunConfig
@@ -46,6 +45,7 @@ from simvtp.pipelines.faults import is_expected, reason_of
 from simvtp.pipelines.job import choose_device, choose_precision
 from simvtp.pipelines.stopping import StopNow, StopRequest
 from simvtp.pipelines.unknown_words import tell_unknown_captions
+from simvtp.printing import Console, PlainColumn
 
 __all__ = ["EmbeddedBatch", "EmbeddedCaptions", "embed", "embed_captions", "main"]
 
@@ -294,8 +294,8 @@ def _save(file: FeatureFile, ending: str, held: Sequence[_Rows]) -> None:
 @contextmanager
 def _bar(ending: str, total: int) -> Iterator[Callable[[int, int], None]]:
     """A bar that counts videos, and the bad ones among them."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    bad = TextColumn("{task.fields[bad]} bad")
+    columns = (PlainColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    bad = PlainColumn("{task.fields[bad]} bad")
     with Progress(*columns, bad, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         name = "Embedding captions" if ending == TEXT else "Embedding videos"
         task = progress.add_task(name, total=total, bad=0)

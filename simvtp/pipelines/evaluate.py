@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from rich.console import Console
 from rich.progress import Progress
 
 from simvtp.config import RunConfig
@@ -42,6 +41,7 @@ from simvtp.pipelines.retrieval_methods import COSINE, DUAL_SOFTMAX, Evaluation,
 from simvtp.pipelines.retrieval_sheet import make_sheet
 from simvtp.pipelines.sheet_files import draw_sheet, require_sheet_name
 from simvtp.pipelines.unknown_words import tell_unknown_captions
+from simvtp.printing import Console, printable
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -216,7 +216,7 @@ def _print(findings: Findings, records: Sequence[ClipRecord], console: Console) 
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False)
+    console.print(printable(text))
 
 
 def _draw(

@@ -20,7 +20,6 @@ if __name__ == "__main__":
         signal.signal(stop_signal, lambda *_: os._exit(0))
 
 import torch
-from rich.console import Console
 from torch import nn
 
 from simvtp.data import EpochSampler, build_loader
@@ -55,6 +54,7 @@ from simvtp.pipelines.stopping import StopRequest
 from simvtp.pipelines.summary import recipe_of, save_model
 from simvtp.pipelines.trainer import Trainer
 from simvtp.pipelines.unknown_words import tell_unknown_captions, tell_unknown_texts
+from simvtp.printing import Console
 from simvtp.seeding import derive_seed
 from simvtp.training import (
     CheckpointStore,

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from simvtp.config import ModelConfig, PretrainConfig
 from simvtp.conversion import (
     ORIGIN_FILE,
@@ -20,6 +18,7 @@ from simvtp.conversion import (
 from simvtp.data import load_tokenizer
 from simvtp.model import SimVTP
 from simvtp.pipelines.convert import has_tokenizer, print_report
+from simvtp.printing import Console
 from simvtp.training import is_main
 
 _VIDEO_PARTS = ("video_embedding", "encoder", "pixel_decoder")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import torch
-from rich.console import Console
 from torch import nn
 
 from simvtp.config import RunConfig
@@ -15,6 +14,7 @@ from simvtp.layers import compile_blocks, recompute_blocks
 from simvtp.pipelines.faults import is_expected, reason_of
 from simvtp.pipelines.stopping import StopNow, StopRequest
 from simvtp.pipelines.trainer import Trainer
+from simvtp.printing import Console
 from simvtp.training import RunLog, is_launched_first, is_main, keep_freed_memory
 
 Job = Callable[[StopRequest, Console], int]

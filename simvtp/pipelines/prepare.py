@@ -18,8 +18,7 @@ from typing import Any
 
 import av
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from simvtp.data import ClipTable, TooManyBadClips, load_clips
 from simvtp.data.clip_checks import CheckedClip, check_clips
@@ -38,6 +37,7 @@ from simvtp.pipelines.clip_report import (
     prepared_table,
     summarize,
 )
+from simvtp.printing import Console, PlainColumn
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -235,8 +235,8 @@ def _followed(
     clips: Iterator[CheckedClip], total: int, description: str, place: int = 0
 ) -> Iterator[Iterator[CheckedClip]]:
     """The same clips, with a bar that counts them and the bad ones among them."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    bad_column = TextColumn("{task.fields[bad]} bad")
+    columns = (PlainColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    bad_column = PlainColumn("{task.fields[bad]} bad")
     console = Console(stderr=True)
     with Progress(*columns, bad_column, TimeRemainingColumn(), console=console) as progress:
         task = progress.add_task(description, total=total, completed=place, bad=0)

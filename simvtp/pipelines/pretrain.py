@@ -18,7 +18,6 @@ if __name__ == "__main__":
     for stop_signal in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(stop_signal, lambda *_: os._exit(0))
 
-from rich.console import Console
 
 from simvtp.config import (
     PRESETS,
@@ -70,6 +69,7 @@ from simvtp.pipelines.summary import (
 )
 from simvtp.pipelines.trainer import Trainer
 from simvtp.pipelines.whole_model import whole_model
+from simvtp.printing import Console
 from simvtp.training import (
     CheckpointStore,
     ProcessGroupInfo,

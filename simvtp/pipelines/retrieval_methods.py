@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from rich.console import Console
 from rich.progress import Progress
 
 from simvtp.data import ClipRecord
@@ -19,6 +18,7 @@ from simvtp.pipelines.retrieval import (
     rank_queries,
     summarize_ranks,
 )
+from simvtp.printing import Console
 
 COSINE = "cosine"
 DUAL_SOFTMAX = "dual softmax over all queries"

@@ -10,6 +10,7 @@ import numpy as np
 
 from simvtp.data import ClipRecord
 from simvtp.pipelines.finetune_settings import FinetuneConfig
+from simvtp.printing import printable
 
 _SPLIT_STREAM, _SHARE_STREAM = 11, 12
 
@@ -123,7 +124,7 @@ def _require_apart(splits: Mapping[str, Sequence[ClipRecord]], *, refuse: bool) 
         shared = videos[first] & videos[second]
         if shared:
             count = f"{len(shared)} of the {len(videos[second])} {second} videos"
-            found.append(f"{count} are {first} videos too, such as {min(shared)}")
+            found.append(f"{count} are {first} videos too, such as {printable(min(shared))}")
     if not found:
         return
     message = f"{'; '.join(found)}: figures of them would be too good"

@@ -7,8 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from simvtp.config import PretrainConfig
 from simvtp.conversion import read_origins
 from simvtp.data import ClipTable, TooManyBadClips
@@ -20,6 +18,7 @@ from simvtp.pipelines.report import retrieval_table
 from simvtp.pipelines.retrieval import Retrieval, embed_gallery, score
 from simvtp.pipelines.setup import TrainingData
 from simvtp.pipelines.unknown_words import tell_unknown_captions
+from simvtp.printing import Console
 from simvtp.training import RunLog, plot_curves
 
 

@@ -4,12 +4,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from simvtp.data import ClipRecord, FetchError, load_clips
 from simvtp.model import SimVTP
 from simvtp.pipelines.pictures import PICTURED_CLIPS, picture_of
 from simvtp.pipelines.unknown_words import tell_unknown_captions
+from simvtp.printing import Console
 
 _PAPERS = {"masking.video_ratio": 0.9, "masking.text_ratio": 0.75}
 

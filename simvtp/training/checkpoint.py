@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from simvtp.printing import printable
 from simvtp.training.state_folder import (
     MANIFEST,
     Checkpoint,
@@ -94,7 +95,7 @@ class CheckpointStore:
             try:
                 return _read_step(folder)
             except DamagedError as error:
-                warnings.warn(f"passing over {error}", CheckpointWarning, stacklevel=2)
+                warnings.warn(f"passing over {printable(error)}", CheckpointWarning, stacklevel=2)
                 if (folder / MANIFEST).exists():
                     reasons.append(str(error))
         if reasons:

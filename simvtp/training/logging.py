@@ -9,11 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress
 from rich.text import Text
 
+from simvtp.printing import Console, PlainColumn
 from simvtp.training.event_file import EventFile
 
 
@@ -71,7 +72,7 @@ class RunLog:
             board = self.path.parent / "tensorboard"
             self._board = EventFile(board, purge_step=resume_step + 1)
             self._progress = Progress(
-                BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}")
+                BarColumn(), MofNCompleteColumn(), PlainColumn("{task.fields[speed]}")
             )
             self._task = self._progress.add_task(
                 "", total=total_steps, completed=resume_step, speed=""

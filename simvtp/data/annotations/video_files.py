@@ -7,12 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from rich.console import Console
-
 from simvtp.data.annotations.document import Document
 from simvtp.data.manifest import Problems
 from simvtp.data.manifest_checks import MissingFileError, checked_path
 from simvtp.data.manifest_rows import ProblemError, Row, shown
+from simvtp.printing import Console
 
 # Flickr's videos in DiDeMo, which most keep as .mp4, have many others.
 ENDINGS = (
@@ -67,7 +66,7 @@ def locate(
         raise document.error(f"root {folder} is not a folder; set root to the videos' folder")
     problems, lost, used = Problems(), [], {}
     paths: list[Path | None] = []
-    with Console(stderr=True).status(f"Looking for {len(videos)} videos under {folder}"):
+    with Console(stderr=True).status(f"Looking for {len(videos)} videos"):
         files = _files_by_name(base, (name for video in videos for name in video.names))
         for video in videos:
             path = None

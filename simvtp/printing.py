@@ -1,0 +1,64 @@
+"""What is shown on a screen: text out of files is shown as it is, and does nothing there.
+
+Names of files, keys of shards, captions and messages of other programs may hold escape sequences
+that move the cursor or rewrite lines, characters that turn the order of a line around, and
+brackets or colons that rich would read. Everything is printed through `Console`, which writes
+them out; what is put in a line of its own, such as a name, goes through `printable`.
+"""
+
+import io
+import re
+import sys
+from typing import Any
+
+import rich.console
+from rich.progress import Task, TextColumn
+from rich.text import Text
+
+# Control characters, separators of lines, characters that turn a line around, halves of pairs.
+_ACTIVE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_ACTIVE_IN_LINES = re.compile(_ACTIVE.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
+
+
+def printable(text: object) -> str:
+    """A text on one line, in which every character that would do something is written out."""
+    return _ACTIVE.sub(_written_out, str(text))
+
+
+def printable_lines(text: object) -> str:
+    """The same of a text of several lines, whose line ends and tabs stay."""
+    return _ACTIVE_IN_LINES.sub(_written_out, str(text))
+
+
+def _written_out(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
+
+
+class Console(rich.console.Console):
+    """A console on which text is plain: no markup, no emoji names, no active characters.
+
+    A character that the console's encoding lacks is written out, and ends nothing.
+
+    Args:
+        stderr: print to the standard error instead of the standard output.
+        **options: as for rich.
+    """
+
+    def __init__(self, *, stderr: bool = False, **options: Any) -> None:
+        plain = {"markup": False, "emoji": False, "highlight": False}
+        super().__init__(stderr=stderr, **{**plain, **options})
+        stream = sys.stderr if stderr else sys.stdout
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Every string that is printed comes through here, cells of tables too."""
+        return super().render_str(printable_lines(text), **options)
+
+
+class PlainColumn(TextColumn):
+    """Column of a progress bar whose text is plain."""
+
+    def render(self, task: Task) -> Text:
+        """The text as it is."""
+        return Text(printable(self.text_format.format(task=task)), style=self.style)

@@ -1,0 +1,97 @@
+"""Text out of files does nothing on a screen, and there is one way to print it."""
+
+import ast
+import io
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.progress import Progress
+from rich.table import Table
+
+from simvtp.printing import Console, PlainColumn, printable, printable_lines
+
+ROOT = Path(__file__).parents[1]
+STRANGE = "[red]a[/red] [/b] :a: \x1b[2J\x9b2J\r\u202egpj.mp4 \udc80"
+WRITTEN = r"[red]a[/red] [/b] :a: \x1b[2J\x9b2J\r\u202egpj.mp4 \udc80"
+
+
+def shown(print_to) -> str:
+    """What a console prints, on a terminal without colours."""
+    stream = io.StringIO()
+    print_to(Console(file=stream, width=200))
+    return stream.getvalue()
+
+
+@given(st.text(st.characters(codec=None)))
+def test_what_is_printable_has_no_active_character(text: str):
+    written = printable(text)
+    assert not {unicodedata.category(letter) for letter in written} & {"Cc", "Cs", "Zl", "Zp"}
+    bidirectional = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+    assert not {unicodedata.bidirectional(letter) for letter in written} & bidirectional
+    assert printable(written) == written
+    assert printable_lines(text).count("\n") == text.count("\n")
+
+
+@pytest.mark.parametrize("text", ["Zwölf Boxkämpfer", "हिन्दी", "👩‍👩‍👧", "a:b [c]", "می‌خواهم"])
+def test_what_people_write_stays(text: str):
+    assert printable(text) == printable_lines(text) == text
+
+
+def test_a_console_prints_what_stands_there():
+    assert shown(lambda console: console.print(STRANGE)) == f"{WRITTEN}\n"
+    table = Table(title=STRANGE)
+    table.add_column(STRANGE)
+    table.add_row(STRANGE)
+    assert shown(lambda console: console.print(table)).count(WRITTEN) == 3
+
+
+def test_a_bar_shows_what_stands_there():
+    stream = io.StringIO()
+    console = Console(file=stream, width=200, force_terminal=True, color_system=None)
+    with Progress(PlainColumn("{task.description}"), console=console) as progress:
+        progress.add_task(STRANGE)
+    assert WRITTEN in stream.getvalue()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_an_old_console_ends_nothing(encoding: str, monkeypatch: pytest.MonkeyPatch):
+    data = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(data, encoding=encoding))
+    table = Table()
+    table.add_row("a cat 🐈 " * 30)
+    console = Console(width=60)
+    console.print("dog 🐕 …")
+    console.print(table)
+    sys.stdout.flush()
+    assert rb"dog \U0001f415" in data.getvalue()
+
+
+def _imports(tree: ast.AST) -> set[str]:
+    return {
+        f"{node.module}.{name.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
+    }
+
+
+def _calls(tree: ast.AST) -> set[str]:
+    names = {node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    return {name.id for name in names if isinstance(name, ast.Name)}
+
+
+def test_there_is_one_way_to_print():
+    folders = ("simvtp", "export", "benchmarks")
+    files = [file for folder in folders for file in ROOT.glob(f"{folder}/**/*.py")]
+    others = {"rich.console.Console", "rich.print", "rich.get_console"}
+    found = []
+    for file in files:
+        tree = ast.parse(file.read_text())
+        if _imports(tree) & {*others, "rich.progress.TextColumn"} or "print" in _calls(tree):
+            found.append(str(file.relative_to(ROOT)))
+    # The benchmark's `print` is of JSON, from one of its processes to another.
+    assert sorted(found) == ["benchmarks/manifest.py", "simvtp/printing.py"]
