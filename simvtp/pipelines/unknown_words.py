@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from tokenizers import Tokenizer
 
 from simvtp.data import ClipRecord
 from simvtp.data.manifest_rows import shown
 from simvtp.data.tokenizer import is_mostly_unknown
+from simvtp.printing import Console
 
 _MOST_LOOKED_AT = 10_000
 
