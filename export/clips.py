@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -23,18 +23,24 @@ class Clips(NamedTuple):
 
 
 def decode_clip(
-    source: Source, *, num_frames: int, frame_stride: int, image_size: int
+    source: Source,
+    *,
+    num_frames: int,
+    image_size: int,
+    frame_seconds: float | None = None,
+    frame_stride: int | None = None,
 ) -> np.ndarray:
-    """The middle clip of a video: every `frame_stride`-th frame, the middle square, resized.
+    """The middle clip of a video: frames as far apart as asked, the middle square, resized.
 
-    Shorter videos are read with a smaller stride; where there are too few frames the last one is
-    held. A still image is a video of one frame.
+    Videos shorter than the clip are read with smaller steps. A still image is a video of one
+    frame.
 
     Args:
         source: a file, or the bytes of one.
         num_frames: frames of the clip.
-        frame_stride: frames of the video between two of the clip.
         image_size: height and width of the result, pixels.
+        frame_seconds: seconds of the video between two frames of the clip.
+        frame_stride: instead, frames of the video between two of the clip.
 
     Returns:
         `(frames, 3, image_size, image_size)` uint8 RGB.
@@ -46,6 +52,7 @@ def decode_clip(
         source,
         positions=(None,),
         num_frames=num_frames,
+        seconds=frame_seconds,
         stride=frame_stride,
         short_side=image_size,
     )
@@ -53,24 +60,19 @@ def decode_clip(
     return squares[read.places[0]]
 
 
-def read_clips(
-    source: str | Path, *, num_frames: int, frame_stride: int, image_size: int, limit: int
-) -> Clips:
+def read_clips(source: str | Path, *, limit: int, **cut: Any) -> Clips:
     """The first clips of a folder or manifest that can be read.
 
     Args:
         source: folder of videos (searched to any depth, in the order of their names), or a CSV
             file with the columns `path` (relative to it) and `caption`.
-        num_frames: as for `decode_clip`.
-        frame_stride: likewise.
-        image_size: likewise.
         limit: most clips to read.
+        **cut: how clips are cut, as for `decode_clip`.
 
     Raises:
         ValueError: there is no such source, a path leaves its folder, or no clip can be read.
     """
     place = Path(source)
-    cut = {"num_frames": num_frames, "frame_stride": frame_stride, "image_size": image_size}
     frames: list[np.ndarray] = []
     captions: list[str] = []
     reason = "it lists none"

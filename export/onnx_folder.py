@@ -196,7 +196,7 @@ def _samples(settings: ExportSettings, source: _Source) -> Samples:
             settings.clips,
             tokenizer=source.folder / "tokenizer.json",
             config=source.config,
-            frame_stride=source.model.frame_stride,
+            spacing=source.model.frame_spacing,
         )
     longest = max(
         (

@@ -27,7 +27,7 @@ def resized(
     config = replace(model.config, **{key: size for key, size in asked.items() if size is not None})
     if config == model.config:
         return model
-    other = SimVTP(config, tokenizer=model.tokenizer, frame_stride=model.frame_stride)
+    other = SimVTP(config, tokenizer=model.tokenizer, frame_spacing=model.frame_spacing)
     weights = model.state_dict()
     if _LEARNED_POSITIONS in weights:
         weights[_LEARNED_POSITIONS] = interpolate_positions(

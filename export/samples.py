@@ -8,6 +8,7 @@ import numpy as np
 
 from export.captions import encode_captions, load_tokenizer
 from export.examples import draw_clips, draw_keep, example_inputs
+from simvtp.config import FrameSpacing
 
 _COUNT = 16
 
@@ -77,7 +78,7 @@ def batches_of(
 
 
 def read_samples(
-    clips: Path, *, tokenizer: Path, config: Mapping[str, Any], frame_stride: int
+    clips: Path, *, tokenizer: Path, config: Mapping[str, Any], spacing: FrameSpacing
 ) -> Samples:
     """Clips of a folder or manifest, cut as the model was trained on them, and their captions.
 
@@ -85,7 +86,7 @@ def read_samples(
         clips: folder of videos, or manifest.
         tokenizer: the model's tokenizer.json, for captions.
         config: the model's config.json.
-        frame_stride: frames of a video between two of a clip.
+        spacing: time or frames of a video between two frames of a clip.
 
     Raises:
         ValueError: the clips cannot be read, or captions need a tokenizer that is not there.
@@ -95,10 +96,10 @@ def read_samples(
 
     read = read_clips(
         clips,
-        num_frames=config["num_frames"],
-        frame_stride=frame_stride,
-        image_size=config["image_size"],
         limit=_COUNT,
+        num_frames=config["num_frames"],
+        image_size=config["image_size"],
+        **spacing.named(),
     )
     origin = f"{len(read.frames)} clips of {Path(clips).name}"
     if not read.captions:

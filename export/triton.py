@@ -63,6 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = str(error)
     else:
         console.print(_table(configs))
+        for config in configs:
+            if config.name == "preprocess":
+                cut = (f"{key} {value.string_value}" for key, value in config.parameters.items())
+                console.print(f"clips of videos: {', '.join(cut)}", markup=False, highlight=False)
         said = f"repository {options.out}, to serve with: tritonserver --model-repository"
         console.print(f"{said} {options.out}", markup=False, highlight=False)
         return 0

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -23,13 +23,14 @@ from export.triton_config import (
     print_config,
     python_config,
 )
+from simvtp.config import FrameSpacing
 
 # Half precision leaves this much of a norm of 1.
 _NORM_TOLERANCE = 1e-2
 LISTING = "repository.json"
 _TEXT = TensorSpec("TEXT", "string", ("batch", 1))
 _VIDEO = TensorSpec("VIDEO", "string", ("batch", 1))
-_CUT = ("num_frames", "frame_stride", "image_size")
+_SIZES = ("num_frames", "image_size")
 
 
 class Gallery(NamedTuple):
@@ -177,15 +178,16 @@ def _write_tokenize(
 def _write_preprocess(
     exported: ExportedFolder, graphs: dict[str, GraphSpec], repository: Path
 ) -> Config:
-    values = read_json_object(exported.path / "preprocessor.json")
-    cut = {name: json_field(values, name, int, "preprocessor.json") for name in _CUT}
+    file = exported.path / "preprocessor.json"
+    values = read_json_object(file)
+    cut = {name: json_field(values, name, int, file.name) for name in _SIZES}
     shape = ("batch", cut["num_frames"], 3, cut["image_size"], cut["image_size"])
     config = python_config(
         "preprocess",
         inputs=[_VIDEO],
         outputs=[TensorSpec("frames", "uint8", shape)],
         max_batch=_largest_batch(graphs),
-        parameters=cut,
+        parameters=cut | _spacing(values, file).named(),
         instances=2,
     )
     version = _folder(repository, config) / "1"
@@ -194,6 +196,13 @@ def _write_preprocess(
     _copy_decoder(version / "simvtp")
     _copy_code("triton_files/preprocess.py", version / "model.py")
     return config
+
+
+def _spacing(values: Mapping[str, Any], file: Path) -> FrameSpacing:
+    try:
+        return FrameSpacing.of(values)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _write_rank(

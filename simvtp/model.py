@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from simvtp.config import ModelConfig
+from simvtp.config import DEFAULT_SPACING, FrameSpacing, ModelConfig
 from simvtp.data.captions import caption_list, id_rows
 from simvtp.data.tokenizer import encode_caption, special_token_ids
 from simvtp.decoders import PixelDecoder, WordDecoder
@@ -35,7 +35,7 @@ from simvtp.model_folder import (
     find_model_folder,
     load_model,
     read_config,
-    read_frame_stride,
+    read_frame_spacing,
     read_tokenizer,
     write_model_folder,
 )
@@ -58,8 +58,8 @@ class SimVTP(
     Args:
         config: sizes of the model.
         tokenizer: turns captions into token ids; without one only ids are taken.
-        frame_stride: frames of the source video between two frames of a clip, kept with the
-            model so that others cut clips as it was trained on them.
+        frame_spacing: time or frames of the source video between two frames of a clip, kept with
+            the model so that others cut clips as it was trained on them.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class SimVTP(
         config: ModelConfig,
         *,
         tokenizer: Tokenizer | None = None,
-        frame_stride: int = 4,
+        frame_spacing: FrameSpacing = DEFAULT_SPACING,
     ) -> None:
         super().__init__()
         if not isinstance(config, ModelConfig):
@@ -82,7 +82,7 @@ class SimVTP(
             )
         self.config = config
         self.tokenizer = tokenizer
-        self.frame_stride = frame_stride
+        self.frame_spacing = frame_spacing
         self.video_embedding = build_video_embedding(config)
         self.text_embedding = build_text_embedding(config)
         self.encoder = build_encoder(config)
@@ -276,7 +276,7 @@ class SimVTP(
 
     def preprocessor(self) -> dict[str, Any]:
         """How a clip is cut and what the model does to its pixels, as in preprocessor.json."""
-        return describe_preprocessing(self.config, frame_stride=self.frame_stride)
+        return describe_preprocessing(self.config, frame_spacing=self.frame_spacing)
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -301,7 +301,8 @@ class SimVTP(
         with about(folder / "config.json"):
             config = ModelConfig.from_dict(values)
         tokenizer = read_tokenizer(folder, vocab_size=config.vocab_size)
-        build = partial(cls, config, tokenizer=tokenizer, frame_stride=read_frame_stride(folder))
+        spacing = read_frame_spacing(folder)
+        build = partial(cls, config, tokenizer=tokenizer, frame_spacing=spacing)
         model = load_model(build, folder, config=config)
         model.facts = read_facts(folder)
         return model.eval()

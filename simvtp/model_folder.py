@@ -2,6 +2,8 @@
 
 import errno
 import json
+import shlex
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,7 @@ from huggingface_hub import snapshot_download
 from tokenizers import Tokenizer
 from torch import nn
 
-from simvtp.config import ModelConfig
+from simvtp.config import FrameSpacing, ModelConfig
 from simvtp.config.json_file import read_json
 from simvtp.data.tokenizer import load_tokenizer, require_vocabulary
 from simvtp.layers.tubelets import IMAGENET_MEAN, IMAGENET_STD
@@ -25,6 +27,10 @@ _FACT_FILES = ("origin.json", "training.json", "README.md")
 _CLASS_OF_TASK = {"classification": "VideoClassifier", "answering": "VideoAnswerer"}
 M = TypeVar("M", bound=nn.Module)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+class FrameSpacingWarning(UserWarning):
+    """A model folder says how many frames lie between two of a clip, but not how much time."""
 
 
 def find_model_folder(source: str | Path, *, download_options: Mapping[str, Any]) -> Path:
@@ -145,11 +151,12 @@ def write_model_folder(
         (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), "utf-8")
 
 
-def describe_preprocessing(config: ModelConfig, *, frame_stride: int) -> dict[str, Any]:
+def describe_preprocessing(config: ModelConfig, *, frame_spacing: FrameSpacing) -> dict[str, Any]:
     """How a clip is cut and what the model does to its pixels, as in preprocessor.json."""
     return {
         "num_frames": config.num_frames,
-        "frame_stride": frame_stride,
+        "frame_seconds": frame_spacing.seconds,
+        "frame_stride": frame_spacing.stride,
         "image_size": config.image_size,
         "resize": "short side to image_size, bilinear, antialiased; then centre crop",
         "layout": "frames, channels, height, width; uint8 RGB; normalised inside the model",
@@ -210,20 +217,29 @@ def save_weights(module: nn.Module, path: Path) -> None:
         raise OSError(errno.EIO, str(error), str(path)) from error
 
 
-def read_frame_stride(folder: Path) -> int:
-    """Frames of a video between two frames of a clip, as preprocessor.json has it.
+def read_frame_spacing(folder: Path) -> FrameSpacing:
+    """Time or frames of a video between two frames of a clip, as preprocessor.json has it.
+
+    Of a folder that was written before clips were cut by time, with a FrameSpacingWarning.
 
     Raises:
         ValueError: the file is damaged or does not tell.
     """
     path = folder / "preprocessor.json"
-    stride = read_json(path).get("frame_stride")
-    if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
-        raise ValueError(
-            f"{path}: frame_stride must be a whole number of at least 1, got {stride!r}; save the "
-            "model anew"
+    values = read_json(path)
+    try:
+        spacing = FrameSpacing.of(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; or save the model anew") from error
+    if "frame_seconds" not in values:
+        message = (
+            f"{folder} is of a version that counted frames and not seconds: a clip's frames are "
+            f"{spacing.stride} of a video's apart, whatever its rate. If its training videos had "
+            "one rate, say so, e.g. for 25 frames a second: python -m simvtp.pipelines.convert "
+            f"{shlex.quote(str(folder))} --out NEW --frame-seconds {(spacing.stride or 1) / 25:g}"
         )
-    return stride
+        warnings.warn(message, FrameSpacingWarning, stacklevel=2)
+    return spacing
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

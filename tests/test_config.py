@@ -6,6 +6,7 @@ import torch
 from simvtp.config import (
     PRESETS,
     DataConfig,
+    FrameSpacing,
     MaskingConfig,
     ModelConfig,
     ObjectiveConfig,
@@ -29,6 +30,8 @@ from simvtp.seeding import derive_generator, derive_seed
         (ObjectiveConfig, {"vtc_weight": -1.0}),
         (ObjectiveConfig, {"temperature": 0.0}),
         (DataConfig, {"frame_stride": 0}),
+        (DataConfig, {"frame_seconds": 0.0}),
+        (DataConfig, {"frame_seconds": float("inf")}),
         (DataConfig, {"num_workers": -2}),
         (DataConfig, {"num_clips": 0}),
         (DataConfig, {"clip_starts": -1}),
@@ -45,6 +48,14 @@ def test_a_bad_value_is_named(section, values):
     shown = value[-1] if name == "betas" else value
     with pytest.raises(ValueError, match=f"(?s){name}.*{re.escape(str(shown))}"):
         section(**values)
+
+
+def test_a_clip_is_told_in_seconds_or_in_frames():
+    assert DataConfig().spacing == FrameSpacing(seconds=0.25)
+    assert DataConfig(frame_seconds=0.5).spacing == FrameSpacing(seconds=0.5)
+    assert DataConfig(frame_stride=4).spacing == FrameSpacing(stride=4)
+    with pytest.raises(ValueError, match=r"got frame_seconds 0\.2 and frame_stride 4; set one"):
+        DataConfig(frame_seconds=0.2, frame_stride=4)
 
 
 def test_at_least_one_loss_must_be_on():

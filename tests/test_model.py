@@ -5,7 +5,9 @@ import safetensors.torch
 import torch
 
 from simvtp import ModelConfig, SimVTP
+from simvtp.config import FrameSpacing
 from simvtp.data import train_tokenizer
+from simvtp.model_folder import FrameSpacingWarning
 from tests.sample_batches import small_config
 
 CAPTIONS = ["a red circle moves left", "the blue star spins", "a dog runs"]
@@ -16,7 +18,7 @@ def model():
     torch.manual_seed(0)
     tokenizer = train_tokenizer(CAPTIONS, vocab_size=200)
     config = small_config(vocab_size=tokenizer.get_vocab_size(), text_dropout=0.1)
-    return SimVTP(config, tokenizer=tokenizer, frame_stride=3).eval()
+    return SimVTP(config, tokenizer=tokenizer, frame_spacing=FrameSpacing(stride=3)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -125,10 +127,31 @@ def test_a_saved_model_comes_back_the_same(model, clips, tmp_path):
     assert names <= {path.name for path in tmp_path.iterdir()}
     again = SimVTP.from_pretrained(tmp_path)
     assert again.config == model.config
-    assert again.frame_stride == 3
+    assert again.frame_spacing == FrameSpacing(stride=3)
     assert not again.training
     assert torch.equal(again.encode_video(clips), model.encode_video(clips))
     assert torch.equal(again.match(clips, CAPTIONS), model.match(clips, CAPTIONS))
+
+
+@pytest.mark.parametrize("spacing", [FrameSpacing(seconds=0.2), FrameSpacing(stride=1)])
+def test_the_spacing_of_frames_is_kept(model, tmp_path, spacing):
+    SimVTP(model.config, frame_spacing=spacing).save_pretrained(tmp_path)
+    assert SimVTP.from_pretrained(tmp_path).frame_spacing == spacing
+
+
+def test_an_older_folder_says_what_it_leaves_open(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "preprocessor.json"
+    values = json.loads(file.read_text())
+    del values["frame_seconds"]
+    file.write_text(json.dumps(values))
+    with pytest.warns(FrameSpacingWarning, match="3 of a video's apart, whatever its rate") as said:
+        assert SimVTP.from_pretrained(tmp_path).frame_spacing == FrameSpacing(stride=3)
+    assert f"convert {tmp_path} --out NEW --frame-seconds 0.12" in str(said[0].message)
+    del values["frame_stride"]
+    file.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"preprocessor.json: .*exactly one of them"):
+        SimVTP.from_pretrained(tmp_path)
 
 
 def damage_weights(folder):

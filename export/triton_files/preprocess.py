@@ -15,8 +15,13 @@ class TritonPythonModel:
     def initialize(self, args):
         """Read how clips are cut."""
         parameters = json.loads(args["model_config"])["parameters"]
-        names = ("num_frames", "frame_stride", "image_size")
-        self.cut = {name: int(parameters[name]["string_value"]) for name in names}
+        # Seconds or a stride, whichever the model was trained with.
+        types = {"num_frames": int, "image_size": int, "frame_seconds": float, "frame_stride": int}
+        self.cut = {
+            name: number(parameters[name]["string_value"])
+            for name, number in types.items()
+            if name in parameters
+        }
 
     def execute(self, requests):
         """Answer every request, with the reason where its videos cannot be read."""

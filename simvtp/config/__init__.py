@@ -2,11 +2,14 @@
 
 from simvtp.config.model import PRESETS, ModelConfig
 from simvtp.config.pretraining import DataConfig, MaskingConfig, ObjectiveConfig, PretrainConfig
+from simvtp.config.spacing import DEFAULT_SPACING, FrameSpacing
 from simvtp.config.training import OptimConfig, RunConfig
 
 __all__ = [
+    "DEFAULT_SPACING",
     "PRESETS",
     "DataConfig",
+    "FrameSpacing",
     "MaskingConfig",
     "ModelConfig",
     "ObjectiveConfig",

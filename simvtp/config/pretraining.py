@@ -6,6 +6,7 @@ from typing import Literal
 from simvtp.config.checks import require, require_positive, require_share
 from simvtp.config.mask_counts import num_decoded_tubelets, num_hidden_tubes
 from simvtp.config.model import ModelConfig
+from simvtp.config.spacing import DEFAULT_SPACING, FrameSpacing
 from simvtp.config.training import OptimConfig, RunConfig
 
 
@@ -87,7 +88,10 @@ class DataConfig:
         num_clips: training clips of the embedded corpus, each drawn when it is first needed.
         tokenizer: tokenizer.json, vocab.txt, folder or hub name; without one a WordPiece
             vocabulary is trained on the training captions.
-        frame_stride: frames of the source video between two frames of a clip.
+        frame_seconds: seconds of the source video between two frames of a clip; 0.25 where no
+            stride is given either.
+        frame_stride: instead, frames of the source video between two frames of a clip, whatever
+            their rate (the paper: 4).
         crop_scales: sides of the random crop over the short side of the frame.
         flip_probability: chance of a left-right flip; captions that say left or right need 0.
         num_workers: processes that decode clips.
@@ -107,7 +111,8 @@ class DataConfig:
     root: str | None = None
     num_clips: int | None = None
     tokenizer: str | None = None
-    frame_stride: int = 4
+    frame_seconds: float | None = None
+    frame_stride: int | None = None
     crop_scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
     flip_probability: float = 0.0
     num_workers: int = 1
@@ -119,7 +124,8 @@ class DataConfig:
     cache_gb: float = 0.0
 
     def __post_init__(self) -> None:
-        require_positive(self, "frame_stride", "clip_seconds", "shuffle_buffer", "shard_cache_gb")
+        _ = self.spacing
+        require_positive(self, "clip_seconds", "shuffle_buffer", "shard_cache_gb")
         require(self.num_workers >= 0, f"num_workers must be >= 0, got {self.num_workers}")
         require(
             self.num_clips is None or self.train is None,
@@ -143,6 +149,17 @@ class DataConfig:
             bool(self.crop_scales) and all(0 < scale <= 1 for scale in self.crop_scales),
             f"crop_scales must be one or more shares in (0, 1], got {self.crop_scales}",
         )
+
+    @property
+    def spacing(self) -> FrameSpacing:
+        """How far apart the frames of a clip lie.
+
+        Raises:
+            ValueError: seconds and a stride are given, or the one that is is not above 0.
+        """
+        if self.frame_seconds is None and self.frame_stride is None:
+            return DEFAULT_SPACING
+        return FrameSpacing(seconds=self.frame_seconds, stride=self.frame_stride)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from torch.utils.data import Dataset
 
+from simvtp.config import FrameSpacing
 from simvtp.data.clip_table import ClipRecord
 from simvtp.data.clips import ClipError, read_clip
 from simvtp.data.decoded_clips import DecodedClips
@@ -75,7 +76,7 @@ class RandomClips(Dataset[T], ABC, Generic[T]):
 
     Args:
         num_frames: frames of a clip.
-        stride: frames of the video between two frames of a clip.
+        spacing: time or frames of the video between two frames of a clip.
         transform: crop, the same for all frames.
         seed: seed of everything random.
         quarantine: file that lists the bad clips; None keeps no list.
@@ -96,7 +97,7 @@ class RandomClips(Dataset[T], ABC, Generic[T]):
         self,
         *,
         num_frames: int,
-        stride: int,
+        spacing: FrameSpacing,
         transform: ClipTransform,
         seed: int,
         quarantine: Path | None = None,
@@ -112,7 +113,7 @@ class RandomClips(Dataset[T], ABC, Generic[T]):
                 f"0 with decoded_bytes {decoded_bytes}; set num_starts to 1 or more"
             )
         self.num_frames = num_frames
-        self.stride = stride
+        self.spacing = spacing
         self.transform = transform
         self.seed = seed
         self.num_starts = num_starts
@@ -195,7 +196,7 @@ class RandomClips(Dataset[T], ABC, Generic[T]):
         if not self.decoded_bytes:
             return None
         settings = {
-            "stride": self.stride,
+            **self.spacing.named(),
             "short_side": self.transform.short_side,
             "seed": self.seed,
             "num_starts": self.num_starts,
@@ -217,7 +218,8 @@ class RandomClips(Dataset[T], ABC, Generic[T]):
             return read_clip(
                 self.files.local(record.path),
                 num_frames=self.num_frames,
-                stride=self.stride,
+                seconds=self.spacing.seconds,
+                stride=self.spacing.stride,
                 generator=generator,
                 short_side=self.transform.short_side,
                 span=record.span,
@@ -283,7 +285,7 @@ class EvaluationDataset(Dataset[EvaluationClip]):
     Args:
         records: the clips.
         num_frames: frames of a clip.
-        stride: frames of the video between two frames of a clip.
+        spacing: time or frames of the video between two frames of a clip.
         transform: crop that draws nothing, e.g. CentreCrop.
         cache: finds shards on this machine.
         time_limit: seconds after which a clip counts as unreadable.
@@ -294,7 +296,7 @@ class EvaluationDataset(Dataset[EvaluationClip]):
         records: Sequence[ClipRecord],
         *,
         num_frames: int,
-        stride: int,
+        spacing: FrameSpacing,
         transform: ClipTransform,
         cache: ShardCache | None = None,
         time_limit: float | None = 60.0,
@@ -302,7 +304,7 @@ class EvaluationDataset(Dataset[EvaluationClip]):
         require_records(records)
         self.records = records
         self.num_frames = num_frames
-        self.stride = stride
+        self.spacing = spacing
         self.transform = transform
         self.time_limit = time_limit
         self.cache = ShardCache() if cache is None else cache
@@ -316,7 +318,8 @@ class EvaluationDataset(Dataset[EvaluationClip]):
             video = read_clip(
                 self.cache.local(record.path),
                 num_frames=self.num_frames,
-                stride=self.stride,
+                seconds=self.spacing.seconds,
+                stride=self.spacing.stride,
                 short_side=self.transform.short_side,
                 span=record.span,
                 time_limit=self.time_limit,

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import Dataset
 
+from simvtp.config import FrameSpacing
 from simvtp.data.clip_table import ClipRecord
 from simvtp.data.clips import ClipError, read_clips
 from simvtp.data.dataset import require_records
@@ -40,7 +41,7 @@ class ViewDataset(Dataset[ViewedClip]):
     Args:
         records: the clips.
         num_frames: frames of a clip.
-        stride: frames of the video between two frames of a clip.
+        spacing: time or frames of the video between two frames of a clip.
         num_clips: clips of each video.
         num_crops: crops of each clip.
         image_size: height and width of a view, pixels.
@@ -56,7 +57,7 @@ class ViewDataset(Dataset[ViewedClip]):
         records: Sequence[ClipRecord],
         *,
         num_frames: int,
-        stride: int,
+        spacing: FrameSpacing,
         num_clips: int,
         num_crops: int,
         image_size: int,
@@ -69,7 +70,7 @@ class ViewDataset(Dataset[ViewedClip]):
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.records = records
         self.num_frames = num_frames
-        self.stride = stride
+        self.spacing = spacing
         self.num_crops = num_crops
         self.positions = clip_positions(num_clips)
         self.crop = CentreCrop(image_size)
@@ -86,7 +87,8 @@ class ViewDataset(Dataset[ViewedClip]):
                 self.cache.local(record.path),
                 positions=self.positions,
                 num_frames=self.num_frames,
-                stride=self.stride,
+                seconds=self.spacing.seconds,
+                stride=self.spacing.stride,
                 short_side=self.crop.short_side,
                 span=record.span,
                 time_limit=self.time_limit,

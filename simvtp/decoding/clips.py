@@ -1,5 +1,6 @@
 """Clips decoded from video files: whatever a file holds becomes frames or one clear error."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple, TypedDict
@@ -25,6 +26,8 @@ from simvtp.decoding.timeline import (
     packet_timeline,
 )
 from simvtp.decoding.video_file import ClipError, Deadline, Source, named_errors, open_video
+
+_SECONDS = 0.25
 
 
 class ClipInfo(NamedTuple):
@@ -60,7 +63,8 @@ class _Opened(TypedDict):
 
 class _Request(NamedTuple):
     num_frames: int
-    stride: int
+    seconds: float | None
+    stride: int | None
     positions: tuple[float | None, ...]
     short_side: int | None
 
@@ -86,12 +90,34 @@ def frame_indices(
     return [min(start + step * number, num_available - 1) for number in range(num_frames)]
 
 
+def frame_places(
+    num_available: int, *, num_frames: int, step: float, position: float | None = None
+) -> list[float]:
+    """Places in a video, counted in frames, of a clip whose steps are no whole number of frames.
+
+    A clip spans `num_frames * step` frames; a shorter video is spread evenly over the clip. The
+    frame shown at a place is the latest one not after it. Where the clip fits and the step is a
+    whole number, these are the frames of `frame_indices`.
+
+    Args:
+        num_available: frames of the video.
+        num_frames: frames of the clip.
+        step: frames of the video from one frame of the clip to the next, e.g. 7.5.
+        position: place of the start among all possible ones, in [0, 1]; None is the centre.
+    """
+    step = min(step, num_available / num_frames)
+    slack = max(0.0, num_available - step * num_frames)
+    start = slack / 2 if position is None else min(position * (slack + 1), slack)
+    return [start + step * number for number in range(num_frames)]
+
+
 def read_clips(
     source: Source,
     *,
     positions: Sequence[float | None],
     num_frames: int = 16,
-    stride: int = 4,
+    seconds: float | None = None,
+    stride: int | None = None,
     short_side: int | None = None,
     span: tuple[int, int] | None = None,
     time_limit: float | None = None,
@@ -99,15 +125,16 @@ def read_clips(
     """Decode several clips of a video in one pass, upright and in RGB.
 
     Frames are taken at evenly spaced times, each the latest frame that is not after its time:
-    at a constant rate this is `frame_indices`, at a variable rate it follows the clock. A still
-    image is a video of one frame.
+    at a constant rate this is `frame_places`, or `frame_indices` for a stride; at a variable rate
+    it follows the clock. A still image is a video of one frame.
 
     Args:
         source: video file, or the bytes of one.
         positions: place of each clip's start among all possible ones, in [0, 1]; None is the
             centre.
         num_frames: frames of a clip.
-        stride: frames of the video, at its average rate, between two frames of a clip.
+        seconds: time between two frames of a clip; 0.25 where no stride is given either.
+        stride: instead, frames of the video, at its average rate, between two frames of a clip.
         short_side: frames of at least twice this short side, in pixels, are shrunk to it.
         span: offset and size, in bytes, of the video in the file, e.g. in a tar shard; None when
             the file is the video.
@@ -115,9 +142,13 @@ def read_clips(
 
     Raises:
         ClipError: the file, or a part of it that a clip needs, cannot be decoded in time.
-        ValueError: a count is below 1, or a position is outside [0, 1].
+        ValueError: a count is below 1, a position is outside [0, 1], or the frames' spacing is
+            given twice or is not above 0.
     """
-    request = _checked_request(num_frames, stride, tuple(positions), short_side)
+    if seconds is None and stride is None:
+        seconds = _SECONDS
+    request = _Request(num_frames, seconds, stride, tuple(positions), short_side)
+    _check_request(request)
     deadline = Deadline(time_limit)
     opened: _Opened = {"source": source, "span": span, "deadline": deadline}
     with named_errors(source):
@@ -165,15 +196,17 @@ def probe(
     return ClipInfo(timeline.num_frames, frames_per_second, duration, height, width, codec)
 
 
-def _checked_request(
-    num_frames: int, stride: int, positions: tuple[float | None, ...], short_side: int | None
-) -> _Request:
-    for name, value in (("num_frames", num_frames), ("stride", stride), ("short_side", short_side)):
-        if value is not None and value < 1:
+def _check_request(request: _Request) -> None:
+    for name in ("num_frames", "stride", "short_side"):
+        if (value := getattr(request, name)) is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+    seconds, stride, positions = request.seconds, request.stride, request.positions
+    if seconds is not None and stride is not None:
+        raise ValueError(f"give seconds or stride, not both, got {seconds} and {stride}")
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise ValueError(f"seconds must be finite and above 0, got {seconds}")
     if not positions or not all(one is None or 0 <= one <= 1 for one in positions):
         raise ValueError(f"positions must be one or more in [0, 1], got {positions}")
-    return _Request(num_frames, stride, positions, short_side)
 
 
 def _read(
@@ -183,17 +216,10 @@ def _read(
     request: _Request,
     deadline: Deadline,
 ) -> SharedFrames:
-    clips = [
-        frame_indices(
-            timeline.num_frames,
-            num_frames=request.num_frames,
-            stride=request.stride,
-            position=position,
-        )
-        for position in request.positions
-    ]
+    seconds = timeline.interval * float(stream.time_base or 1)
+    clips = _places(timeline.num_frames, request, interval=seconds)
     distinct, places = np.unique(clips, return_inverse=True)
-    times = [timeline.start + index * timeline.interval for index in distinct.tolist()]
+    times = [timeline.start + place * timeline.interval for place in distinct.tolist()]
     if distinct[0] > 0 and not timeline.from_start:
         try:
             container.seek(int(times[0]), stream=stream)
@@ -207,9 +233,21 @@ def _read(
         short_side=request.short_side,
         shape=pixel_shape(stream),
     )
-    seconds = timeline.interval * float(stream.time_base or 1)
-    starts = tuple(clip[0] * seconds for clip in clips)
-    return SharedFrames(frames, places.reshape(len(clips), -1), starts)
+    starts = tuple((clips[:, 0] * seconds).tolist())
+    return SharedFrames(frames, places.reshape(clips.shape), starts)
+
+
+def _places(num_available: int, request: _Request, *, interval: float) -> np.ndarray:
+    """Places `(clips, frames)` of the wanted frames; one frame of the video takes `interval` s."""
+    counts = {"num_available": num_available, "num_frames": request.num_frames}
+    if request.seconds is None:
+        assert request.stride is not None
+        counts["stride"] = request.stride
+        return np.array([frame_indices(**counts, position=one) for one in request.positions])
+    step = request.seconds / interval
+    clips = [frame_places(**counts, step=step, position=one) for one in request.positions]
+    # So that sums that differ in their last digit are one place.
+    return np.round(clips, 6)
 
 
 def _decoded(

@@ -17,6 +17,7 @@ import torch
 from rich.progress import Progress
 from tokenizers import Tokenizer
 
+from simvtp.config import FrameSpacing
 from simvtp.conversion import (
     OWN,
     SOURCE_FRAMES,
@@ -36,7 +37,7 @@ from simvtp.data import load_tokenizer, special_token_ids, vocabulary_size
 from simvtp.data.tokenizer import require_vocabulary
 from simvtp.model import SimVTP
 from simvtp.model_card import ModelFacts
-from simvtp.model_folder import read_frame_stride
+from simvtp.model_folder import read_frame_spacing
 from simvtp.pipelines.arguments import at_least
 from simvtp.printing import Console
 
@@ -45,7 +46,8 @@ _SETTINGS = (
     *("depth", "num_heads", "decoder_depth", "decoder_heads"),
 )
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
-_FRAME_STRIDE = 4
+# The paper's and VideoMAE's clips take every fourth frame.
+_SPACING = FrameSpacing(stride=4)
 
 
 class Converted(NamedTuple):
@@ -93,11 +95,18 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="frames of a clip that learned positions were made for; %(default)s",
     )
-    parser.add_argument(
+    spacing = parser.add_mutually_exclusive_group()
+    spacing.add_argument(
+        "--frame-seconds",
+        type=float,
+        metavar="S",
+        help="seconds of the video between two frames of a clip; default: a model folder's",
+    )
+    spacing.add_argument(
         "--frame-stride",
         type=whole,
         metavar="N",
-        help=f"frames of the video between two of a clip; {_FRAME_STRIDE}, or a model folder's",
+        help=f"instead, frames of the video; {_SPACING.stride}, or a model folder's",
     )
     parser.add_argument("--seed", type=at_least(0), default=0, help="of parts that are new; 0")
     return parser
@@ -146,7 +155,7 @@ def _convert(options: argparse.Namespace) -> Converted:
             tokenizer=_tokenizer(options.tokenizer, sources),
             overrides={name: value for name, value in overrides.items() if value is not None},
             source_frames=options.source_frames,
-            frame_stride=options.frame_stride or _frame_stride(sources),
+            frame_spacing=_spacing(options, sources),
             seed=options.seed,
         )
         progress.update(task, advance=1, description="Writing")
@@ -160,7 +169,7 @@ def convert(
     tokenizer: Tokenizer | None = None,
     overrides: dict[str, Any] | None = None,
     source_frames: int = SOURCE_FRAMES,
-    frame_stride: int = _FRAME_STRIDE,
+    frame_spacing: FrameSpacing = _SPACING,
     seed: int = 0,
 ) -> Converted:
     """Build the model that takes all that the sources bring.
@@ -170,7 +179,7 @@ def convert(
         tokenizer: turns captions into ids of the sources' word embedding.
         overrides: settings of `ModelConfig` that go before those of the sources.
         source_frames: frames of a clip that learned positions were made for.
-        frame_stride: frames of the source video between two frames of a clip.
+        frame_spacing: time or frames of the source video between two frames of a clip.
         seed: draws the parts that no source brings.
 
     Returns:
@@ -191,7 +200,7 @@ def convert(
     with torch.device("meta"):  # Sizes that settings claim and weights lack are never built.
         fit_parts(SimVTP(config), sources, config=config, source_frames=source_frames)
     torch.manual_seed(seed)
-    model = SimVTP(config, tokenizer=tokenizer, frame_stride=frame_stride).eval()
+    model = SimVTP(config, tokenizer=tokenizer, frame_spacing=frame_spacing).eval()
     report = load_parts(model, sources, config=config, source_frames=source_frames)
     origins = tuple(o for mapped in sources for o in origins_of(mapped))
     model.facts = ModelFacts(origins=origins)
@@ -209,13 +218,15 @@ def _tokenizer(given: str | None, sources: Sequence[MappedWeights]) -> Tokenizer
     return None
 
 
-def _frame_stride(sources: Sequence[MappedWeights]) -> int:
-    """That of a model folder among the sources, else the paper's."""
+def _spacing(options: argparse.Namespace, sources: Sequence[MappedWeights]) -> FrameSpacing:
+    """As it was given, else that of a model folder among the sources, else the paper's."""
+    if options.frame_seconds is not None or options.frame_stride is not None:
+        return FrameSpacing.of(vars(options))
     for mapped in sources:
         folder = mapped.foreign.source
         if mapped.layout.kind == OWN and (folder / "preprocessor.json").is_file():
-            return read_frame_stride(folder)
-    return _FRAME_STRIDE
+            return read_frame_spacing(folder)
+    return _SPACING
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -248,7 +259,8 @@ def _print_result(console: Console, converted: Converted, out: Path) -> None:
     console.print(
         f"model: {parameters / 1e6:.1f} M parameters, width {config.width}, depth {config.depth}, "
         f"{config.num_heads} heads; {config.num_frames} frames of {config.image_size} px = "
-        f"{slices} x {rows} x {columns} tubelets",
+        f"{slices} x {rows} x {columns} tubelets\n"
+        f"clips: {model.frame_spacing.clip_of(config.num_frames)}",
         highlight=False,
     )
     if model.tokenizer is None:

@@ -132,6 +132,8 @@ def _embed_to_file(options: argparse.Namespace, stop: StopRequest, console: Cons
         tables[TEXT] = text_schema(model.config.width)
     file = FeatureFile(options.out, settings, tables=tables, overwrite=options.overwrite)
     with closing(file):
+        cut = model.frame_spacing.clip_of(model.config.num_frames)
+        console.print(f"clips: {cut}", highlight=False)
         begun = file.next_clip(VIDEO)
         if 0 < begun < len(records):
             console.print(f"going on at video {begun} of {len(records)}", highlight=False)

@@ -99,7 +99,7 @@ def embed(
         cache=cache,
         time_limit=time_limit,
         num_frames=model.config.num_frames,
-        stride=model.frame_stride,
+        spacing=model.frame_spacing,
         num_clips=clips_per_video,
         num_crops=1,
         image_size=model.config.image_size,

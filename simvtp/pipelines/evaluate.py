@@ -130,9 +130,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
     records = load_retrieval(
         options.data, root=options.root, split=options.split, missing=options.missing
     )
-    names = [options.model] if options.compare is None else [options.model, options.compare]
-    device = choose_device(RunConfig(device=options.device))
-    models = [SimVTP.from_pretrained(name).to(device) for name in names]
+    models = _load_models(options, console)
     for model in models:
         tell_unknown_captions(console, model.tokenizer, records)
     evaluations = evaluate(
@@ -153,6 +151,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
             "compared_with": options.compare,
             "data": options.data,
             "split": options.split,
+            "cut": _cut_of(models[0]),
             "views": "x".join(str(number) for number in options.views),
             "bootstrap": {"samples": options.bootstrap, "level": LEVEL, "seed": options.seed},
             **as_report(findings, records),
@@ -170,6 +169,20 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         what="the figures are",
         option="--max-bad-share",
     )
+
+
+def _load_models(options: argparse.Namespace, console: Console) -> list[SimVTP]:
+    """The model and perhaps another one, each with a word on the clips that it sees."""
+    device = choose_device(RunConfig(device=options.device))
+    names = [options.model] if options.compare is None else [options.model, options.compare]
+    models = [SimVTP.from_pretrained(name).to(device) for name in names]
+    for name, model in zip(names, models, strict=True):
+        _say(console, f"clips for {name}: {_cut_of(model)}")
+    return models
+
+
+def _cut_of(model: SimVTP) -> str:
+    return model.frame_spacing.clip_of(model.config.num_frames)
 
 
 def _check_options(options: argparse.Namespace) -> None:

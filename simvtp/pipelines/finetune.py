@@ -158,7 +158,7 @@ def _task(config: FinetuneConfig) -> Task:
     torch.manual_seed(derive_seed(config.run.seed, MODEL_STREAM))
     model = SimVTP.from_pretrained(config.model)
     if config.tune.weights == "random":
-        model = SimVTP(model.config, tokenizer=model.tokenizer, frame_stride=model.frame_stride)
+        model = SimVTP(model.config, tokenizer=model.tokenizer, frame_spacing=model.frame_spacing)
     return build_task(config, model)
 
 
@@ -255,11 +255,13 @@ def _evaluation(task: Task, trainer: Trainer, log: RunLog) -> Callable[[nn.Modul
 def _print_start(console: Console, config: FinetuneConfig, *, task: Task, trainer: Trainer) -> None:
     trained = sum(p.numel() for p in task.objective.parameters() if p.requires_grad)
     sizes = ", ".join(f"{count} {name}" for name, count in task.sizes.items())
+    model: Any = task.objective.model
     steps = f"steps {trainer.step} to {trainer.plan.num_steps} of {config.run.batch_size} samples"
     console.print(
         f"task:  {config.task}, from {config.tune.weights} weights of {config.model}\n"
         f"model: {trained / 1e6:.1f} M parameters to train ({config.tune.train_parts})\n"
         f"data:  {sizes}\n"
+        f"clips: {model.frame_spacing.clip_of(model.config.num_frames)}\n"
         f"run:   {steps}, {config.optim.warmup_epochs:g} epochs of warm-up, in {config.run.out}; "
         f"kept is {kept_state(config, task.headline)}",
         highlight=False,

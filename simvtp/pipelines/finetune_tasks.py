@@ -159,7 +159,7 @@ def with_text_encoder(model: SimVTP, config: FinetuneConfig) -> SimVTP:
     if config.tune.text_encoder == "shared":
         raise ValueError("the model has an encoder of its own for captions; set text_encoder own")
     sizes = replace(model.config, text_encoder="own")
-    copy = SimVTP(sizes, tokenizer=model.tokenizer, frame_stride=model.frame_stride)
+    copy = SimVTP(sizes, tokenizer=model.tokenizer, frame_spacing=model.frame_spacing)
     weights = model.state_dict()
     own = {f"text_{name}": value for name, value in weights.items() if name.startswith("encoder.")}
     copy.load_state_dict(weights | own)
@@ -271,7 +271,7 @@ def _reading(config: FinetuneConfig, model: SimVTP) -> dict[str, Any]:
     augment, data = config.augment, config.data
     return {
         "num_frames": model.config.num_frames,
-        "stride": model.frame_stride,
+        "spacing": model.frame_spacing,
         "transform": ClipAugment(
             model.config.image_size,
             scale=augment.crop_scale,

@@ -40,7 +40,7 @@ def picture_of(
     dataset = EvaluationDataset(
         records,
         num_frames=model.config.num_frames,
-        stride=model.frame_stride,
+        spacing=model.frame_spacing,
         transform=CentreCrop(model.config.image_size),
     )
     clips = [dataset[number] for number in range(len(dataset))]

@@ -111,7 +111,7 @@ def clip_batches(
     dataset = ViewDataset(
         records,
         num_frames=model.config.num_frames,
-        stride=model.frame_stride,
+        spacing=model.frame_spacing,
         num_clips=views[0],
         num_crops=views[1],
         image_size=model.config.image_size,

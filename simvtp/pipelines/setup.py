@@ -103,7 +103,7 @@ def build_model(config: PretrainConfig, *, tokenizer: Tokenizer) -> SimVTP:
         padding_id=special_token_ids(tokenizer).pad,
     )
     torch.manual_seed(derive_seed(config.run.seed, MODEL_STREAM))
-    return SimVTP(sizes, tokenizer=tokenizer, frame_stride=config.data.frame_stride)
+    return SimVTP(sizes, tokenizer=tokenizer, frame_spacing=config.data.spacing)
 
 
 def build_objective(config: PretrainConfig, *, model: SimVTP) -> Objective:
@@ -197,7 +197,7 @@ def _build_dataset(
         train,
         tokenizer=tokenizer,
         num_frames=sizes.num_frames,
-        stride=data.frame_stride,
+        spacing=data.spacing,
         transform=MultiScaleCrop(
             sizes.image_size,
             scales=data.crop_scales,

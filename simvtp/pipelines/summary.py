@@ -64,10 +64,11 @@ def print_start(
     parameters = sum(parameter.numel() for parameter in model.parameters())
     slices, rows, columns = model.config.grid
     console.print(
-        f"model: {parameters / 1e6:.1f} M parameters, {model.config.num_frames} frames of "
-        f"{model.config.image_size} px = {slices} x {rows} x {columns} tubelets, "
+        f"model: {parameters / 1e6:.1f} M parameters, {slices} x {rows} x {columns} tubelets, "
         f"{config.masking.video_ratio:.0%} hidden; {config.masking.text_ratio:.0%} of the words\n"
         f"data:  {len(data.train)} clips to train on, {held_out} held out\n"
+        f"clips: {model.frame_spacing.clip_of(model.config.num_frames)}, of "
+        f"{model.config.image_size} px\n"
         f"run:   steps {steps[0]} to {steps[1]} on {model.device}, in "
         f"{config.run.out}",
         highlight=False,

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from simvtp.config import ModelConfig
+from simvtp.config import DEFAULT_SPACING, FrameSpacing, ModelConfig
 from simvtp.data.captions import caption_list
 from simvtp.data.task_datasets import Question, encode_question
 from simvtp.encoders import build_text_embedding
@@ -44,7 +44,7 @@ class VideoAnswerer(
         config: sizes of the pre-trained model.
         answers: known answers, in the order of their numbers; none for questions with options.
         tokenizer: turns questions into token ids; without one only ids are taken.
-        frame_stride: frames of the source video between two frames of a clip.
+        frame_spacing: time or frames of the source video between two frames of a clip.
 
     Raises:
         ValueError: an answer occurs twice.
@@ -56,10 +56,10 @@ class VideoAnswerer(
         *,
         answers: Sequence[str] = (),
         tokenizer: Tokenizer | None = None,
-        frame_stride: int = 4,
+        frame_spacing: FrameSpacing = DEFAULT_SPACING,
     ) -> None:
         known = check_names("answers", answers) if answers else ()
-        super().__init__(config, num_outputs=max(1, len(known)), frame_stride=frame_stride)
+        super().__init__(config, num_outputs=max(1, len(known)), frame_spacing=frame_spacing)
         self.text_embedding = build_text_embedding(config)
         self.answers = known
         self.tokenizer = tokenizer
@@ -75,7 +75,7 @@ class VideoAnswerer(
             model.config,
             answers=answers,
             tokenizer=model.tokenizer,
-            frame_stride=model.frame_stride,
+            frame_spacing=model.frame_spacing,
         )
         answerer.take_backbone(model)
         return answerer
@@ -227,7 +227,7 @@ class VideoAnswerer(
                 folder.config,
                 answers=folder.names,
                 tokenizer=folder.tokenizer,
-                frame_stride=folder.frame_stride,
+                frame_spacing=folder.frame_spacing,
             )
 
         source = pretrained_model_name_or_path

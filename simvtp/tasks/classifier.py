@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from simvtp.config import ModelConfig
+from simvtp.config import DEFAULT_SPACING, FrameSpacing, ModelConfig
 from simvtp.layers import clips_on, full_precision, require_tensor
 from simvtp.model import SimVTP
 from simvtp.objective import Losses
@@ -27,17 +27,21 @@ class VideoClassifier(
     Args:
         config: sizes of the pre-trained model.
         classes: names of the classes, in the order of their numbers.
-        frame_stride: frames of the source video between two frames of a clip.
+        frame_spacing: time or frames of the source video between two frames of a clip.
 
     Raises:
         ValueError: there is no class, or one occurs twice.
     """
 
     def __init__(
-        self, config: ModelConfig, *, classes: Sequence[str], frame_stride: int = 4
+        self,
+        config: ModelConfig,
+        *,
+        classes: Sequence[str],
+        frame_spacing: FrameSpacing = DEFAULT_SPACING,
     ) -> None:
         names = check_names("classes", classes)
-        super().__init__(config, num_outputs=len(names), frame_stride=frame_stride)
+        super().__init__(config, num_outputs=len(names), frame_spacing=frame_spacing)
         self.classes = names
 
     @classmethod
@@ -47,7 +51,7 @@ class VideoClassifier(
         Raises:
             ValueError: there is no class, or one occurs twice.
         """
-        classifier = cls(model.config, classes=classes, frame_stride=model.frame_stride)
+        classifier = cls(model.config, classes=classes, frame_spacing=model.frame_spacing)
         classifier.take_backbone(model)
         return classifier
 
@@ -128,7 +132,7 @@ class VideoClassifier(
         """
 
         def build(folder: TaskFolder) -> Self:
-            return cls(folder.config, classes=folder.names, frame_stride=folder.frame_stride)
+            return cls(folder.config, classes=folder.names, frame_spacing=folder.frame_spacing)
 
         source = pretrained_model_name_or_path
         return read_task_folder(source, options, task="classification", build=build)

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple, TypeVar
 
 from tokenizers import Tokenizer
 
-from simvtp.config import ModelConfig
+from simvtp.config import FrameSpacing, ModelConfig
 from simvtp.model_card import read_facts, write_facts
 from simvtp.model_folder import (
     about,
     find_model_folder,
     load_model,
     read_config,
-    read_frame_stride,
+    read_frame_spacing,
     read_tokenizer,
     write_model_folder,
 )
@@ -31,13 +31,13 @@ class TaskFolder(NamedTuple):
     Attributes:
         config: sizes of the model.
         names: classes or answers.
-        frame_stride: frames of the source video between two frames of a clip.
+        frame_spacing: time or frames of the source video between two frames of a clip.
         tokenizer: turns questions into ids; None without text.
     """
 
     config: ModelConfig
     names: tuple[str, ...]
-    frame_stride: int
+    frame_spacing: FrameSpacing
     tokenizer: Tokenizer | None
 
 
@@ -103,7 +103,7 @@ def read_task_folder(
     contents = TaskFolder(
         config=config,
         names=tuple(names),
-        frame_stride=read_frame_stride(folder),
+        frame_spacing=read_frame_spacing(folder),
         tokenizer=read_tokenizer(folder, vocab_size=config.vocab_size),
     )
     model = load_model(partial(build, contents), folder, config=config)

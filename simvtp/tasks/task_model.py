@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import nn
 
-from simvtp.config import ModelConfig
+from simvtp.config import DEFAULT_SPACING, FrameSpacing, ModelConfig
 from simvtp.encoders import build_encoder, build_video_embedding
 from simvtp.layers import initialize
 from simvtp.model import SimVTP
@@ -25,13 +25,19 @@ class TaskModel(nn.Module, DocumentedModel):
     Args:
         config: sizes of the pre-trained model.
         num_outputs: outputs of the head.
-        frame_stride: frames of the source video between two frames of a clip.
+        frame_spacing: time or frames of the source video between two frames of a clip.
     """
 
-    def __init__(self, config: ModelConfig, *, num_outputs: int, frame_stride: int = 4) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        num_outputs: int,
+        frame_spacing: FrameSpacing = DEFAULT_SPACING,
+    ) -> None:
         super().__init__()
         self.config = config
-        self.frame_stride = frame_stride
+        self.frame_spacing = frame_spacing
         self.video_embedding = build_video_embedding(config)
         self.encoder = build_encoder(config)
         initialize(self.encoder)
@@ -65,7 +71,7 @@ class TaskModel(nn.Module, DocumentedModel):
 
     def preprocessor(self) -> dict[str, Any]:
         """How a clip is cut and what the model does to its pixels, as in preprocessor.json."""
-        return describe_preprocessing(self.config, frame_stride=self.frame_stride)
+        return describe_preprocessing(self.config, frame_spacing=self.frame_spacing)
 
     def backbone_gradients(self) -> torch.set_grad_enabled:
         """Context of the backbone's pass: a frozen one keeps no activations."""

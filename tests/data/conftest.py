@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from simvtp.config import FrameSpacing
 from simvtp.data import ClipDataset, ClipRecord, MultiScaleCrop, Sample, train_tokenizer
 from tests.data.shard_files import Members, write_shard
 
@@ -93,7 +94,7 @@ def make_dataset(tokenizer: Any) -> Callable[..., ClipDataset]:
             **{
                 "tokenizer": tokenizer,
                 "num_frames": 4,
-                "stride": 2,
+                "spacing": FrameSpacing(stride=2),
                 "transform": MultiScaleCrop(16, flip_probability=0.5),
                 "max_text_length": 16,
                 "num_noise": 6,

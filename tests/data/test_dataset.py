@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from simvtp.config import FrameSpacing
 from simvtp.data import (
     CentreCrop,
     ClipDataset,
@@ -113,7 +114,8 @@ def test_chance_does_not_stop_a_run_below_the_limit(share: float, stops: bool):
 
 
 def test_evaluation_returns_bad_clips_as_such(with_bad_clips: list[ClipRecord]):
-    dataset = EvaluationDataset(with_bad_clips, num_frames=4, stride=2, transform=CentreCrop(16))
+    cut = {"num_frames": 4, "spacing": FrameSpacing(stride=2), "transform": CentreCrop(16)}
+    dataset = EvaluationDataset(with_bad_clips, **cut)
     clips = [dataset[index] for index in range(len(dataset))]
     assert [clip.index for clip in clips] == list(range(10))
     assert [clip.index for clip in clips if clip.video is None] == [2, 5]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from simvtp.config import FrameSpacing
 from simvtp.data import (
     ClipRecord,
     EpochSampler,
@@ -27,7 +28,7 @@ NumbersOf = Callable[[torch.Tensor], list[int]]
 
 READING = {
     "num_frames": 4,
-    "stride": 2,
+    "spacing": FrameSpacing(stride=2),
     "transform": MultiScaleCrop(16, flip_probability=0.5),
     "seed": 3,
 }

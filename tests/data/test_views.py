@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, SequentialSampler
 
+from simvtp.config import FrameSpacing
 from simvtp.data import (
     CentreCrop,
     ClipRecord,
@@ -59,14 +60,21 @@ def shapes(tmp_path_factory: pytest.TempPathFactory, write_video: WriteVideo) ->
     ]
 
 
+CUT = {"num_frames": 4, "spacing": FrameSpacing(stride=3)}
+
+
 def views_of(records: list[ClipRecord], num_clips: int, num_crops: int) -> ViewDataset:
     return ViewDataset(
-        records, num_frames=4, stride=3, num_clips=num_clips, num_crops=num_crops, image_size=24
+        records,
+        **CUT,
+        num_clips=num_clips,
+        num_crops=num_crops,
+        image_size=24,
     )
 
 
 def test_one_view_is_that_of_the_evaluation_dataset(shapes: list[ClipRecord]):
-    single = EvaluationDataset(shapes, num_frames=4, stride=3, transform=CentreCrop(24))
+    single = EvaluationDataset(shapes, **CUT, transform=CentreCrop(24))
     dataset = views_of(shapes, 1, 1)
     assert len(dataset) == len(shapes)
     for index in range(len(shapes)):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.clips import decode_clip, read_clips
+from simvtp.config import FrameSpacing
 from simvtp.data import CentreCrop, ClipError, ClipRecord, EvaluationDataset, read_clip
 from simvtp.data import clips as training
 from simvtp.decoding import clips as decoding
@@ -71,12 +72,13 @@ def test_clips_are_those_of_evaluation(num_frames, width, height, stride, size, 
 def test_serving_training_and_evaluation_see_the_same_frames_of_odd_files(name, tmp_path):
     file = ODD_FILES[name](tmp_path / name)
     records = [ClipRecord("a", file, ("a",))]
-    reading = {"num_frames": 8, "stride": 4, "transform": CentreCrop(128)}
-    evaluated = EvaluationDataset(records, **reading)[0].video
-    served = decode_clip(file.read_bytes(), num_frames=8, frame_stride=4, image_size=128)
+    reading = {"num_frames": 8, "spacing": FrameSpacing(seconds=0.17)}
+    evaluated = EvaluationDataset(records, **reading, transform=CentreCrop(128))[0].video
+    served = decode_clip(file.read_bytes(), num_frames=8, frame_seconds=0.17, image_size=128)
     for position in (None, 0.0, 0.4, 1.0):
-        trained = training.read_clips(file, positions=(position,), num_frames=8, stride=4)
-        sent = decoding.read_clips(file.read_bytes(), positions=(position,), num_frames=8, stride=4)
+        cut = {"positions": (position,), "num_frames": 8, "seconds": 0.17}
+        trained = training.read_clips(file, **cut)
+        sent = decoding.read_clips(file.read_bytes(), **cut)
         np.testing.assert_array_equal(trained.frames.permute(0, 2, 3, 1), sent.frames)
         if position is None:
             np.testing.assert_array_equal(trained.frames, served)

@@ -9,6 +9,7 @@ import pytest
 from export.folder import Range
 from export.onnx_folder import export_folder
 from export.samples import batch_of, batches_of, draw_samples, read_samples
+from simvtp.config import DEFAULT_SPACING
 from simvtp.data.synthetic import render_corpus
 
 
@@ -27,7 +28,7 @@ def corpus(tmp_path_factory):
 @pytest.fixture
 def read(config, exported_model_folder):
     tokenizer = exported_model_folder / "tokenizer.json"
-    return partial(read_samples, tokenizer=tokenizer, config=config, frame_stride=4)
+    return partial(read_samples, tokenizer=tokenizer, config=config, spacing=DEFAULT_SPACING)
 
 
 def test_real_clips_come_with_their_captions(corpus, read, exported_model):

@@ -165,7 +165,7 @@ def test_captions_and_videos_are_read_as_elsewhere(server, exported, video):
         found = ask(client, "search", TEXT=texts)["text_embed"]
         np.testing.assert_allclose(found, runtime.encode_text(list(CAPTIONS)), atol=1e-6)
         cut = json.loads((exported.path / "preprocessor.json").read_text())
-        names = ("num_frames", "frame_stride", "image_size")
+        names = ("num_frames", "frame_seconds", "frame_stride", "image_size")
         frames = decode_clip(video, **{name: cut[name] for name in names})[None]
         found = ask(client, "embed_video", VIDEO=as_bytes(video))["video_embed"]
         np.testing.assert_allclose(found, runtime.encode_video(frames), atol=1e-6)

@@ -6,6 +6,7 @@ import yaml
 from PIL import Image
 
 from simvtp import ModelConfig, SimVTP
+from simvtp.config import FrameSpacing
 from simvtp.data import load_manifest, train_tokenizer
 from simvtp.pipelines import pretrain, visualize
 from simvtp.pipelines.arguments import parse_settings
@@ -71,6 +72,7 @@ def test_the_papers_recipe_is_valid():
     assert parsed.model == ModelConfig.preset("base")
     assert set(sizes) | {"padding_id"} == set(ModelConfig.__dataclass_fields__)
     assert parsed.run.batch_size * parsed.run.accumulate == 1024
+    assert parsed.data.spacing == FrameSpacing(stride=4)
 
 
 def test_a_picture_is_drawn(model_folder, corpus, tmp_path):

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from simvtp import SimVTP
+from simvtp.config import FrameSpacing
 from simvtp.conversion import read_origins
 from simvtp.pipelines import convert
 from simvtp.training import build_optimizer
@@ -53,7 +54,7 @@ def test_a_checkpoint_becomes_a_model_folder(checkpoint, vocabulary, tmp_path, c
     state = torch.load(checkpoint)["model"]
     weights = model.state_dict()
     assert torch.equal(weights["word_decoder.head.weight"], state["text_cls.weight"])
-    assert model.frame_stride == 3
+    assert model.frame_spacing == FrameSpacing(stride=3)
     assert model.encode_text("a red dog").shape == (1, 128)
     ids = torch.tensor([[2, 5, 6, 7, 3]])
     torch.testing.assert_close(model.encode_text("a red dog"), model.encode_text(ids))
@@ -97,12 +98,30 @@ def test_a_model_folder_is_converted_to_another_size(checkpoint, vocabulary, tmp
     before, after = (SimVTP.from_pretrained(folder) for folder in (first, second))
     assert after.config.grid == (4, 4, 4)
     assert after.tokenizer is not None
-    assert after.frame_stride == 3
+    assert after.frame_spacing == FrameSpacing(stride=3)
     theirs = before.state_dict()
     assert all(torch.equal(theirs[name], tensor) for name, tensor in after.state_dict().items())
     origins = read_origins(second)
     assert [origin.kind for origin in origins] == ["SimVTP pre-training", "SimVTP model folder"]
     assert origins[0].licence == "CC-BY-NC-4.0"
+
+
+def test_an_older_folder_is_told_the_time_between_its_frames(checkpoint, tmp_path, capsys):
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    assert run(checkpoint, "--out", first, *SMALL) == 0
+    # The paper's weights were trained on every fourth frame.
+    assert SimVTP.from_pretrained(first).frame_spacing == FrameSpacing(stride=4)
+    file = first / "preprocessor.json"
+    values = json.loads(file.read_text())
+    del values["frame_seconds"]
+    file.write_text(json.dumps(values))
+    assert run(first, "--out", second, "--frame-seconds=0.16") == 0
+    assert "4 frames, 0.16 s apart (0.64 s)" in printed(capsys)
+    assert SimVTP.from_pretrained(second).frame_spacing == FrameSpacing(seconds=0.16)
+    assert run(second, "--out", third) == 0
+    assert SimVTP.from_pretrained(third).frame_spacing == FrameSpacing(seconds=0.16)
+    assert run(first, "--out", tmp_path / "none", "--frame-seconds=0") == 2
+    assert "frame_seconds must be a finite number above 0, got 0.0" in printed(capsys)
 
 
 def test_learned_positions_of_a_model_folder(tmp_path):

@@ -58,7 +58,7 @@ def views_of(model, records, number):
     return ViewDataset(
         records,
         num_frames=4,
-        stride=model.frame_stride,
+        spacing=model.frame_spacing,
         num_clips=VIEWS[0],
         num_crops=VIEWS[1],
         image_size=32,

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from simvtp.config import FrameSpacing
 from simvtp.data import train_tokenizer
 from tests.sample_batches import small_model
 
@@ -14,7 +15,7 @@ def pretrained():
     tokenizer = train_tokenizer(TEXTS, vocab_size=200)
     model = small_model(vocab_size=tokenizer.get_vocab_size(), max_text_length=24)
     model.tokenizer = tokenizer
-    model.frame_stride = 3
+    model.frame_spacing = FrameSpacing(stride=3)
     return model.eval()
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from benchmarks.reference import encode, visible_tokens
+from simvtp.config import FrameSpacing
 from simvtp.layers import set_drop_path
 from simvtp.tasks import ClassificationObjective, LabelledBatch, VideoClassifier, train_parts
 from simvtp.training import build_optimizer
@@ -54,7 +55,7 @@ def test_nothing_is_shared_with_the_pretrained_model(pretrained, classifier, cli
         for parameter in classifier.parameters():
             parameter.zero_()
     assert all(torch.equal(before[name], now) for name, now in pretrained.state_dict().items())
-    assert classifier.frame_stride == 3
+    assert classifier.frame_spacing == FrameSpacing(stride=3)
 
 
 def test_a_frozen_model_can_be_fine_tuned(pretrained):

@@ -5,6 +5,7 @@ import safetensors.torch
 import torch
 
 from simvtp import SimVTP
+from simvtp.config import FrameSpacing
 from simvtp.tasks import VideoAnswerer, VideoClassifier
 
 QUESTIONS = ["what moves left", "how many dogs", "who", "what spins"]
@@ -36,7 +37,7 @@ def test_a_saved_classifier_comes_back_the_same(base, clips, tmp_path):
     again = VideoClassifier.from_pretrained(tmp_path)
     assert again.classes == ("left", "right")
     assert again.config == base.config
-    assert again.frame_stride == 3
+    assert again.frame_spacing == FrameSpacing(stride=3)
     assert not again.training
     assert torch.equal(again(clips), classifier(clips))
     names = {"config.json", "model.safetensors", "preprocessor.json"}

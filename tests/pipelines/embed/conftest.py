@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from simvtp.config import ModelConfig
+from simvtp.config import FrameSpacing, ModelConfig
 from simvtp.data import load_manifest, load_tokenizer
 from simvtp.model import SimVTP
 from simvtp.pipelines import embed as command
@@ -36,7 +36,8 @@ def model_folder(tokenizer_file, tmp_path_factory):
         vocab_size=tokenizer.get_vocab_size(),
     )
     folder = tmp_path_factory.mktemp("models") / "model"
-    SimVTP(config, tokenizer=tokenizer, frame_stride=STRIDE).save_pretrained(folder)
+    spacing = FrameSpacing(stride=STRIDE)
+    SimVTP(config, tokenizer=tokenizer, frame_spacing=spacing).save_pretrained(folder)
     return folder
 
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from benchmarks.kills import group_of, wait_until
+from simvtp.config import DEFAULT_SPACING
 from simvtp.data import ClipRecord, load_manifest
 from simvtp.data.view_reading import read_views
 from simvtp.model import SimVTP
@@ -52,8 +53,9 @@ def test_a_decoder_that_crashes_costs_no_other(records, tmp_path):
 
     killing = when(is_open, lambda: None)
     mixed = [records[0], replace(records[1], path=fifo), records[2]]
-    one = {"num_frames": 2, "stride": 1, "num_clips": 1, "num_crops": 1, "image_size": SIZE}
-    clips = list(read_views(mixed, num_workers=1, time_limit=100, **one))
+    one = {"num_clips": 1, "num_crops": 1, "image_size": SIZE}
+    cut = {"num_frames": 2, "spacing": DEFAULT_SPACING}
+    clips = list(read_views(mixed, num_workers=1, time_limit=100, **cut, **one))
     killing.join()
     assert [clip.video is None for clip in clips] == [False, True, False]
     assert [clip.index for clip in clips] == [0, 1, 2]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from simvtp.config import FrameSpacing
 from simvtp.data import CentreCrop, ClipRecord, EvaluationDataset, frame_indices, read_clip
 from simvtp.model import SimVTP
 from simvtp.pipelines.embed import embed, embed_captions
@@ -56,7 +57,7 @@ def test_features_are_what_the_model_says_of_each_clip(model, records, num_clips
 
 def test_one_clip_is_that_of_the_evaluation(model, records):
     dataset = EvaluationDataset(
-        records, num_frames=FRAMES, stride=STRIDE, transform=CentreCrop(SIZE)
+        records, num_frames=FRAMES, spacing=FrameSpacing(stride=STRIDE), transform=CentreCrop(SIZE)
     )
     for batch in embed(model, records, batch_size=2):
         for index, feature in zip(batch.indices.tolist(), batch.features, strict=True):

@@ -13,7 +13,7 @@ import torch
 import simvtp
 from simvtp.data.feature_file import FeatureFile
 from simvtp.pipelines.embed import embed, embed_captions
-from tests.pipelines.embed.conftest import CAPTIONS, CLIPS, GOOD, files, run
+from tests.pipelines.embed.conftest import CAPTIONS, CLIPS, FRAMES, GOOD, STRIDE, files, run
 
 
 def test_the_files_hold_the_features_and_where_they_come_from(
@@ -64,6 +64,7 @@ def test_workers_and_parts_change_no_byte(
     assert run(model_folder, manifest, out, f"--workers={workers}", every) == 0
     assert files(out) == files(undisturbed)
     printed = " ".join(capsys.readouterr().out.split())
+    assert f"clips: {FRAMES} frames, {STRIDE} of a video's apart, whatever its rate" in printed
     assert f"{out}: 12 clips of 6 videos; {tmp_path}/a.text.parquet: 10 captions" in printed
     assert f"videos that cannot be read: 1, see {tmp_path}/a.quarantine.jsonl" in printed
 

@@ -19,6 +19,7 @@ def test_figures_are_those_of_a_brute_force_ranking(model_folder, corpus, tmp_pa
     arguments = [f"--model={model_folder}", f"--data={corpus.validation}", f"--json={report}"]
     assert evaluate.main([*arguments, "--rerank=3", "--workers=0", "--batch-size=4"]) == 0
     figures = json.loads(report.read_text())
+    assert figures["cut"] == "4 frames, 0.25 s apart (1 s)"
     model = SimVTP.from_pretrained(model_folder)
     records = load_manifest(corpus.validation)
     ranks = {"text_to_video": [], "video_to_text": []}

@@ -4,10 +4,13 @@ import pytest
 import torch
 
 from simvtp import SimVTP
+from simvtp.config import DEFAULT_SPACING
 from simvtp.data import CentreCrop, EvaluationDataset, ViewDataset, load_manifest, read_clip
 from simvtp.pipelines.reranking import rerank
 from simvtp.pipelines.retrieval import embed_gallery, keep_clips, score
 from simvtp.pipelines.retrieval_methods import over_same_clips
+
+CUT = {"num_frames": 4, "spacing": DEFAULT_SPACING}
 
 
 def test_reranking_stays_within_each_querys_own_best(model_folder, captioned):
@@ -34,7 +37,7 @@ def test_reranking_stays_within_each_querys_own_best(model_folder, captioned):
 def test_views_are_the_mean_of_unit_features(model_folder, corpus):
     model = SimVTP.from_pretrained(model_folder)
     records = load_manifest(corpus.validation)
-    dataset = ViewDataset(records, num_frames=4, stride=4, num_clips=3, num_crops=2, image_size=16)
+    dataset = ViewDataset(records, **CUT, num_clips=3, num_crops=2, image_size=16)
     gallery = embed_gallery(model, records, views=(3, 2), batch_size=4)
     for number in range(len(records)):
         views = dataset[number].video
@@ -45,7 +48,7 @@ def test_views_are_the_mean_of_unit_features(model_folder, corpus):
         torch.testing.assert_close(gallery.video[number].double(), total / total.norm())
     centre = embed_gallery(model, records)
     assert (centre.video - gallery.video).abs().max() > 1e-3
-    middle = EvaluationDataset(records, num_frames=4, stride=4, transform=CentreCrop(16))[0].video
+    middle = EvaluationDataset(records, **CUT, transform=CentreCrop(16))[0].video
     with torch.inference_mode():
         expected = model.encode_video(middle[None])[0]
     torch.testing.assert_close(centre.video[0], expected)
@@ -56,7 +59,12 @@ def test_matching_is_averaged_over_views(model_folder, corpus):
     records = load_manifest(corpus.validation)[:2]
     gallery = embed_gallery(model, records, views=(2, 1))
     scores = rerank(model, records, gallery, top=9, views=(2, 1)).text_to_video
-    views = {"num_frames": 4, "stride": 4, "num_clips": 2, "num_crops": 1, "image_size": 16}
+    views = {
+        **CUT,
+        "num_clips": 2,
+        "num_crops": 1,
+        "image_size": 16,
+    }
     for clip, viewed in enumerate(ViewDataset(records, **views)):
         for text, caption in enumerate(gallery.captions):
             with torch.inference_mode():

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from simvtp import SimVTP
+from simvtp.config import DEFAULT_SPACING
 from simvtp.data import CentreCrop, EvaluationDataset, load_manifest
 from simvtp.pipelines.retrieval import embed_gallery
 from simvtp.pipelines.retrieval_sheet import SheetClip, select_queries
@@ -69,7 +70,8 @@ def test_the_sheet_shows_the_right_clips(evaluated, model_folder, captioned, tmp
     assert len({query["caption"] for query in shown}) == len(shown) == 12
     assert page.sections["best"][0]["rank"] == min(ranks)
     assert page.sections["worst"][0]["rank"] == max(ranks)
-    dataset = EvaluationDataset(records, num_frames=4, stride=4, transform=CentreCrop(16))
+    cut = {"num_frames": 4, "spacing": DEFAULT_SPACING, "transform": CentreCrop(16)}
+    dataset = EvaluationDataset(records, **cut)
     for query in shown:
         number = gallery.captions.index(query["caption"])
         assert query["rank"] == pytest.approx(ranks[number])
