@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from simvtp.conversion.layouts import OWN, PARTS, Layout, Towers, find_layout
-from simvtp.conversion.readers import ForeignWeights
+from simvtp.conversion.readers import STATE_KEYS, ForeignWeights
 
 _MAX_NAMED = 5
 _FINAL_NORM = "encoder.transformer.norm."
@@ -176,13 +176,12 @@ def _fill_in(tensors: dict[str, Tensor], foreign: ForeignWeights) -> list[str]:
 
 
 def _about_states(foreign: ForeignWeights) -> list[str]:
+    is_usual = foreign.state is None or foreign.state in STATE_KEYS
+    taken = f"{foreign.source} holds {foreign.state}, which was taken"
     if not foreign.others:
-        return []
+        return [] if is_usual else [taken]
     named = ", ".join(foreign.others)
-    return [
-        f"{foreign.source} holds {foreign.state}, which was taken, and {named}: python -m "
-        "simvtp.pipelines.convert takes another with --state"
-    ]
+    return [f"{taken}, and {named}: python -m simvtp.pipelines.convert takes another with --state"]
 
 
 def _pooling_of(tensors: Mapping[str, Tensor], foreign: ForeignWeights, layout: Layout) -> str:

@@ -22,7 +22,7 @@ _WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
     "mp_rank_00_model_states.pt",
 )
-_STATE_KEYS = ("model", "module", "state_dict", "model_state_dict")
+STATE_KEYS = ("model", "module", "state_dict", "model_state_dict")
 # What DistributedDataParallel, torch.compile, FSDP and activation checkpointing put into names,
 # before all of them or before those of the part that they wrap.
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
@@ -196,15 +196,15 @@ def _state_of(value: Any, path: Path, wanted: str | None) -> _State:
         key = wanted
     else:
         # Those of a training's own kind go before averaged ones, and these before a refusal.
-        usual = [key for key in _STATE_KEYS if isinstance(value.get(key), Mapping)]
+        usual = [key for key in STATE_KEYS if isinstance(value.get(key), Mapping)]
         key = next(iter(usual or (known if len(known) == 1 else ())), None)
     tensors = value if key is None else value[key]
     if not _is_state(tensors):
         others = [str(name) for name, tensor in tensors.items() if not isinstance(tensor, Tensor)]
         raise ValueError(
-            f"{path} must hold named tensors, at its top or under one of {', '.join(_STATE_KEYS)}; "
+            f"{path} must hold named tensors, at its top or under one of {', '.join(STATE_KEYS)}; "
             + (f"these are none: {', '.join(others[:5])}" if others else "it holds none")
-            + (f"; choose one of {', '.join(known)} with --state" if len(known) > 1 else "")
+            + (f"; --state takes one of {', '.join(known)}" if known else "")
         )
     return _State(tensors, key, tuple(name for name in known if name != key))
 

@@ -131,7 +131,7 @@ def test_further_weights_are_listed_and_can_be_chosen(tmp_path):
     with pytest.raises(ValueError, match="under 'ema'; it has model_ema, model"):
         read_weights(tmp_path / "weights.pth", state="ema")
     torch.save({"student": WEIGHTS, "teacher": other}, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match="choose one of student, teacher with --state"):
+    with pytest.raises(ValueError, match="--state takes one of student, teacher"):
         read_weights(tmp_path / "weights.pth")
 
 

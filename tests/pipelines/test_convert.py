@@ -220,6 +220,9 @@ def test_averaged_weights_are_listed_and_can_be_chosen(tmp_path, capsys):
     assert "holds model_ema, which was taken, and model" in text
     assert run(tmp_path / "a.pth", "--out", tmp_path / "m", "--state=ema", *SMALL) == 2
     assert "no named tensors under 'ema'; it has model, model_ema" in printed(capsys)
+    torch.save({"model_ema": states[1]}, tmp_path / "c.pth")
+    assert run(tmp_path / "c.pth", "--out", tmp_path / "c", *SMALL) == 0
+    assert "c.pth holds model_ema, which was taken" in printed(capsys)
     torch.save(states[0], tmp_path / "b.pth")
     assert run(tmp_path / "b.pth", "--out", tmp_path / "m", "--state=model_ema", *SMALL) == 2
     assert "hold one kind of weights each" in printed(capsys)
