@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer, processors
@@ -11,6 +11,8 @@ from tokenizers import Tokenizer, processors
 _SPECIAL_NAMES = ("[PAD]", "[CLS]", "[SEP]")
 _WRITTEN_SPECIAL = re.compile(r"\[(PAD|UNK|CLS|SEP|MASK)\]")
 SHORTEST = 3
+# As a manifest's may have: the tokenizer takes seconds and gigabytes for megabytes of text.
+MAX_CHARACTERS = 10_000
 
 
 class TokenBatch(NamedTuple):
@@ -79,8 +81,8 @@ def encode_captions(
         min_columns: pad at least to so many tokens, the smallest number that a graph takes.
 
     Raises:
-        ValueError: there is no caption, one is no text or has no word, or `max_length` leaves no
-            room for a word.
+        ValueError: there is no caption, one is no text, has no word or more than 10,000
+            characters, or `max_length` leaves no room for a word.
     """
     if max_length < SHORTEST:
         raise ValueError(
@@ -88,6 +90,8 @@ def encode_captions(
         )
     if isinstance(captions, str) or len(captions) == 0:
         raise ValueError(f"captions must be a list of at least one text, got {captions!r}")
+    for number, text in enumerate(captions):
+        _check(text, number)
     rows = [
         _encode(tokenizer, text, number, max_length=max_length)
         for number, text in enumerate(captions)
@@ -101,9 +105,16 @@ def encode_captions(
     return TokenBatch(token_ids, attention_mask)
 
 
-def _encode(tokenizer: Tokenizer, text: object, number: int, *, max_length: int) -> list[int]:
+def _check(text: object, number: int) -> None:
     if not isinstance(text, str):
         raise ValueError(f"caption {number} must be a str, got {type(text).__name__}: {text!r:.80}")
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(
+            f"caption {number} may have {MAX_CHARACTERS} characters, got {len(text)}; shorten it"
+        )
+
+
+def _encode(tokenizer: Tokenizer, text: Any, number: int, *, max_length: int) -> list[int]:
     try:
         ids = tokenizer.encode(_WRITTEN_SPECIAL.sub(r"[ \1 ]", text)).ids
     except (TypeError, UnicodeError) as error:

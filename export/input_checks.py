@@ -12,6 +12,15 @@ _ADVICE = {
 }
 
 
+def check_batch(spec: GraphSpec, size: int) -> None:
+    """See that a graph takes so many clips or captions.
+
+    Raises:
+        ValueError: they are more or fewer than it was exported for.
+    """
+    _check_range("batch", size, spec.ranges["batch"])
+
+
 def check_inputs(spec: GraphSpec, inputs: Mapping[str, np.ndarray]) -> None:
     """See that a graph takes these inputs, before anything is queued.
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from export.folder import GraphSpec, read_exported_folder
-from export.input_checks import check_inputs
+from export.input_checks import check_batch, check_inputs
 from export.token_checks import check_attention_mask, check_indices
 
 BACKENDS = ("onnxruntime", "tensorrt", "rtx")
@@ -193,12 +193,16 @@ class Runtime:
                 "text must be a caption, a list of them or (token_ids, attention_mask), got "
                 f"{type(text).__name__}"
             )
+        captions = [text] if isinstance(text, str) else text
+        # Before the tokenizer, which takes seconds for some thousands.
+        if captions:
+            check_batch(self.folder.graph(graph), len(captions))
         tokenizer = self._tokenizer
         from export.captions import encode_captions
 
         tokens = encode_captions(
             tokenizer,
-            [text] if isinstance(text, str) else text,
+            captions,
             max_length=self.folder.max_text_length,
             min_columns=self.folder.graph(graph).ranges["tokens"].smallest,
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from captions import encode_captions, load_tokenizer
+from captions import MAX_CHARACTERS, encode_captions, load_tokenizer
 
 
 class TritonPythonModel:
@@ -24,10 +24,8 @@ class TritonPythonModel:
 
     def _answer(self, request):
         try:
-            captions = [
-                text.decode("utf-8") if isinstance(text, bytes) else str(text)
-                for text in pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy().ravel()
-            ]
+            texts = pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy().ravel()
+            captions = [_decoded(text) for text in texts]
             encoded = encode_captions(self.tokenizer, captions, max_length=self.max_length)
             longest = encoded.token_ids.shape[1]
             # Requests of one length can share a batch.
@@ -48,3 +46,14 @@ class TritonPythonModel:
             pb_utils.Tensor("attention_mask", mask),
         ]
         return pb_utils.InferenceResponse(output_tensors=tensors)
+
+
+def _decoded(text):
+    """A caption's text; what is too long in any script is not decoded."""
+    if isinstance(text, bytes):
+        if len(text) > 4 * MAX_CHARACTERS:
+            raise ValueError(
+                f"a caption may have {MAX_CHARACTERS} characters, got {len(text)} bytes; shorten it"
+            )
+        return text.decode("utf-8")
+    return str(text)

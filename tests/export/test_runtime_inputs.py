@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.captions import encode_captions, load_tokenizer
+from export.captions import MAX_CHARACTERS, encode_captions, load_tokenizer
 from export.runtime import Runtime
+from simvtp.data.manifest_checks import MAX_CAPTION_CHARACTERS
 from simvtp.data.tokenizer import encode_caption
 from tests.export.conftest import CAPTIONS, clips
 
@@ -43,6 +44,18 @@ class TestCaptions:
         assert found.attention_mask[0].tolist() == [1] * len(ids) + [0] * (max_length - len(ids))
         assert found.token_ids[0, -1] in (0, tokenizer.token_to_id("[SEP]"))
         assert found.token_ids[1, -1] == tokenizer.token_to_id("[SEP]")
+
+    def test_what_is_too_long_or_too_many_is_refused_before_any_work(self, exported, monkeypatch):
+        assert MAX_CHARACTERS == MAX_CAPTION_CHARACTERS
+        with Runtime(exported.path, threads=1) as runtime:
+            longest = "word " * (MAX_CHARACTERS // 5)
+            assert runtime.encode_text(longest).shape == (1, 32)
+            monkeypatch.setattr(Runtime, "_tokenizer", None)
+            for text in (["a", longest + "x"], (10**7 * "a",)):
+                with pytest.raises(ValueError, match=r"may have 10000 characters, got 1000"):
+                    runtime.encode_text(text)
+            with pytest.raises(ValueError, match="batch must be from 1 to 4, got 100000; split it"):
+                runtime.encode_text(["a"] * 100_000)
 
     def test_a_tokenizer_that_cuts_and_pads_is_freed_of_it(self, exported, tmp_path):
         values = json.loads((exported.path / "tokenizer.json").read_text("utf-8"))

@@ -5,6 +5,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from export.clips import decode_clip
 from export.examples import example_inputs
 from export.runtime import Runtime
 from simvtp.data.cache import cache_folder
+from tests.export.test_gate import load_gate, served
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -255,8 +258,11 @@ GAP = np.array([[1, 0, 1, 1]])
         ("video", {"frames": np.zeros((1, 4, 3, 31, 32), dtype=np.uint8)}, "unexpected shape"),
         ("search", {"TEXT": as_bytes(b"")}, "at least one word"),
         ("search", {"TEXT": as_bytes(b"\xff\xfe\xff")}, "utf-8"),
-        ("embed_video", {"VIDEO": as_bytes(b"")}, "cannot be decoded"),
-        ("embed_video", {"VIDEO": as_bytes(b"no video" * 1000)}, "cannot be decoded"),
+        ("search", {"TEXT": as_bytes(10**7 * b"a")}, "10000 characters, got 10000000 bytes"),
+        ("search", {"TEXT": as_bytes(10_001 * b"a")}, "10000 characters, got 10001"),
+        ("search", {"TEXT": np.repeat(as_bytes(b"a"), 5, 0)}, "<= 4"),
+        ("embed_video", {"VIDEO": as_bytes(b"")}, "cannot read a clip of the video"),
+        ("embed_video", {"VIDEO": as_bytes(b"no video" * 1000)}, "cannot read a clip of the video"),
         ("nothing", {"TEXT": as_bytes(b"a")}, "unknown model"),
     ],
 )
@@ -271,9 +277,9 @@ def test_malformed_requests_are_refused_and_the_server_lives_on(server, model, i
 
 def test_a_truncated_video_and_an_endless_caption(server, exported, video):
     client, *_ = server
-    with pytest.raises(InferenceServerException, match="cannot be decoded"):
+    with pytest.raises(InferenceServerException, match="cannot read a clip of the video"):
         ask(client, "embed_video", VIDEO=as_bytes(video[: len(video) // 2]))
-    text = "word " * 20_000
+    text = "word " * 2000
     tokenizer = load_tokenizer(exported.path / "tokenizer.json")
     assert encode_captions(tokenizer, [text], max_length=16).token_ids.shape == (1, 16)
     with Runtime(exported.path, threads=1) as runtime:
@@ -281,13 +287,52 @@ def test_a_truncated_video_and_an_endless_caption(server, exported, video):
         np.testing.assert_allclose(found, runtime.encode_text(text), atol=1e-6)
 
 
-def test_the_example_client_prints_what_the_server_says(server, video, tmp_path):
+@pytest.fixture(scope="module")
+def gate(server):
+    """Port of the example's gate before the server."""
     *_, http = server
+    upstream = ("127.0.0.1", http)
+    with served(load_gate().GateServer(("127.0.0.1", 0), upstream=upstream)) as opened:
+        yield opened.server_address[1]
+
+
+HUGE = 2**62
+FRAMES = {"name": "frames", "shape": [1, HUGE], "datatype": "UINT8", "data": [1]}
+TOKENS = {"name": "token_ids", "shape": [1, HUGE], "datatype": "INT64", "data": [1]}
+TEXT = {"name": "TEXT", "shape": [1, 1], "datatype": "BYTES", "data": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "status"),
+    [
+        # The first ends the server where it reaches it.
+        ("text", {"inputs": [TOKENS, TOKENS | {"name": "attention_mask"}]}, 404),
+        ("video", {"inputs": [FRAMES]}, 404),
+        ("search", {"inputs": [TEXT | {"shape": [1, HUGE]}]}, 400),
+        ("search", {"inputs": [TEXT | {"shape": [HUGE, 1]}]}, 400),
+        ("search", {"inputs": [TEXT], "outputs": [{"name": "text_embed"}] * 10_000}, 400),
+        ("search", {"inputs": [TEXT | {"data": [10**7 * "a"]}]}, 500),
+        ("search", {"inputs": [TEXT | {"data": [""]}]}, 500),
+    ],
+)
+def test_strangers_behind_the_gate_cannot_end_the_server(server, gate, model, body, status):
+    client, process, _ = server
+    address = f"http://127.0.0.1:{gate}/v2/models/{model}/infer"
+    request = urllib.request.Request(address, json.dumps(body).encode())
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=60)
+    caught.value.close()
+    assert caught.value.code == status
+    assert process.poll() is None
+    assert client.is_server_ready()
+
+
+def test_the_example_client_prints_what_the_server_says(gate, video, tmp_path):
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "clip.mp4").write_bytes(video)
     (tmp_path / "clips" / "broken.mp4").write_bytes(b"broken")
     client = ROOT / "examples" / "triton" / "client.py"
-    command = [sys.executable, str(client), "--url", f"127.0.0.1:{http}", "--text", "a red ball"]
+    command = [sys.executable, str(client), "--url", f"127.0.0.1:{gate}", "--text", "a red ball"]
     done = subprocess.run(
         [*command, "--among", str(tmp_path / "clips"), "--save", str(tmp_path / "text.npy")],
         capture_output=True,
