@@ -303,7 +303,7 @@ def _finish(config: FinetuneConfig, *, task: Task, model: Any, console: Console)
             int(found["unreadable"]),
             task.sizes[split],
             max_bad_share=config.data.max_bad_share,
-            what=f"the {split} figures are",
+            what=f"(see {out}/quarantine.jsonl) the {split} figures are",
             option="--data.max_bad_share",
         )
 

@@ -294,4 +294,5 @@ def _measuring(config: FinetuneConfig, split: str) -> dict[str, Any]:
         "views": (data.test_clips, data.test_crops) if is_test else (1, 1),
         "num_samples": _RESAMPLES if is_test else 0,
         "num_workers": data.num_workers,
+        "quarantine": Path(config.run.out) / "quarantine.jsonl",
     }

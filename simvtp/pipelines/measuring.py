@@ -5,12 +5,13 @@ resamples of the clips each figure that has one gets its 95 % interval, as two m
 name with `low` and `high` behind it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from simvtp.data import ClipRecord
+from simvtp.data import ClipRecord, Quarantine
 from simvtp.data.task_datasets import LabelledClips, QuestionSet
 from simvtp.metrics import (
     Interval,
@@ -45,6 +46,7 @@ def view_batches(
     *,
     views: tuple[int, int],
     num_workers: int = 0,
+    quarantine: Path | None = None,
 ) -> Iterator[tuple[Tensor, list[int]]]:
     """Readable videos, in order: `(videos, views, frames, channels, size, size)` uint8, numbers.
 
@@ -53,11 +55,13 @@ def view_batches(
         records: the videos.
         views: clips over the length of a video, and crops of each.
         num_workers: processes that decode.
+        quarantine: file that gets what cannot be read, and why.
     """
     batches = clip_batches(
         model, records, batch_size=_BATCH_SIZE, num_workers=num_workers, views=views
     )
     for batch in batches:
+        _list_unreadable(quarantine, records, batch.errors)
         if len(batch.numbers):
             yield batch.video.unflatten(0, (-1, views[0] * views[1])), batch.numbers.tolist()
 
@@ -71,6 +75,7 @@ def measure_retrieval(
     top: int = 0,
     num_workers: int = 0,
     num_samples: int = 0,
+    quarantine: Path | None = None,
 ) -> dict[str, float]:
     """Recalls and ranks of both directions by cosine and, under names of their own, matched.
 
@@ -81,12 +86,14 @@ def measure_retrieval(
         top: best of each query that matching re-ranks; 0 for none.
         num_workers: processes that decode.
         num_samples: resamples for intervals; 0 for none.
+        quarantine: file that gets what cannot be read, and why.
 
     Raises:
         ValueError: no clip can be read.
     """
     model.eval()
     gallery = embed_gallery(model, records, num_workers=num_workers, views=views)
+    _list_unreadable(quarantine, records, gallery.unreadable.items())
     scores: dict[str, Scores | Tensor] = {"": gallery.text @ gallery.video.T}
     if top > 0:
         scores[f"matched over {top}: "] = rerank(
@@ -128,6 +135,7 @@ def measure_classes(
     views: tuple[int, int] = (1, 1),
     num_workers: int = 0,
     num_samples: int = 0,
+    quarantine: Path | None = None,
 ) -> dict[str, float]:
     """Top-1 and top-5 accuracy and the mean over classes, from the mean of the views' chances.
 
@@ -138,7 +146,8 @@ def measure_classes(
     scores = torch.full((len(clips.records), len(clips.classes)), -1.0)
     labels = torch.from_numpy(clips.labels).long()
     read = 0
-    for videos, numbers in view_batches(model, clips.records, views=views, num_workers=num_workers):
+    reading = {"views": views, "num_workers": num_workers, "quarantine": quarantine}
+    for videos, numbers in view_batches(model, clips.records, **reading):
         scores[numbers] = model.classify_views(videos).float().cpu()
         read += len(numbers)
     _require_read(read, len(labels))
@@ -166,6 +175,7 @@ def measure_answers(
     views: tuple[int, int] = (1, 1),
     num_workers: int = 0,
     num_samples: int = 0,
+    quarantine: Path | None = None,
 ) -> dict[str, float]:
     """Accuracy over all questions, from the mean of the views' chances, and what bounds it.
 
@@ -185,7 +195,8 @@ def measure_answers(
     scores = torch.zeros(len(answers), width)
     unread = torch.ones(len(answers), dtype=torch.bool)
     records = [questions.records[clip] for clip in clips]
-    for videos, places in view_batches(model, records, views=views, num_workers=num_workers):
+    reading = {"views": views, "num_workers": num_workers, "quarantine": quarantine}
+    for videos, places in view_batches(model, records, **reading):
         for video, place in zip(videos, places, strict=True):
             numbers = asked[clips[place]]
             scores[numbers] = _answer(model, video, questions, numbers)
@@ -229,6 +240,15 @@ def _answer(
         for view in views
     ]
     return torch.stack(each).mean(dim=0).float().cpu()
+
+
+def _list_unreadable(
+    quarantine: Path | None, records: Sequence[ClipRecord], errors: Iterable[tuple[int, str]]
+) -> None:
+    if quarantine is not None:
+        listed = Quarantine(quarantine, max_bad_share=1)
+        for number, reason in errors:
+            listed.add(records[number], reason=reason, epoch=0, unreadable=False)
 
 
 def _require_read(read: int, total: int) -> None:

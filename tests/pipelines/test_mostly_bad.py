@@ -1,6 +1,7 @@
 """Results that rest on a few of the clips say so, and in the exit code."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -78,6 +79,9 @@ def test_fine_tuning(command_for, mostly_bad, tmp_path, capsys):  # noqa: F811
     assert finetune.main(command) == 1
     assert "the test figures are of 2 of 6: 4 cannot be read" in capsys.readouterr().out
     assert json.loads((out / "results.json").read_text())["test"]["unreadable"] == 4
+    listed = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
+    assert [Path(entry["path"]).name for entry in listed] == [f"held{n}.mp4" for n in range(2, 6)]
+    assert all(entry["reason"] for entry in listed)
 
 
 def test_features_for_a_linear_layer(command_for, corpus, tmp_path, capsys):  # noqa: F811
