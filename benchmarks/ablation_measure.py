@@ -81,7 +81,7 @@ def _words_of(phrases: Sequence[str]) -> re.Pattern[str]:
 # What captions say of a clip; a probe tells from the features whether it does.
 PROPERTIES: dict[str, tuple[re.Pattern[str], ...]] = {
     "colours": tuple(_words_of([colour]) for colour in COLOURS),
-    "shapes": tuple(_words_of(names) for names in SHAPES.values()),
+    "shapes": tuple(_words_of([shape]) for shape in SHAPES),
     "motions": tuple(
         _words_of([form for phrase in phrases for form in phrase]) for phrases in MOTIONS.values()
     ),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from simvtp.encoders import TextEmbedding, VideoEmbedding
-from simvtp.layers import Transformer, attend_padded, place_tubelets
+from simvtp.layers import Transformer, attend_padded, place_tubelets, tubelet_contrast
 from simvtp.layers.tubelets import IMAGENET_MEAN, IMAGENET_STD
 from simvtp.losses import tubelet_statistics
 from simvtp.model import SimVTP
@@ -193,6 +193,7 @@ class _Tubelets(nn.Module):
         self.weight = nn.Parameter(embedding.projection.weight.flatten(1))
         self.bias = embedding.projection.bias
         self.positions = nn.Parameter(embedding.positions)
+        self.contrast = embedding.contrast
         mean, std = (
             torch.tensor(values).view(-1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
         )
@@ -202,9 +203,14 @@ class _Tubelets(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         """Embed `(batch, frames, channels, height, width)` uint8 as `(batch, tokens, width)`."""
         # TensorRT takes uint8 at the door only, so the cast comes before any reshape.
-        pixels = (frames.float() * self.scale + self.shift).to(self.weight.dtype)
+        clips = frames.float()
+        pixels = (clips * self.scale + self.shift).to(self.weight.dtype)
         tubelets = _cut(pixels, grid=self.grid, tubelet=self.tubelet).flatten(2)
-        return functional.linear(tubelets, self.weight, self.bias) + self.positions
+        tokens = functional.linear(tubelets, self.weight, self.bias)
+        if self.contrast is not None:
+            seen = tubelet_contrast(_cut(clips, grid=self.grid, tubelet=self.tubelet))
+            tokens = tokens + self.contrast(seen.flatten(2).to(self.weight.dtype))
+        return tokens + self.positions
 
 
 class _Words(nn.Module):

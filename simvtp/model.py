@@ -94,6 +94,7 @@ class SimVTP(
             width=config.decoder_width,
             depth=config.decoder_depth,
             num_heads=config.decoder_heads,
+            positions="axes" if config.video_positions == "axes" else "formula",
         )
         self.word_decoder = WordDecoder(
             config.width,

@@ -1,6 +1,8 @@
 """One step's losses from one batch, with one packed encoder call for all of its sequences."""
 
 import math
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import torch
@@ -23,6 +25,7 @@ from simvtp.layers import (
 from simvtp.losses import (
     CachedContrast,
     FeatureMemory,
+    GradientBalance,
     Negatives,
     contrastive_loss,
     match_loss,
@@ -33,6 +36,8 @@ from simvtp.losses import (
 from simvtp.model import SimVTP
 from simvtp.step_tokens import SequenceGroup, StepTokens
 
+MASKED_TERMS = ("pixels", "words")
+
 
 class Losses(NamedTuple):
     """Losses of a step.
@@ -40,10 +45,13 @@ class Losses(NamedTuple):
     Attributes:
         total: `()` weighted sum.
         terms: `()` each, unweighted: pixels, words, vtc, vtm; only those that are on.
+        details: `()` figures for the log: with a balance, each term's weight and the running norm
+            of its gradient on the encoder.
     """
 
     total: Tensor
     terms: dict[str, Tensor]
+    details: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Objective(nn.Module):
@@ -51,8 +59,9 @@ class Objective(nn.Module):
 
     A term of weight 0 is not computed, nor is an encoder pass that only it needs. All sequences
     of a step (joint, video, text, and the non-matching pairs of VTM) go through the encoder in
-    one packed call; the joint sequences also serve as VTM's matching pairs. Hard negatives that
-    come from the step's own features are known only after that call, and make a second one.
+    one packed call; with masked captions in VTM the joint sequences also serve as its matching
+    pairs. Hard negatives that come from the step's own features are known only after that call,
+    and make a second one.
 
     Args:
         model: the model to train.
@@ -63,11 +72,14 @@ class Objective(nn.Module):
         temperature: softmax temperature of the contrastive loss.
         learn_temperature: make the temperature a parameter.
         contrast_text: caption seen by the contrastive pass.
+        match_text: caption seen by the matching pairs; the paper's is the masked one.
         negatives: draw non-matching videos by similarity or uniformly; without the contrastive
             loss there are no similarities and the draw is uniform.
         negatives_over: both losses take their negatives from all ranks, or from a rank's own
             batch, as released.
         memory: features of earlier steps, further negatives of the contrastive loss.
+        balance_gradients: the weights are shares of the gradient on the encoder, and what the
+            terms are multiplied with follows from measured norms; else they are that themselves.
 
     Raises:
         ValueError: the temperature is not above 0, or a choice is none of those named.
@@ -86,13 +98,16 @@ class Objective(nn.Module):
         temperature: float = 0.05,
         learn_temperature: bool = False,
         contrast_text: Literal["clean", "masked"] = "clean",
+        match_text: Literal["clean", "masked"] = "masked",
         negatives: Literal["hard", "random"] = "hard",
         negatives_over: Over = "ranks",
         memory: FeatureMemory | None = None,
+        balance_gradients: bool = False,
     ) -> None:
         super().__init__()
         require_temperature(temperature)
         require_choice("contrast_text", contrast_text, ("clean", "masked"))
+        require_choice("match_text", match_text, ("clean", "masked"))
         require_choice("negatives", negatives, ("hard", "random"))
         num_ranks(negatives_over)
         self.model = model
@@ -103,7 +118,9 @@ class Objective(nn.Module):
             "vtc": vtc_weight,
             "vtm": vtm_weight,
         }
-        self.contrast_text = contrast_text
+        self.balance = GradientBalance(self.weights) if balance_gradients else None
+        self.contrast_text: Literal["clean", "masked"] = contrast_text
+        self.match_text: Literal["clean", "masked"] = match_text
         self.negatives = negatives
         self.negatives_over: Over = negatives_over
         self._pixel_error = pixel_error
@@ -120,6 +137,8 @@ class Objective(nn.Module):
         generator: torch.Generator | None = None,
         num_words: float | None = None,
         cached: CachedContrast | None = None,
+        terms: Collection[str] | None = None,
+        measure: bool = False,
     ) -> Losses:
         """Losses of a batch.
 
@@ -129,34 +148,60 @@ class Objective(nn.Module):
             num_words: masked words that the word loss is a mean over, for accumulation: the mean
                 count of the micro-batches, so that their mean loss is that of all words.
             cached: the batch's part in a contrastive loss over several batches.
+            terms: the terms of this step, e.g. of a stage; None is all that have a weight.
+            measure: take the norms of the terms' gradients, where the balance needs them.
 
         Returns:
             The terms that are on and their weighted total.
         """
-        tokens = self._embed(batch, over=self.negatives_over if self._is_on("vtm") else "rank")
-        groups = self._groups(tokens)
+        on = self._on(terms)
+        tokens = self._embed(batch, on)
+        groups = self._groups(tokens, on)
         negatives = None
-        num_videos = len(batch.video) * num_ranks(self.negatives_over)
-        needs_pairs = self._is_on("vtm") and num_videos > 1
+        needs_pairs = "vtm" in on and len(batch.video) * num_ranks(self.negatives_over) > 1
         similarity = None if cached is None else cached.similarity
         draw_first = self.negatives == "random" or similarity is not None or "video" not in groups
         if needs_pairs and draw_first:
             negatives = self._draw(batch, similarity, generator)
-            groups["negative"] = tokens.pairs_with(negatives.videos)
+            groups["negative"] = tokens.pairs_with(
+                negatives.videos, first_text=tokens.first_of(self.match_text)
+            )
         encoded, pooled = self._encode(tokens, groups)
-        terms: dict[str, Tensor] = {}
+        shared = [encoded.values]
+        found: dict[str, Tensor] = {}
         if "joint" in groups:
-            terms |= self._reconstruction_terms(batch, tokens, encoded, num_words)
+            found |= self._reconstruction_terms(batch, tokens, encoded, num_words, on)
         if "video" in groups:
-            terms["vtc"], similarity = self._contrast_term(batch, pooled, cached)
+            found["vtc"], similarity = self._contrast_term(batch, pooled, cached)
         if needs_pairs and negatives is None:
             negatives = self._draw(batch, similarity, generator)
-            pair = {"negative": tokens.pairs_with(negatives.videos)}
-            pooled |= self._encode(tokens, pair)[1]
-        if self._is_on("vtm"):
-            terms["vtm"] = self._match_term(pooled, negatives)
-        weighted = [self.weights[name] * term for name, term in terms.items()]
-        return Losses(total=torch.stack(weighted).sum(), terms=terms)
+            pairs = tokens.pairs_with(negatives.videos, first_text=tokens.first_of(self.match_text))
+            encoded, further = self._encode(tokens, {"negative": pairs})
+            pooled |= further
+            shared.append(encoded.values)
+        if "vtm" in on:
+            found["vtm"] = self._match_term(pooled, negatives)
+        losses = self._total(found, shared, measure=measure)
+        if terms is None:
+            return losses
+        # Every parameter has a gradient in every step: data parallelism waits for each of them.
+        idle = [self.model.match_head, self.model.text_encoder]
+        zero = sum(p.sum() for part in idle if part is not None for p in part.parameters()) * 0
+        return losses._replace(total=losses.total + zero)
+
+    def _total(
+        self, terms: dict[str, Tensor], shared: Sequence[Tensor], *, measure: bool
+    ) -> Losses:
+        values = torch.stack(list(terms.values()))
+        if self.balance is None:
+            weights = values.new_tensor([self.weights[name] for name in terms])
+            return Losses(total=(weights * values).sum(), terms=terms)
+        if measure and values.requires_grad:
+            self.balance.measure(terms, shared)
+        weights = self.balance.weights(tuple(terms))
+        details = dict(zip((f"weight {name}" for name in terms), weights, strict=True))
+        details |= self.balance.running_norms(tuple(terms))
+        return Losses(total=(weights * values).sum(), terms=terms, details=details)
 
     def compile_pixel_error(self) -> None:
         """Let the pixel error run through `torch.compile`, so that no target is ever stored."""
@@ -173,25 +218,29 @@ class Objective(nn.Module):
         Returns:
             `(batch, width)` each.
         """
-        tokens = self._embed(batch, over="rank")
-        groups = self._groups(tokens)
-        pooled = self._encode(tokens, {name: groups[name] for name in ("video", "text")})[1]
+        on = frozenset({"vtc"})
+        tokens = self._embed(batch, on)
+        pooled = self._encode(tokens, self._groups(tokens, on))[1]
         return pooled["video"], pooled["text"]
 
-    def _is_on(self, term: str) -> bool:
-        return self.weights[term] > 0
+    def _on(self, terms: Collection[str] | None) -> frozenset[str]:
+        """The terms that a step computes."""
+        weighted = {name for name, weight in self.weights.items() if weight > 0}
+        return frozenset(weighted if terms is None else weighted & set(terms))
 
-    def _embed(self, batch: Batch, *, over: Over) -> StepTokens:
+    def _embed(self, batch: Batch, on: frozenset[str]) -> StepTokens:
         video = self.model.video_embedding(batch.video, batch.keep)
         device = video.device
         clips = PackedLayout((video.shape[1],) * len(video), device)
         text = PackedLayout(tuple(batch.text_lengths), device)
-        all_video = gather_rows(video, over=over)
+        # Matching pairs this rank's captions with the clips of all.
+        all_video = gather_rows(video, over=self.negatives_over if "vtm" in on else "rank")
         # Own clips stand among those of all ranks only where the others' are needed.
         first_video = rank() * clips.total_tokens if len(all_video) > len(video) else 0
         first_text = len(all_video) * video.shape[1]
         captions = [batch.masked_ids]
-        if self._is_on("vtc") and self.contrast_text == "clean":
+        clean = {"vtc": self.contrast_text == "clean", "vtm": self.match_text == "clean"}
+        if any(clean[name] for name in on & set(clean)):
             captions.append(batch.token_ids)
         # One call for both kinds: the gradient of the word table is as large as the table.
         words = self.model.text_embedding(torch.cat(captions), text.positions.repeat(len(captions)))
@@ -199,15 +248,19 @@ class Objective(nn.Module):
         values = torch.cat([all_video.flatten(0, 1), words])
         return StepTokens(values, clips, text, first_video, first_text, first_clean)
 
-    def _groups(self, tokens: StepTokens) -> dict[str, SequenceGroup]:
+    def _groups(self, tokens: StepTokens, on: frozenset[str]) -> dict[str, SequenceGroup]:
         """Sequences whose tokens are known beforehand, in the order they are packed."""
         groups: dict[str, SequenceGroup] = {}
-        if any(self._is_on(term) for term in ("pixels", "words", "vtm")):
-            groups["joint"] = tokens.own_pairs()
-        if self._is_on("vtc"):
+        reconstructs = bool(on & {"pixels", "words"})
+        if reconstructs or ("vtm" in on and self.match_text == "masked"):
+            groups["joint"] = tokens.own_pairs(first_text=tokens.first_masked)
+        if "vtm" in on and self.match_text == "clean":
+            groups["match"] = tokens.own_pairs(first_text=tokens.first_clean)
+        if "vtc" in on:
+            first_text = tokens.first_of(self.contrast_text)
             for name, layout, first in (
                 ("video", tokens.clips, tokens.first_video),
-                ("text", tokens.text, tokens.first_clean),
+                ("text", tokens.text, first_text),
             ):
                 rows = torch.arange(first, first + layout.total_tokens, device=layout.device)
                 groups[name] = SequenceGroup(rows, layout.lengths)
@@ -236,7 +289,12 @@ class Objective(nn.Module):
         return encoded, dict(zip(groups, pooled, strict=True))
 
     def _reconstruction_terms(
-        self, batch: Batch, tokens: StepTokens, encoded: PackedTokens, num_words: float | None
+        self,
+        batch: Batch,
+        tokens: StepTokens,
+        encoded: PackedTokens,
+        num_words: float | None,
+        on: frozenset[str],
     ) -> dict[str, Tensor]:
         """Pixel and word losses from the joint sequences, which stand first in the pack."""
         layout = PackedLayout(tokens.pair_lengths, encoded.layout.device)
@@ -245,10 +303,10 @@ class Objective(nn.Module):
         places = to_device(tokens.pair_rows.argsort(), layout.device)
         video_rows, text_rows = places.tensor_split([batch.keep.numel()])
         terms: dict[str, Tensor] = {}
-        if self._is_on("pixels"):
+        if "pixels" in on:
             visible = joint.values.index_select(0, video_rows)
             terms["pixels"] = self._pixel_term(batch, visible.unflatten(0, batch.keep.shape))
-        if self._is_on("words"):
+        if "words" in on:
             terms["words"] = self._word_term(batch, joint, text_rows, num_words)
         return terms
 
@@ -296,7 +354,8 @@ class Objective(nn.Module):
         )
 
     def _match_term(self, pooled: dict[str, Tensor], negatives: Negatives | None) -> Tensor:
+        matching = pooled["match" if self.match_text == "clean" else "joint"]
         if negatives is None:
-            return pooled["joint"].sum() * 0
-        logits = self.model.match_head(torch.cat([pooled["joint"], pooled["negative"]]))
-        return match_loss(*logits.split(len(pooled["joint"])), valid=negatives.valid)
+            return matching.sum() * 0
+        logits = self.model.match_head(torch.cat([matching, pooled["negative"]]))
+        return match_loss(*logits.split(len(matching)), valid=negatives.valid)

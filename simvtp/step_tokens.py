@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,7 +32,8 @@ class StepTokens:
         text: layout of this rank's captions.
         first_video: row of this rank's first tubelet; 0 unless other ranks' clips are there too.
         first_masked: row of the first masked caption.
-        first_clean: row of the first caption of the contrastive pass.
+        first_clean: row of the first clean caption; that of the first masked one where no pass
+            sees clean ones.
     """
 
     values: Tensor
@@ -53,23 +54,28 @@ class StepTokens:
         pairs = zip(self.clips.lengths, self.text.lengths, strict=True)
         return tuple(clip + caption for clip, caption in pairs)
 
-    def own_pairs(self) -> SequenceGroup:
-        """[clip i ; masked caption i]."""
+    def first_of(self, captions: Literal["clean", "masked"]) -> int:
+        """Row of the first caption of a kind."""
+        return self.first_clean if captions == "clean" else self.first_masked
+
+    def own_pairs(self, *, first_text: int) -> SequenceGroup:
+        """[clip i ; caption i], the captions from row `first_text` on."""
         rows, num_video = self.pair_rows, self.clips.total_tokens
-        text_rows = rows - num_video + self.first_masked
+        text_rows = rows - num_video + first_text
         picked = torch.where(rows < num_video, rows + self.first_video, text_rows)
         return SequenceGroup(to_device(picked, self.values.device), self.pair_lengths)
 
-    def pairs_with(self, videos: Tensor) -> SequenceGroup:
-        """[clip videos[i] ; masked caption i].
+    def pairs_with(self, videos: Tensor, *, first_text: int) -> SequenceGroup:
+        """[clip videos[i] ; caption i].
 
         Args:
             videos: `(batch,)` int64 clips among those of `values`, on its device.
+            first_text: row of the first caption.
         """
         rows, num_video = self.pair_rows, self.clips.total_tokens
         length = self.clips.lengths[0]
         owner = (rows // length).clamp(max=self.clips.num_sequences - 1)
-        text_rows = rows - num_video + self.first_masked
+        text_rows = rows - num_video + first_text
         is_video, owner, place, text_rows = (
             to_device(part, videos.device)
             for part in (rows < num_video, owner, rows % length, text_rows)

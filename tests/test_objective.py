@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 
 import simvtp.objective
 from benchmarks.reference import reference_losses
-from simvtp.losses import Negatives
-from simvtp.objective import Objective
+from simvtp.layers import PackedLayout, PackedTokens
+from simvtp.losses import Negatives, gradient_norm
+from simvtp.objective import MASKED_TERMS, Objective
 from tests.sample_batches import samples_of, small_batch, small_collator, small_model
 
 
@@ -170,3 +171,77 @@ def test_num_words_makes_micro_batches_add_up():
     mean_count = sum(len(part.masked_index) for part in parts) / 2
     losses = [objective(part, num_words=mean_count).terms["words"] for part in parts]
     torch.testing.assert_close(sum(losses) / 2, whole)
+
+
+def test_clean_captions_in_matching_leave_the_other_terms_as_they_are(next_video_is_negative):
+    model, batch = small_model(), small_batch([3, 7, 4, 9, 3])
+    plain, clean = Objective(model)(batch), Objective(model, match_text="clean")(batch)
+    for name in ("pixels", "words", "vtc"):
+        torch.testing.assert_close(clean.terms[name], plain.terms[name])
+    captions = PackedTokens(
+        batch.token_ids, PackedLayout(batch.text_lengths, batch.token_ids.device)
+    )
+    words = PackedTokens(
+        model.text_embedding(captions.values, captions.layout.positions), captions.layout
+    )
+    videos = model.video_embedding(batch.video, batch.keep)
+    order = (torch.arange(5) + 1) % 5
+    matched, unmatched = (
+        model.match_head(model.pool_joint(clips, words)) for clips in (videos, videos[order])
+    )
+    log_chances = [logits.log_softmax(dim=1) for logits in (matched, unmatched)]
+    expected = -(log_chances[0][:, 1].sum() + log_chances[1][:, 0].sum()) / 10
+    torch.testing.assert_close(clean.terms["vtm"].double(), expected.double(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("match_text", "calls"), [("masked", [9, 3]), ("clean", [12, 3])], ids=["masked", "clean"]
+)
+def test_clean_captions_in_matching_cost_one_pass_of_their_own(match_text, calls):
+    model, batch = small_model(), small_batch([3, 4, 5])
+    sequences = []
+    model.encoder.register_forward_hook(
+        lambda module, inputs, output: sequences.append(inputs[0].layout.num_sequences)
+    )
+    Objective(model, match_text=match_text)(batch)
+    assert sequences == calls
+
+
+def test_a_stage_computes_its_terms_alone_and_gives_every_parameter_a_gradient():
+    model, batch = small_model(text_encoder="own"), small_batch([3, 4, 5])
+    objective, sequences = Objective(model), []
+    model.encoder.register_forward_hook(
+        lambda module, inputs, output: sequences.append(inputs[0].layout.num_sequences)
+    )
+    result = objective(batch, terms=MASKED_TERMS)
+    assert set(result.terms) == {"pixels", "words"}
+    assert sequences == [3]
+    torch.testing.assert_close(result.total, result.terms["pixels"] + result.terms["words"])
+    result.total.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert not model.match_head.weight.grad.any()
+
+
+def test_balanced_terms_have_their_shares_of_the_gradient_on_the_encoder():
+    model, batch = small_model(), small_batch([3, 7, 4, 9, 3])
+    shares = {"pixel_weight": 2.0, "word_weight": 1.0, "vtc_weight": 0.5, "vtm_weight": 0.5}
+    objective = Objective(model, balance_gradients=True, **shares)
+    outputs = []
+    model.encoder.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    generator = torch.Generator().manual_seed(0)
+    result = objective(batch, measure=True, generator=generator)
+    shared = [output.values for output in outputs]
+    weights = [result.details[f"weight {name}"] for name in result.terms]
+    norms = [
+        gradient_norm(weight * term, shared)
+        for weight, term in zip(weights, result.terms.values(), strict=True)
+    ]
+    expected = torch.tensor([2.0, 1.0, 0.5, 0.5]) / 4
+    torch.testing.assert_close(torch.stack(norms), expected, rtol=1e-4, atol=1e-6)
+    total = sum(weight * term for weight, term in zip(weights, result.terms.values(), strict=True))
+    torch.testing.assert_close(result.total, total)
+    # Until they are measured again the weights stay.
+    later = objective(small_batch([5, 2], seed=3), generator=generator)
+    assert later.details == {
+        name: pytest.approx(value.item()) for name, value in result.details.items()
+    }

@@ -63,8 +63,12 @@ class ModelConfig:
         pixel_target: what the pixel decoder predicts: pixels normalised per tubelet (the
             paper's), or raw values in [0, 1].
         padding_id: word that fills captions up.
-        video_positions: positions of the tubelets by a formula (the paper's), or as a table that
-            begins with the formula's values and is learned.
+        video_positions: positions of the tubelets by a formula over their flat number (the
+            paper's), as a table that begins with the formula's values and is learned, or by a
+            formula along time, height and width apart.
+        video_input: what the encoder sees of a tubelet: its pixels (the paper's), or also its
+            pixels less their mean, over their spread, as the targets are. From scratch a small
+            model learns to fill tubelets in far sooner with both.
         text_encoder: captions by themselves go through the one encoder, or through a second one
             of their own, as the paper fine-tunes for retrieval.
         pooling: a sequence's feature is the mean of its tokens after the encoder's last LayerNorm
@@ -89,7 +93,8 @@ class ModelConfig:
     word_decoder_depth: int = 0
     pixel_target: Literal["normalized", "raw"] = "normalized"
     padding_id: int = 0
-    video_positions: Literal["formula", "learned"] = "formula"
+    video_positions: Literal["formula", "learned", "axes"] = "formula"
+    video_input: Literal["pixels", "pixels and contrast"] = "pixels"
     text_encoder: Literal["shared", "own"] = "shared"
     pooling: Literal["norm_then_mean", "mean_then_norm"] = "norm_then_mean"
 

@@ -45,7 +45,17 @@ class ObjectiveConfig:
         vtm_weight: weight of the video-text matching loss.
         temperature: softmax temperature of the contrastive loss.
         learn_temperature: make the temperature a parameter.
+        balance: what the four weights are. `fixed`: factors of the losses, as in the paper, whose
+            encoder and pixel decoder begin trained. `gradient`: shares of the gradient on the
+            encoder, whose norms are measured now and then and divided out; from random weights
+            they differ by orders of magnitude. `auto`: gradient, or fixed with `--init-video`,
+            `--init-text`.
+        masked_first: share of the steps that belong to masked modelling alone, before the
+            contrastive and the matching loss come in; null is 0.2, or 0 with `--init-video` or
+            `--init-text`, whose source has done that.
         contrast_text: caption seen by the contrastive pass; the paper's code used the masked one.
+        match_text: caption of the matching pairs: the masked one costs no pass for pairs that
+            match, as in the paper; the clean one is what the matching head is used with later.
         negatives: non-matching videos drawn by similarity, or uniformly as the paper does.
         negatives_over: both losses take their negatives from the clips of all ranks, or from a
             rank's own, as the paper's code does.
@@ -59,7 +69,10 @@ class ObjectiveConfig:
     vtm_weight: float = 1.0
     temperature: float = 0.05
     learn_temperature: bool = False
+    balance: Literal["auto", "gradient", "fixed"] = "auto"
+    masked_first: float | None = None
     contrast_text: Literal["clean", "masked"] = "clean"
+    match_text: Literal["clean", "masked"] = "masked"
     negatives: Literal["hard", "random"] = "hard"
     negatives_over: Literal["ranks", "rank"] = "ranks"
     contrast_over: Literal["micro_batch", "step"] = "micro_batch"
@@ -74,6 +87,13 @@ class ObjectiveConfig:
             "every loss weight is 0, so there is nothing to learn; set at least one above 0",
         )
         require_positive(self, "temperature")
+        if self.masked_first is not None:
+            require_share("masked_first", self.masked_first, below_one=True)
+            require(
+                self.masked_first == 0 or self.pixel_weight > 0 or self.word_weight > 0,
+                f"masked_first is {self.masked_first}, but pixel_weight and word_weight are 0; "
+                "there is no masked modelling to begin with",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +206,27 @@ class PretrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
     init_video: str | None = None
     init_text: str | None = None
+
+    @property
+    def is_from_scratch(self) -> bool:
+        """Whether all weights begin at random."""
+        return self.init_video is None and self.init_text is None
+
+    @property
+    def balances_gradients(self) -> bool:
+        """Whether the losses' weights are shares of the gradient."""
+        return self.objective.balance == "gradient" or (
+            self.objective.balance == "auto" and self.is_from_scratch
+        )
+
+    @property
+    def masked_share(self) -> float:
+        """Share of the steps that belong to masked modelling alone."""
+        objective = self.objective
+        if objective.masked_first is not None:
+            return objective.masked_first
+        masks = objective.pixel_weight > 0 or objective.word_weight > 0
+        return 0.2 if self.is_from_scratch and masks else 0.0
 
     def __post_init__(self) -> None:
         self._check_masks()

@@ -23,6 +23,7 @@ _SETTINGS_OF_PART = {
     "video_embedding": (
         *("width", "patch_size", "tubelet_frames", "num_frames", "image_size"),
         "video_positions",
+        "video_input",
     ),
     "encoder": ("width", "depth", "num_heads", "mlp_ratio", "pooling"),
     "text_encoder": ("text_encoder",),

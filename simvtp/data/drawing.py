@@ -16,14 +16,15 @@ from simvtp.data.scenes import COLOURS, Actor, Scene
 Floats = NDArray[np.floating[Any]]
 Window = tuple[float, float]
 
-RADII = {"small": 0.14, "large": 0.22}
-_RADIUS_SHRUNK, _RADIUS_GROWN = 0.11, 0.25
+RADII = {"small": 0.15, "large": 0.23}
+_RADIUS_SHRUNK, _RADIUS_GROWN = 0.12, 0.26
 _FIRST_HALF, _SECOND_HALF, _WHOLE = (0.05, 0.46), (0.54, 0.95), (0.08, 0.92)
 _DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "down": (1, 1)}
 _HOP_HEIGHT = 0.3
 _REACH = 1.27
 _NUM_LAYOUTS = 24
-_MAX_DRIFT = 4
+# Heights of a bump under each object: the light finds a bright and a dark side on every shape.
+_BULGE = 1.3
 
 
 class Track(NamedTuple):
@@ -35,15 +36,22 @@ class Track(NamedTuple):
     opacity: Floats
 
 
-def draw_scene(scene: Scene, *, num_frames: int = 64, size: int = 80) -> NDArray[np.uint8]:
+class Light(NamedTuple):
+    """Where the light of a scene comes from: a unit vector; x to the right, y down, z to us."""
+
+    x: float
+    y: float
+    z: float
+
+
+def draw_scene(scene: Scene, *, num_frames: int = 32, size: int = 64) -> NDArray[np.uint8]:
     """Draw a scene as `(frames, 3, size, size)` RGB; the same scene gives the same pixels."""
     generator = np.random.default_rng(scene.seed)
     tracks = plan_tracks(scene, num_frames=num_frames, generator=generator)
-    background = _draw_background(scene.background, size + _MAX_DRIFT, generator)
-    start, stop = generator.uniform(0, _MAX_DRIFT, (2, 2))
-    corners = np.rint(np.linspace(start, stop, num_frames)).astype(int)
+    light = _draw_light(generator)
+    ground = _draw_ground(scene.background, size, light=light, generator=generator)
     painters = [
-        _Painter(actor, track, size=size, tint=generator.uniform(-8, 8, 3))
+        _Painter(actor, track, size=size, light=light, tint=generator.uniform(-8, 8, 3))
         for actor, track in zip(scene.actors, tracks, strict=True)
     ]
     # An apron around the frame lets objects be drawn without clipping at its border.
@@ -51,12 +59,30 @@ def draw_scene(scene: Scene, *, num_frames: int = 64, size: int = 80) -> NDArray
     inside = slice(apron, apron + size)
     canvas = np.zeros((3, size + 2 * apron, size + 2 * apron), np.float32)
     video = np.empty((num_frames, 3, size, size), np.uint8)
-    for frame, (top, left) in enumerate(corners.tolist()):
-        canvas[:, inside, inside] = background[:, top : top + size, left : left + size]
+    for frame in range(num_frames):
+        canvas[:, inside, inside] = ground
         for painter in painters:
             painter.paint(canvas, frame, apron=apron)
         video[frame] = canvas[:, inside, inside] + 0.5
     return video
+
+
+def cover_scene(scene: Scene, *, num_frames: int = 32, size: int = 64) -> Floats:
+    """Share of each pixel that objects cover, `(frames, size, size)` in [0, 1], as drawn."""
+    generator = np.random.default_rng(scene.seed)
+    tracks = plan_tracks(scene, num_frames=num_frames, generator=generator)
+    light = Light(0, 0, 1)
+    painters = [
+        _Painter(actor, track, size=size, light=light, tint=np.zeros(3))
+        for actor, track in zip(scene.actors, tracks, strict=True)
+    ]
+    apron = max(painter.half for painter in painters) + 1
+    inside = slice(apron, apron + size)
+    ground = np.ones((num_frames, size + 2 * apron, size + 2 * apron), np.float32)
+    for frame in range(num_frames):
+        for painter in painters:
+            painter.hide(ground[frame], frame, apron=apron)
+    return 1 - ground[:, inside, inside]
 
 
 def plan_tracks(scene: Scene, *, num_frames: int, generator: np.random.Generator) -> list[Track]:
@@ -132,8 +158,8 @@ def _plan_track(
 
 
 def _turn(window: Window) -> float:
-    """Angle of a turn: about 22 degrees over 4 of 64 frames, so a square's sense still shows."""
-    return math.radians(350) * (window[1] - window[0])
+    """Angle of a turn: some 25 degrees in half a second, so a square's sense still shows."""
+    return math.radians(200) * (window[1] - window[0])
 
 
 def _progress(times: Floats, window: Window) -> Floats:
@@ -175,11 +201,14 @@ def _plan_collision(
 
 
 class _Painter:
-    """Blends one object into frames; while it rests, its last coverage is used again."""
+    """Blends one object into frames; while it rests, its last picture is used again."""
 
-    def __init__(self, actor: Actor, track: Track, *, size: int, tint: NDArray[np.float64]) -> None:
+    def __init__(
+        self, actor: Actor, track: Track, *, size: int, light: Light, tint: NDArray[np.float64]
+    ) -> None:
         colour = np.clip(np.array(COLOURS[actor.colour]) + tint, 0, 255)
         self.colour = colour.astype(np.float32)[:, None, None]
+        self.light = light
         self.distance = _SHAPES[actor.shape]
         self.half = math.ceil(float(track.radius.max()) * size * _REACH) + 1
         self.steps = np.arange(-self.half, self.half, dtype=np.float32) + 0.5
@@ -187,52 +216,75 @@ class _Painter:
         rest = track.centre * size - self.corners
         states = np.column_stack([rest, track.radius * size, track.angle, track.opacity])
         self.states: list[list[float]] = states.tolist()
-        self.drawn: tuple[list[float], Floats] | None = None
+        self.drawn: tuple[list[float], Floats, Floats] | None = None
 
     def paint(self, canvas: Floats, frame: int, *, apron: int) -> None:
         """Draw the object as it stands in this frame over the canvas, in place."""
-        state = self.states[frame]
-        if self.drawn is None or self.drawn[0] != state:
-            self.drawn = state, self._cover(*state)
+        cover, surface = self._draw(self.states[frame])
+        patch = canvas[(slice(None), *self._place(frame, apron))]
+        patch += (surface - patch) * cover
+
+    def hide(self, ground: Floats, frame: int, *, apron: int) -> None:
+        """Take what the object covers in this frame from the visible share of the ground."""
+        ground[self._place(frame, apron)] *= 1 - self._draw(self.states[frame])[0]
+
+    def _place(self, frame: int, apron: int) -> tuple[slice, slice]:
         left, top = (self.corners[frame] + apron - self.half).tolist()
-        patch = canvas[:, top : top + 2 * self.half, left : left + 2 * self.half]
-        patch += (self.colour - patch) * self.drawn[1]
+        return slice(top, top + 2 * self.half), slice(left, left + 2 * self.half)
 
-    def _cover(self, x: float, y: float, radius: float, angle: float, opacity: float) -> Floats:
-        """Share of each pixel that the object covers, `(side, side)`."""
-        across, down = (self.steps - x) / radius, (self.steps[:, None] - y) / radius
-        cos, sin = math.cos(angle), math.sin(angle)
-        signed = self.distance(cos * across + sin * down, cos * down - sin * across)
-        return opacity * np.clip(0.5 - radius * signed, 0, 1)
+    def _draw(self, state: list[float]) -> tuple[Floats, Floats]:
+        """Share of each pixel that is covered `(side, side)`, and colours `(3, side, side)`."""
+        if self.drawn is None or self.drawn[0] != state:
+            x, y, radius, angle, opacity = state
+            across, down = (self.steps - x) / radius, (self.steps[:, None] - y) / radius
+            cos, sin = math.cos(angle), math.sin(angle)
+            signed = self.distance(cos * across + sin * down, cos * down - sin * across)
+            cover = opacity * np.clip(0.5 - radius * signed, 0, 1)
+            self.drawn = state, cover, self._shade(across, down)
+        return self.drawn[1:]
+
+    def _shade(self, across: Floats, down: Floats) -> Floats:
+        """Colours of a surface that bulges like a ball towards the viewer."""
+        height = np.sqrt(np.clip(_BULGE**2 - across**2 - down**2, 0.05, None))
+        towards = across * self.light.x + down * self.light.y + height * self.light.z
+        bright = np.clip(towards / _BULGE, 0, 1)
+        # Dark objects shine where white ones are lit: every colour has its gradient.
+        return self.colour * (0.45 + 0.55 * bright) + 60 * bright**4 * (1 - self.colour / 255)
 
 
-def _draw_background(name: str, side: int, generator: np.random.Generator) -> Floats:
-    """Muted texture `(3, side, side)` around a grey, far from the objects' colours."""
-    rows, columns = np.mgrid[0:side, 0:side].astype(np.float32)
-    angle, phase = generator.uniform(0, math.pi), generator.uniform(0, 9)
-    period = generator.uniform(9, 16)
-    along = math.cos(angle) * columns + math.sin(angle) * rows + phase
-    aside = math.cos(angle) * rows - math.sin(angle) * columns + phase
-    first, second = np.sin(along * (2 * math.pi / period)), np.sin(aside * (2 * math.pi / period))
+def _draw_light(generator: np.random.Generator) -> Light:
+    """From above, a little to the left or right, and from our side."""
+    angle = generator.uniform(-0.9, 0.9)
+    return Light(0.7 * math.sin(angle), -0.7 * math.cos(angle), math.sqrt(1 - 0.7**2))
+
+
+def _draw_ground(name: str, side: int, *, light: Light, generator: np.random.Generator) -> Floats:
+    """Muted ground `(3, side, side)`, brighter towards the light, with a slow texture on it."""
+    rows, columns = np.mgrid[0:side, 0:side].astype(np.float32) / side - 0.5
+    angle, phase = generator.uniform(0, math.pi), generator.uniform(0, 2 * math.pi)
+    waves = 2 * math.pi * generator.uniform(0.8, 1.3)
+    along = waves * (math.cos(angle) * columns + math.sin(angle) * rows) + phase
+    aside = waves * (math.cos(angle) * rows - math.sin(angle) * columns) + phase
     if name == "striped":
-        pattern = np.clip(2 * first, -1, 1)
+        pattern = np.sin(along)
     elif name == "checked":
-        pattern = np.clip(4 * first * second, -1, 1)
+        pattern = 1.3 * np.sin(along) * np.sin(aside)
     elif name == "dotted":
-        pattern = np.clip(3 * first * second - 1, -1, 1)
+        pattern = np.exp(1.5 * np.sin(along) * np.sin(aside)) - 1.5
     elif name == "cloudy":
         pattern = _draw_clouds(side, generator)
     else:
-        pattern = (along - along.mean()) / side
-    grey = generator.uniform(100, 150) + generator.uniform(-14, 14, (3, 1, 1))
-    contrast = generator.uniform(12, 20) + generator.uniform(-4, 4, (3, 1, 1))
-    grain = generator.normal(0, 2, (side, side))
-    return (grey + contrast * pattern + grain).astype(np.float32)
+        pattern = np.zeros_like(rows)
+    towards = (columns * light.x + rows * light.y) / 0.7
+    grey = generator.uniform(105, 145) + generator.uniform(-14, 14, (3, 1, 1))
+    slope = generator.uniform(70, 110) + generator.uniform(-10, 10, (3, 1, 1))
+    contrast = generator.uniform(20, 30) + generator.uniform(-4, 4, (3, 1, 1))
+    return np.clip(grey + slope * towards + contrast * pattern, 20, 235).astype(np.float32)
 
 
 def _draw_clouds(side: int, generator: np.random.Generator) -> Floats:
     """Smooth noise: random values on a coarse grid, interpolated along both axes."""
-    num_knots = 8
+    num_knots = 4
     knots = generator.uniform(-1.5, 1.5, (num_knots, num_knots))
     places, grid = np.linspace(0, num_knots - 1, side), np.arange(num_knots)
     weights = np.maximum(0, 1 - np.abs(places[:, None] - grid))

@@ -35,8 +35,8 @@ from simvtp.data.processes import end_with_parent, num_usable_cores
 from simvtp.data.scenes import Scene, Split, sample_scenes
 from simvtp.printing import Console, PlainColumn
 
-FRAMES_PER_SECOND = 16
-_ENCODER = {"preset": "ultrafast", "crf": "21", "g": "32", "bf": "0"}
+FRAMES_PER_SECOND = 8
+_ENCODER = {"preset": "ultrafast", "crf": "17", "g": "16", "bf": "0"}
 _CLIPS_PER_PROCESS = 64
 _LEFTOVER_SECONDS = 24 * 3600
 
@@ -140,8 +140,8 @@ def render_corpus(
     *,
     num_train: int = 2000,
     num_validation: int = 256,
-    size: int = 80,
-    num_frames: int = 64,
+    size: int = 64,
+    num_frames: int = 32,
     seed: int = 0,
     num_up_front: int | None = None,
     num_processes: int | None = None,
@@ -158,7 +158,7 @@ def render_corpus(
         num_train: training clips; one is the same whatever their number.
         num_validation: held-out clips; their sentences do not occur in training.
         size: height and width of a frame, pixels.
-        num_frames: frames of a clip; 16 a second.
+        num_frames: frames of a clip; 8 a second.
         seed: seed of the scenes.
         num_up_front: how many of the missing training clips to render now, without a number all;
             `files` of the result draws the others as they are asked for.
@@ -187,8 +187,8 @@ def render_scenes(
     folder: Path,
     scenes: Sequence[Scene],
     *,
-    size: int = 80,
-    num_frames: int = 64,
+    size: int = 64,
+    num_frames: int = 32,
     num_processes: int | None = None,
     progress: bool = True,
 ) -> list[Path]:

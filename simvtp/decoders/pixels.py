@@ -1,10 +1,18 @@
 """Pixel decoder: from the encoded visible tubelets to the pixels of the dropped ones."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from simvtp.config.checks import require_sizes
-from simvtp.layers import Transformer, attend_padded, require_tensor, sincos_positions
+from simvtp.layers import (
+    Transformer,
+    attend_padded,
+    require_tensor,
+    sincos_axes,
+    sincos_positions,
+)
 
 
 class PixelDecoder(nn.Module):
@@ -21,6 +29,7 @@ class PixelDecoder(nn.Module):
         width: width of the decoder.
         depth: number of blocks.
         num_heads: attention heads.
+        positions: a formula over the flat tubelet number (the paper's), or along each axis.
 
     Raises:
         ValueError: a size is no whole number above 0.
@@ -38,6 +47,7 @@ class PixelDecoder(nn.Module):
         width: int = 384,
         depth: int = 4,
         num_heads: int = 6,
+        positions: Literal["formula", "axes"] = "formula",
     ) -> None:
         super().__init__()
         require_sizes("grid", grid, "time, height, width")
@@ -49,7 +59,10 @@ class PixelDecoder(nn.Module):
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         self.transformer = Transformer(width, depth=depth, num_heads=num_heads)
         self.head = nn.Linear(width, frames * rows * columns * num_channels)
-        table = sincos_positions(num_tokens, width)
+        if positions == "axes":
+            table = sincos_axes(grid, width)
+        else:
+            table = sincos_positions(num_tokens, width)
         self.register_buffer("positions", table, persistent=False)
 
     def forward(self, visible: Tensor, *, keep: Tensor, decode: Tensor) -> Tensor:

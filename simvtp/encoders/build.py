@@ -12,7 +12,8 @@ def build_video_embedding(config: ModelConfig) -> VideoEmbedding:
         config.width,
         grid=config.grid,
         tubelet=config.tubelet,
-        learn_positions=config.video_positions == "learned",
+        positions=config.video_positions,
+        with_contrast=config.video_input == "pixels and contrast",
     )
 
 

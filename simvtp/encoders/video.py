@@ -1,11 +1,21 @@
 """Tubelet embedding of the tubelets the encoder sees, straight from uint8 frames."""
 
+import math
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from simvtp.config.checks import require_sizes, require_whole
-from simvtp.layers import gather_tubelets, grid_of, require_tensor, sincos_positions
+from simvtp.layers import (
+    gather_tubelets,
+    grid_of,
+    require_tensor,
+    sincos_axes,
+    sincos_positions,
+    tubelet_contrast,
+)
 from simvtp.layers.tubelets import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -19,7 +29,10 @@ class VideoEmbedding(nn.Module):
         width: width of the tokens.
         grid: tubelets along time, height and width of a clip.
         tubelet: frames, height and width of a tubelet, in pixels.
-        learn_positions: make the positions a parameter, which begins with the fixed ones.
+        positions: a formula over the flat tubelet number (the paper's), the same as the start of
+            a parameter, or a formula along each axis.
+        with_contrast: also see each tubelet without its brightness, as `tubelet_contrast` makes
+            it, through a projection of its own.
         num_channels: colour channels.
         mean: mean of each channel, in units of full intensity.
         std: standard deviation of each channel, likewise.
@@ -39,7 +52,8 @@ class VideoEmbedding(nn.Module):
         *,
         grid: tuple[int, int, int] = (8, 14, 14),
         tubelet: tuple[int, int, int] = (2, 16, 16),
-        learn_positions: bool = False,
+        positions: Literal["formula", "learned", "axes"] = "formula",
+        with_contrast: bool = False,
         num_channels: int = 3,
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
@@ -53,9 +67,14 @@ class VideoEmbedding(nn.Module):
         self.tubelet = tubelet
         self.num_channels = num_channels
         self.projection = nn.Conv3d(num_channels, width, kernel_size=tubelet, stride=tubelet)
-        slices, rows, columns = grid
-        table = sincos_positions(slices * rows * columns, width)
-        if learn_positions:
+        self.contrast: nn.Linear | None = None
+        if with_contrast:
+            self.contrast = nn.Linear(num_channels * math.prod(tubelet), width, bias=False)
+        if positions == "axes":
+            table = sincos_axes(grid, width)
+        else:
+            table = sincos_positions(math.prod(grid), width)
+        if positions == "learned":
             self.positions = nn.Parameter(table)
         else:
             self.register_buffer("positions", table, persistent=False)
@@ -87,6 +106,8 @@ class VideoEmbedding(nn.Module):
         pixels = (tubelets.to(self.mean.dtype) / 255 - self.mean) / self.std
         weight = self.projection.weight.flatten(1)
         tokens = functional.linear(pixels.flatten(2), weight, self.projection.bias)
+        if self.contrast is not None:
+            tokens = tokens + self.contrast(tubelet_contrast(tubelets).flatten(2).to(pixels.dtype))
         return tokens + self.positions[index]
 
     def _check(self, video: Tensor) -> None:

@@ -42,9 +42,14 @@ from simvtp.layers.packing import (
     unpack,
 )
 from simvtp.layers.padded_attention import attend_padded, check_key_mask
-from simvtp.layers.positions import sincos_positions
+from simvtp.layers.positions import sincos_axes, sincos_positions
 from simvtp.layers.precision import full_precision
-from simvtp.layers.tubelets import gather_tubelets, grid_of, place_tubelets
+from simvtp.layers.tubelets import (
+    gather_tubelets,
+    grid_of,
+    place_tubelets,
+    tubelet_contrast,
+)
 
 __all__ = [
     "Attend",
@@ -81,8 +86,10 @@ __all__ = [
     "require_tensor",
     "segment_mean",
     "set_drop_path",
+    "sincos_axes",
     "sincos_positions",
     "to_device",
+    "tubelet_contrast",
     "unpack",
     "world_size",
 ]

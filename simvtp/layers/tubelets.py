@@ -103,3 +103,19 @@ def place_tubelets(tubelets: Tensor, *, grid: tuple[int, int, int]) -> Tensor:
     parts = tubelets.unflatten(1, grid)
     clips = parts.permute(0, 1, 5, 4, 2, 6, 3, 7)
     return clips.flatten(6, 7).flatten(4, 5).flatten(1, 2)
+
+
+def tubelet_contrast(tubelets: Tensor) -> Tensor:
+    """Tubelets without their brightness: less the mean, over the spread of each channel.
+
+    The spread counts one grey level more than it is, so that rounding does not become a pattern.
+
+    Args:
+        tubelets: `(..., channels, frames, height, width)` with values 0 to 255.
+
+    Returns:
+        `(..., channels, frames * height * width)` float32.
+    """
+    pixels = tubelets.flatten(-3).float()
+    variance, mean = torch.var_mean(pixels, dim=-1, keepdim=True)
+    return (pixels - mean) / (variance.sqrt() + 1)

@@ -1,5 +1,6 @@
 """The four losses, each a pure function."""
 
+from simvtp.losses.balance import GradientBalance, gradient_norm
 from simvtp.losses.contrast import Contrast, contrastive_loss, false_negatives
 from simvtp.losses.grad_cache import CachedContrast, cache_contrast
 from simvtp.losses.match import Negatives, match_loss, sample_negatives
@@ -18,11 +19,13 @@ __all__ = [
     "CachedContrast",
     "Contrast",
     "FeatureMemory",
+    "GradientBalance",
     "Negatives",
     "TubeletStatistics",
     "cache_contrast",
     "contrastive_loss",
     "false_negatives",
+    "gradient_norm",
     "match_loss",
     "pixel_error",
     "pixel_loss",

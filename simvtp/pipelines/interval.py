@@ -1,5 +1,6 @@
 """The steps since the last line of the log; a part of the state, so that no resume changes it."""
 
+import math
 import time
 from typing import Any
 
@@ -15,15 +16,17 @@ class Interval:
 
     Attributes:
         names: names of the figures.
+        details: those of them that are for the files and not for the screen.
         clips: clips seen by all ranks.
         data_seconds: time spent waiting for data.
     """
 
     def __init__(self) -> None:
         self.names: list[str] = []
+        self.details: list[str] = []
         self.clips = 0
         self.data_seconds = 0.0
-        self._figures: list[Tensor] = []
+        self._figures: list[dict[str, Tensor]] = []
         self._finite: list[Tensor] = []
         self._samples: list[list[int]] = []
         self._started = time.monotonic()
@@ -33,9 +36,11 @@ class Interval:
 
     def add(self, result: StepResult, *, samples: list[int]) -> None:
         """Note what a step came to, and the numbers of this rank's samples in it."""
-        self.names = ["loss", *result.terms, "gradient_norm"]
-        figures = [result.total, *result.terms.values(), result.gradient_norm]
-        self._figures.append(torch.stack(figures))
+        figures = {"loss": result.total, **result.terms, "gradient_norm": result.gradient_norm}
+        figures |= result.details
+        self.names += [name for name in figures if name not in self.names]
+        self.details += [name for name in result.details if name not in self.details]
+        self._figures.append(figures)
         self._finite.append(result.finite)
         self._samples.append(samples)
         self.clips += len(samples) * world_size()
@@ -43,9 +48,16 @@ class Interval:
     def read(self) -> tuple[Tensor, list[bool]]:
         """Means over the ranks `(steps, names)` on the CPU, and which steps were finite.
 
+        A figure that a step did not have is NaN.
+
         This waits for the device; all ranks must call it.
         """
-        figures = mean_over_ranks(torch.stack(self._figures)).cpu()
+        missing = torch.full_like(self._figures[0]["loss"], math.nan)
+        rows = [
+            torch.stack([figures.get(name, missing) for name in self.names])
+            for figures in self._figures
+        ]
+        figures = mean_over_ranks(torch.stack(rows)).cpu()
         return figures, torch.stack(self._finite).tolist()
 
     def samples(self, agreement: Agreement) -> list[list[int]]:
@@ -68,14 +80,22 @@ class Interval:
             return None
         figures, finite = self.read()
         samples = torch.tensor(self.samples(agreement))
-        return {"names": self.names, "figures": figures, "finite": finite, "samples": samples}
+        return {
+            "names": self.names,
+            "details": self.details,
+            "figures": figures,
+            "finite": finite,
+            "samples": samples,
+        }
 
     def load_state_dict(self, state: dict[str, Any] | None, *, device: torch.device) -> None:
         """Go on from a state, on however many ranks."""
         if state is None:
             return
-        self.names = list(state["names"])
-        self._figures = list(state["figures"].to(device))
+        self.names, self.details = list(state["names"]), list(state.get("details", ()))
+        self._figures = [
+            dict(zip(self.names, figures, strict=True)) for figures in state["figures"].to(device)
+        ]
         self._finite = list(torch.tensor(state["finite"], device=device))
         # The samples of all ranks are in the state; they are gathered again.
         rows = state["samples"].tolist()

@@ -33,6 +33,7 @@ class StepResult(NamedTuple):
     Attributes:
         total: `()` weighted loss, the mean over the micro-batches.
         terms: `()` each loss, likewise.
+        details: `()` each, what else the objective has to say for the log.
         gradient_norm: `()` norm of the whole gradient before clipping.
         finite: `()` bool, whether loss and gradient are finite on all ranks; if not, nothing
             was learnt from this step.
@@ -40,6 +41,7 @@ class StepResult(NamedTuple):
 
     total: Tensor
     terms: dict[str, Tensor]
+    details: dict[str, Tensor]
     gradient_norm: Tensor
     finite: Tensor
 
@@ -92,31 +94,33 @@ class OptimizerStep:
             self._losses = nn.parallel.DistributedDataParallel(objective)
         self._negatives = torch.Generator(self.device)
 
-    def __call__(self, micro_batches: Sequence[Any], *, seed: int) -> StepResult:
+    def __call__(self, micro_batches: Sequence[Any], *, seed: int, number: int = 0) -> StepResult:
         """Run the step.
 
         Args:
             micro_batches: batches on the host or the device.
             seed: seed of the step's dropout and negatives.
+            number: steps before this one, for what changes in the course of a run.
         """
         share = 1 / len(micro_batches)
         results: list[Losses] = []
-        for number, further in enumerate(self.further_arguments(micro_batches, seed=seed)):
-            last = number == len(micro_batches) - 1
-            generator = self.seed_draws(seed, number)
+        further = self.further_arguments(micro_batches, seed=seed, number=number)
+        for place, arguments in enumerate(further):
+            last = place == len(micro_batches) - 1
+            generator = self.seed_draws(seed, place)
             with self._sync(last), self.autocast():
-                batch = micro_batches[number].to(self.device)
-                losses = self._losses(batch, generator=generator, **further)
+                batch = micro_batches[place].to(self.device)
+                losses = self._losses(batch, generator=generator, **arguments)
             with self._sync(last):
                 (losses.total * share).backward()
             terms = {name: term.detach() for name, term in losses.terms.items()}
-            results.append(Losses(losses.total.detach(), terms))
+            results.append(Losses(losses.total.detach(), terms, losses.details))
         return self._update(results)
 
     def further_arguments(
-        self, micro_batches: Sequence[Any], *, seed: int
+        self, micro_batches: Sequence[Any], *, seed: int, number: int
     ) -> Sequence[dict[str, Any]]:
-        """What the objective is told of a micro-batch because of the others; here nothing."""
+        """What the objective is told of a micro-batch beside its data; here nothing."""
         return [{} for _ in micro_batches]
 
     def _update(self, results: Sequence[Losses]) -> StepResult:
@@ -135,7 +139,7 @@ class OptimizerStep:
         self.optimizer.zero_grad()
         names = results[0].terms
         terms = {name: torch.stack([each.terms[name] for each in results]).mean() for name in names}
-        return StepResult(total, terms, norm, finite)
+        return StepResult(total, terms, dict(results[-1].details), norm, finite)
 
     def seed_draws(self, seed: int, number: int) -> torch.Generator:
         """Seed everything that a micro-batch draws; the generator is that of its negatives."""

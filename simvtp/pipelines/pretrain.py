@@ -221,15 +221,17 @@ def _build_trainer(
         rank=group.rank,
         world_size=group.world_size,
     )
+    plan = RunPlan(config.run, config.optim, loader.sampler)
     run_step = TrainStep(
         objective,
         optimizer=optimizer_of(objective, config.optim),
         precision=choose_precision(config.run, device=group.device),
         clip_norm=config.optim.clip_norm,
         contrast_over=config.objective.contrast_over,
+        masked_steps=round(config.masked_share * plan.num_steps),
     )
     trainer = Trainer(
-        RunPlan(config.run, config.optim, loader.sampler),
+        plan,
         run_step=run_step,
         data=loader,
         store=store,

@@ -125,6 +125,8 @@ def build_objective(config: PretrainConfig, *, model: SimVTP) -> Objective:
         temperature=settings.temperature,
         learn_temperature=settings.learn_temperature,
         contrast_text=settings.contrast_text,
+        match_text=settings.match_text,
+        balance_gradients=config.balances_gradients,
         negatives=settings.negatives,
         negatives_over=settings.negatives_over,
     )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from simvtp.batch import Batch
 from simvtp.losses import CachedContrast, cache_contrast
-from simvtp.objective import Objective
+from simvtp.objective import MASKED_TERMS, Objective
 from simvtp.pipelines.optimizer_step import OptimizerStep
 
 
@@ -25,6 +25,9 @@ class TrainStep(OptimizerStep):
         precision: number format of the matrix products.
         clip_norm: largest gradient norm; None does not clip.
         contrast_over: what the contrastive loss takes its negatives from.
+        masked_steps: steps at the start that belong to masked modelling alone.
+        measure_every: steps between two measurements of the terms' gradients, where the objective
+            balances them.
     """
 
     objective: Objective
@@ -37,17 +40,35 @@ class TrainStep(OptimizerStep):
         precision: Literal["fp32", "bf16"] = "fp32",
         clip_norm: float | None = 1.0,
         contrast_over: Literal["micro_batch", "step"] = "micro_batch",
+        masked_steps: int = 0,
+        measure_every: int = 10,
     ) -> None:
         super().__init__(objective, optimizer=optimizer, precision=precision, clip_norm=clip_norm)
         self.contrast_over = contrast_over
+        self.masked_steps = masked_steps
+        self.measure_every = measure_every
 
     def further_arguments(
-        self, micro_batches: Sequence[Batch], *, seed: int
+        self, micro_batches: Sequence[Batch], *, seed: int, number: int
     ) -> Sequence[dict[str, Any]]:
-        """The number of words that the word loss is a mean over, and the contrast's other part."""
+        """The number of words that the word loss is a mean over, the contrast's other part, the
+        terms of the step's stage, and whether to measure them.
+        """
+        is_masked_stage = number < self.masked_steps
         num_words = sum(len(batch.masked_index) for batch in micro_batches) / len(micro_batches)
-        contrasts = self._cached_contrasts(micro_batches, seed)
-        return [{"num_words": num_words, "cached": cached} for cached in contrasts]
+        contrasts: Sequence[CachedContrast | None] = [None] * len(micro_batches)
+        if not is_masked_stage:
+            contrasts = self._cached_contrasts(micro_batches, seed)
+        is_due = number % self.measure_every == 0 or number == self.masked_steps
+        return [
+            {
+                "num_words": num_words,
+                "cached": cached,
+                "terms": MASKED_TERMS if is_masked_stage else None,
+                "measure": is_due and place == 0,
+            }
+            for place, cached in enumerate(contrasts)
+        ]
 
     def _cached_contrasts(
         self, micro_batches: Sequence[Batch], seed: int

@@ -206,7 +206,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.learning_rate(self.step) * group.get("lr_scale", 1.0)
         seed = derive_seed(self.plan.run.seed, STEP_STREAM, self.step)
-        result = self.run_step(batches, seed=seed)
+        result = self.run_step(batches, seed=seed, number=self.step)
         if self.average is not None:
             self.average.update(self.objective)
         self._interval.add(result, samples=[n for each in batches for n in each.index.tolist()])
@@ -215,8 +215,11 @@ class Trainer:
         """Read the interval's figures from the device, once, and act on steps that went bad."""
         interval, self._interval = self._interval, Interval()
         figures, finite = interval.read()
-        mean = figures[finite].mean(dim=0) if any(finite) else figures.mean(dim=0)
-        metrics = dict(zip(interval.names, mean.tolist(), strict=True))
+        # A term that came in later, or a step that is not finite, leaves gaps.
+        mean = (figures[finite] if any(finite) else figures).nanmean(dim=0)
+        values = dict(zip(interval.names, mean.tolist(), strict=True))
+        details = {name: values.pop(name) for name in interval.details}
+        metrics = values
         metrics["lr"] = self.optimizer.param_groups[0]["lr"]
         samples = [] if all(finite) else interval.samples(self.agreement)
         failure = None
@@ -227,6 +230,7 @@ class Trainer:
                 clips=interval.clips,
                 data_seconds=interval.data_seconds,
                 step_seconds=interval.step_seconds,
+                details=details,
             )
             for number, is_good in enumerate(finite):
                 if not is_good:

@@ -17,7 +17,8 @@ _NOT_CURVES = ("step", "event", "clips_per_second", "data_share")
 def plot_curves(metrics_jsonl: str | Path, *, out_png: str | Path) -> Path:
     """Draw each loss term, the learning rate and held-out retrieval over the steps of a run.
 
-    Every metric that was logged gets a panel with its raw and its smoothed curve; every
+    Every metric that was logged gets a panel with its raw and its smoothed curve, figures of the
+    terms one for all of them; every
     evaluation that holds recalls or accuracies gets one with all of them, those with `chance` in
     their name dashed.
 
@@ -82,7 +83,8 @@ def _collect(records: list[dict[str, Any]]) -> dict[str, Curves]:
                 continue
             if value is not None and not _is_number(value):
                 continue
-            curves = panels.setdefault(name if event is None else str(event), {})
+            of_term = f"{name.split()[0]} by term" if " " in name else name
+            curves = panels.setdefault(of_term if event is None else str(event), {})
             point = (record["step"], math.nan if value is None else value)
             curves.setdefault(name, []).append(point)
     return panels
@@ -107,6 +109,11 @@ def _draw(panel: "Axes", title: str, curves: Curves) -> None:
         panel.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=0.8, label="logged")
         smooth = {"color": "tab:blue", "linewidth": 1.6, "marker": marker}
         panel.plot(steps, _smooth(values), label="smoothed", **smooth)
+    elif title.endswith("by term"):
+        panel.set_yscale("log")
+        for name, points in curves.items():
+            steps, values = np.array(points, dtype=float).T
+            panel.plot(steps, values, ".-", markersize=3, label=name)
     else:
         panel.set_ylim(-0.02, 1.02)
         panel.set_ylabel("share of queries")

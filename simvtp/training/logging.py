@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 from rich.console import Group
@@ -102,6 +102,7 @@ class RunLog:
         clips: int,
         data_seconds: float,
         step_seconds: float,
+        details: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         """Record the figures of `step` and of the interval since the step logged before.
 
@@ -111,6 +112,7 @@ class RunLog:
             clips: clips trained on in the interval, over all processes.
             data_seconds: time of the interval spent waiting for data.
             step_seconds: the rest of the interval.
+            details: further figures, for the files and not for the screen.
         """
         if not self._is_main:
             return
@@ -119,8 +121,8 @@ class RunLog:
             "clips_per_second": clips / seconds if seconds > 0 else math.nan,
             "data_share": data_seconds / seconds if seconds > 0 else math.nan,
         }
-        self._write({"step": step, **metrics, **speed})
-        self._board.add({**metrics, **speed}, step=step)
+        self._write({"step": step, **metrics, **details, **speed})
+        self._board.add({**metrics, **details, **speed}, step=step)
         self._show(step, metrics, speed)
         self._hint_at_slow_data(data_seconds, seconds)
 

@@ -63,7 +63,7 @@ def test_a_probe_finds_what_is_linear_and_nothing_in_noise():
 
 
 def test_labels_are_what_captions_say():
-    captions = ["a red ring moves to the left", "a big blue hoop stays still"]
+    captions = ["a red ring moves to the left", "a large blue ring stays in place"]
     colours = word_labels(captions, PROPERTIES["colours"])
     assert colours.sum(dim=1).tolist() == [1, 1]
     assert torch.equal(*word_labels(captions, PROPERTIES["shapes"]))

@@ -31,6 +31,10 @@ OTHERS = {
     "paper": {},
     "own text encoder": {"text_encoder": "own"},
     "learned positions": {"video_positions": "learned"},
+    "contrast, positions by axis": {
+        "video_positions": "axes",
+        "video_input": "pixels and contrast",
+    },
     "deeper words, raw pixels": {"word_decoder_depth": 1, "pixel_target": "raw"},
     "padding elsewhere": {"padding_id": 7},
     "norm after mean": {"pooling": "mean_then_norm", "text_encoder": "own"},
