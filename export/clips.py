@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 import simvtp.decoding.clips as decoding
-from simvtp.decoding.video_file import ClipError, Source
+from simvtp.decoding.limits import DEFAULT_LIMITS, ClipError, Limits
+from simvtp.decoding.video_file import Source
 
 _ENDINGS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif", ".m4v", ".mpg", ".mpeg")
 _PATHS, _CAPTIONS = ("path", "contentUrl"), ("caption", "name")
@@ -29,6 +30,8 @@ def decode_clip(
     image_size: int,
     frame_seconds: float | None = None,
     frame_stride: int | None = None,
+    time_limit: float | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> np.ndarray:
     """The middle clip of a video: frames as far apart as asked, the middle square, resized.
 
@@ -41,6 +44,8 @@ def decode_clip(
         image_size: height and width of the result, pixels.
         frame_seconds: seconds of the video between two frames of the clip.
         frame_stride: instead, frames of the video between two of the clip.
+        time_limit: seconds after which the video is refused.
+        limits: what it may have at most.
 
     Returns:
         `(frames, 3, image_size, image_size)` uint8 RGB.
@@ -55,6 +60,8 @@ def decode_clip(
         seconds=frame_seconds,
         stride=frame_stride,
         short_side=image_size,
+        time_limit=time_limit,
+        limits=limits,
     )
     squares = np.stack([_square(frame, image_size) for frame in read.frames])
     return squares[read.places[0]]

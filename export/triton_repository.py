@@ -31,6 +31,14 @@ LISTING = "repository.json"
 _TEXT = TensorSpec("TEXT", "string", ("batch", 1))
 _VIDEO = TensorSpec("VIDEO", "string", ("batch", 1))
 _SIZES = ("num_frames", "image_size")
+# What one request may cost: videos beyond are refused, so that no stranger's file holds a server.
+_VIDEO_LIMITS = {
+    "max_bytes": 64 << 20,
+    "max_frames": 1 << 17,
+    "max_pixels": 1 << 25,
+    "max_decoded": 1 << 32,
+    "max_seconds": 10,
+}
 
 
 class Gallery(NamedTuple):
@@ -187,7 +195,7 @@ def _write_preprocess(
         inputs=[_VIDEO],
         outputs=[TensorSpec("frames", "uint8", shape)],
         max_batch=_largest_batch(graphs),
-        parameters=cut | _spacing(values, file).named(),
+        parameters=cut | _spacing(values, file).named() | _VIDEO_LIMITS,
         instances=2,
     )
     version = _folder(repository, config) / "1"

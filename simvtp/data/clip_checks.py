@@ -12,7 +12,7 @@ from simvtp.data.fetch import ShardCache
 from simvtp.data.inspection import Inspection, inspect_video
 from simvtp.data.processes import Lost, isolated
 from simvtp.data.transcode import Encoding, transcode
-from simvtp.decoding.video_file import ClipError
+from simvtp.decoding.limits import ClipError
 
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 

@@ -8,7 +8,7 @@ import torch
 
 from simvtp.decoding import clips
 from simvtp.decoding.clips import ClipInfo, frame_indices, probe
-from simvtp.decoding.video_file import ClipError
+from simvtp.decoding.limits import ClipError
 
 __all__ = [
     "ClipError",

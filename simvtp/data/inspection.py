@@ -8,8 +8,9 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from simvtp.decoding.display import pixel_shape, shown_sides
+from simvtp.decoding.limits import ClipError, Deadline
 from simvtp.decoding.timeline import Timeline, header_timeline, may_jump, packet_timeline
-from simvtp.decoding.video_file import ClipError, Deadline, named_errors, open_video
+from simvtp.decoding.video_file import named_errors, open_video
 
 _BLOCK_BYTES = 1 << 20
 # Endings that name each of FFmpeg's containers; those not listed cannot lie in a shard.

@@ -13,8 +13,9 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from simvtp.decoding.decoded_frames import frames_at, timed_frames
 from simvtp.decoding.display import Orientation, opaque, pixel_shape, square_sides
+from simvtp.decoding.limits import ClipError, Deadline
 from simvtp.decoding.timeline import LostPlaceError, Timeline, by_count, packet_timeline
-from simvtp.decoding.video_file import ClipError, Deadline, named_errors, open_video
+from simvtp.decoding.video_file import named_errors, open_video
 
 _DEFAULT_GOP = 16
 _MOST_HELD_FRAMES = 10_000

@@ -17,6 +17,7 @@ from simvtp.decoding.decoded_frames import (
     to_array,
 )
 from simvtp.decoding.display import pixel_shape, shown_sides
+from simvtp.decoding.limits import DEFAULT_LIMITS, ClipError, Deadline, Limits
 from simvtp.decoding.timeline import (
     LostPlaceError,
     Timeline,
@@ -24,8 +25,9 @@ from simvtp.decoding.timeline import (
     checked_timeline,
     header_timeline,
     packet_timeline,
+    reads_from_start,
 )
-from simvtp.decoding.video_file import ClipError, Deadline, Source, named_errors, open_video
+from simvtp.decoding.video_file import Source, named_errors, open_video
 
 _SECONDS = 0.25
 
@@ -121,6 +123,7 @@ def read_clips(
     short_side: int | None = None,
     span: tuple[int, int] | None = None,
     time_limit: float | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> SharedFrames:
     """Decode several clips of a video in one pass, upright and in RGB.
 
@@ -139,9 +142,11 @@ def read_clips(
         span: offset and size, in bytes, of the video in the file, e.g. in a tar shard; None when
             the file is the video.
         time_limit: seconds after which the file counts as unreadable.
+        limits: what the file may have at most.
 
     Raises:
-        ClipError: the file, or a part of it that a clip needs, cannot be decoded in time.
+        ClipError: the file, or a part of it that a clip needs, cannot be decoded in time, or is
+            beyond a limit.
         ValueError: a count is below 1, a position is outside [0, 1], or the frames' spacing is
             given twice or is not above 0.
     """
@@ -149,7 +154,7 @@ def read_clips(
         seconds = _SECONDS
     request = _Request(num_frames, seconds, stride, tuple(positions), short_side)
     _check_request(request)
-    deadline = Deadline(time_limit)
+    deadline = Deadline(time_limit, limits)
     opened: _Opened = {"source": source, "span": span, "deadline": deadline}
     with named_errors(source):
         with suppress(LostPlaceError), open_video(**opened) as (container, stream):
@@ -219,6 +224,10 @@ def _read(
     seconds = timeline.interval * float(stream.time_base or 1)
     clips = _places(timeline.num_frames, request, interval=seconds)
     distinct, places = np.unique(clips, return_inverse=True)
+    limits, width, height = deadline.limits, stream.codec_context.width, stream.codec_context.height
+    limits.check_frames(timeline.num_frames)
+    if timeline.from_start or reads_from_start(container):
+        limits.check_decoding(int(distinct[-1]) + 1, width, height)
     times = [timeline.start + place * timeline.interval for place in distinct.tolist()]
     if distinct[0] > 0 and not timeline.from_start:
         try:
@@ -232,6 +241,7 @@ def _read(
         num_frames=len(times),
         short_side=request.short_side,
         shape=pixel_shape(stream),
+        limits=limits,
     )
     starts = tuple((clips[:, 0] * seconds).tolist())
     return SharedFrames(frames, places.reshape(clips.shape), starts)

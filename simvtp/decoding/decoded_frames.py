@@ -9,8 +9,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from simvtp.decoding.display import Orientation, opaque, square_sides
+from simvtp.decoding.limits import ClipError, Limits
 from simvtp.decoding.timeline import LostPlaceError, Timeline
-from simvtp.decoding.video_file import ClipError
 
 # A time stamp is the frame's true time rounded to a tick.
 _TICK_ROUNDING = 0.5
@@ -87,7 +87,12 @@ def _shrunk(width: int, height: int, *, short_side: int | None) -> tuple[int, in
 
 
 def to_array(
-    frames: Iterable[VideoFrame], *, num_frames: int, short_side: int | None, shape: Fraction
+    frames: Iterable[VideoFrame],
+    *,
+    num_frames: int,
+    short_side: int | None,
+    shape: Fraction,
+    limits: Limits,
 ) -> np.ndarray:
     """Convert frames to RGB of the first one's size, as shown: `(frames, height, width, 3)` uint8.
 
@@ -96,9 +101,10 @@ def to_array(
         num_frames: how many there are.
         short_side: frames of at least twice this short side, in pixels, are shrunk to it.
         shape: width of a pixel over its height.
+        limits: among others, of the pixels of a frame once they are square.
 
     Raises:
-        ClipError: a frame is damaged.
+        ClipError: a frame is damaged or too large.
     """
     reformatter = VideoReformatter()
     clip = np.empty((0, 0, 0, 3), np.uint8)
@@ -106,7 +112,9 @@ def to_array(
     previous: VideoFrame | None = None
     for number, frame in enumerate(frames):
         if previous is None:
-            width, height = _shrunk(*square_sides(frame, shape), short_side=short_side)
+            sides = square_sides(frame, shape)
+            limits.check_pixels(*sides)
+            width, height = _shrunk(*sides, short_side=short_side)
             clip = np.empty((num_frames, height, width, 3), np.uint8)
             orientation = Orientation.of(frame)
         if frame is previous:

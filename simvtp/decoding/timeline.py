@@ -11,7 +11,8 @@ from av.format import Flags
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from simvtp.decoding.video_file import ClipError, Deadline, Source, open_video
+from simvtp.decoding.limits import ClipError, Deadline
+from simvtp.decoding.video_file import Source, open_video
 
 # FFmpeg's own limit (-dts_delta_threshold) for clocks that may jump, as in a transport stream.
 _LONGEST_PAUSE_SECONDS = 10
@@ -104,6 +105,7 @@ def packet_timeline(
             if not has_started or not _is_shown(packet, stream):
                 continue
             num_packets += 1
+            deadline.limits.check_frames(num_packets)
             if packet.dts is not None:
                 decoding_times.append(packet.dts)
             time = packet.dts if packet.pts is None else packet.pts
@@ -132,6 +134,11 @@ def by_count(timeline: Timeline) -> Timeline:
 def may_jump(container: InputContainer) -> bool:
     """Whether the container's kind allows a clock that starts again in mid file."""
     return bool(container.format.flags & Flags.ts_discont.value)
+
+
+def reads_from_start(container: InputContainer) -> bool:
+    """Whether a seek reads and decodes all that comes before: there is no index in the file."""
+    return bool(container.format.flags & Flags.generic_index.value)
 
 
 def _hides_pictures(stream: VideoStream) -> bool:

@@ -1,11 +1,10 @@
 """Video files, or the bytes of one, opened safely."""
 
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import av
 import av.logging
@@ -14,11 +13,12 @@ from av.error import ArgumentError, ExitError, FFmpegError
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from simvtp.decoding.limits import DEFAULT_LIMITS, TOO_SLOW, ClipError, Deadline, Limits
+from simvtp.decoding.mp4_index import claimed_entries
+
 # FFmpeg's messages go to stderr out of order and name no file; what matters is in the ClipError.
 av.logging.set_level(None)
 
-# 8,192 x 8,192: a decoder may hold 16 frames, and a few bytes of a header claim any size.
-_MAX_PIXELS = 1 << 26
 # A title in no known encoding says nothing of the frames; from PyAV 19 on it is no error anyway.
 _METADATA: dict[str, Any] = (
     {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
@@ -37,54 +37,14 @@ _DEMUXERS = ",".join(
     )
 )
 _NOT_LISTED = "it is no kind of video file that stands alone; playlists are not followed"
-_TOO_SLOW = "it takes longer to read than the time limit"
 
 Source = str | Path | bytes
-Item = TypeVar("Item")
-
-
-class ClipError(ValueError):
-    """A file that a clip cannot be read from; the message names the file and the reason.
-
-    Args:
-        message: file and reason.
-        unreadable: True when no clip of the file can be read, whatever its start.
-    """
-
-    def __init__(self, message: str, *, unreadable: bool = False) -> None:
-        super().__init__(message)
-        self.unreadable = unreadable
-
-
-class Deadline:
-    """The moment by which a clip must have been read.
-
-    Args:
-        seconds: from now on; None sets no limit.
-    """
-
-    def __init__(self, seconds: float | None) -> None:
-        if seconds is not None and seconds <= 0:
-            raise ValueError(f"time_limit must be above 0 seconds, got {seconds}")
-        self.seconds = seconds
-        self._end = None if seconds is None else time.monotonic() + seconds
-
-    def watch(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Hand on packets or frames until the time is up.
-
-        Raises:
-            ClipError: the time is up.
-        """
-        for item in items:
-            if self._end is not None and time.monotonic() > self._end:
-                raise ClipError(f"{_TOO_SLOW} ({self.seconds:g} s)", unreadable=True)
-            yield item
 
 
 def failure_reason(error: Exception) -> str:
     """What FFmpeg or the system says went wrong, without the codes around it."""
     if isinstance(error, ExitError):
-        return _TOO_SLOW
+        return TOO_SLOW
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
@@ -101,7 +61,7 @@ def named_errors(source: Source) -> Iterator[None]:
         # By a signal: that says nothing of the file.
         raise
     # PyAV raises IndexError where a stream begins in mid file, OverflowError for absurd times.
-    except (FFmpegError, OSError, ValueError, IndexError, OverflowError) as error:
+    except (FFmpegError, OSError, ValueError, IndexError, OverflowError, MemoryError) as error:
         message = f"cannot read a clip of {name}: {failure_reason(error)}"
         raise ClipError(message, unreadable=isinstance(error, ExitError)) from error
 
@@ -118,10 +78,15 @@ def open_video(
     Args:
         source: the file, or the bytes of one.
         span: offset and size, in bytes, of the video in the file; None when the file is the video.
-        deadline: also ends single calls that wait for data.
+        deadline: also ends single calls that wait for data; with it come the limits.
+
+    Raises:
+        ClipError: it cannot be opened, holds no video stream, or is beyond a limit.
     """
+    limits = DEFAULT_LIMITS if deadline is None else deadline.limits
     address, protocols = _address(source, span)
     try:
+        _check_before(source, span, limits)
         container = av.open(
             address,
             "r",
@@ -131,6 +96,8 @@ def open_video(
         )
     except InterruptedError:
         # By a signal: that says nothing of the file.
+        raise
+    except ClipError:
         raise
     except (FFmpegError, OSError, ValueError) as error:
         # A file that is not there may be back later; what is in a file does not change.
@@ -147,8 +114,22 @@ def open_video(
         # Loader workers are the parallelism; threads inside each would only compete.
         stream.thread_type = "NONE"
         stream.codec_context.thread_count = 1
-        stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
+        # A decoder may hold 16 frames, and a few bytes of a header claim any size.
+        stream.codec_context.options = {"max_pixels": str(limits.num_pixels)}
+        limits.check_pixels(stream.codec_context.width, stream.codec_context.height)
+        limits.check_frames(stream.frames)
         yield container, stream
+
+
+def _check_before(source: Source, span: tuple[int, int] | None, limits: Limits) -> None:
+    """Refuse what is too large, or whose index would be, before FFmpeg opens it."""
+    if not isinstance(source, bytes) and not Path(source).is_file():
+        return
+    with BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
+        start = 0 if span is None else span[0]
+        end = file.seek(0, SEEK_END) if span is None else start + span[1]
+        limits.check_size(end - start)
+        limits.check_entries(claimed_entries(file, start=start, end=end))
 
 
 def _address(source: Source, span: tuple[int, int] | None) -> tuple[str | BytesIO, str]:

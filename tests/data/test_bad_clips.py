@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from simvtp.data import ClipError, frame_indices, probe, read_clip
-from simvtp.decoding import video_file
+from simvtp.decoding.limits import Limits
 from tests.data.test_clips import position_of
 
 WriteVideo = Callable[..., Path]
@@ -96,15 +96,12 @@ def test_codecs_that_nobody_knows_are_refused(write_video: WriteVideo, tmp_path:
         assert error.value.unreadable
 
 
-def test_frames_of_absurd_size_are_refused(
-    write_video: WriteVideo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_frames_of_absurd_size_are_refused(write_video: WriteVideo, tmp_path: Path):
     path = write_video(tmp_path / "a.mp4", 8)
     assert read_clip(path, num_frames=4).shape[0] == 4
     # The frames have 32 x 128 pixels; a limit below stands for a huge frame.
-    monkeypatch.setattr(video_file, "_MAX_PIXELS", 32 * 128 - 1)
     with pytest.raises(ClipError, match=r"a\.mp4"):
-        read_clip(path, num_frames=4)
+        read_clip(path, num_frames=4, limits=Limits(num_pixels=32 * 128 - 1))
 
 
 def feed_slowly(path: Path, data: bytes, stop: threading.Event) -> None:

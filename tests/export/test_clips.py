@@ -15,7 +15,7 @@ from simvtp.config import FrameSpacing
 from simvtp.data import CentreCrop, ClipError, ClipRecord, EvaluationDataset, read_clip
 from simvtp.data import clips as training
 from simvtp.decoding import clips as decoding
-from simvtp.decoding import video_file
+from simvtp.decoding.limits import Limits
 from tests.decoding.odd_files import ODD_FILES
 
 CUT = {"num_frames": 4, "frame_stride": 2, "image_size": 32}
@@ -162,15 +162,14 @@ def test_bytes_open_neither_files_nor_ports(tmp_path, monkeypatch):
     assert time.monotonic() - started < 5
 
 
-def test_frames_of_absurd_size_and_unknown_codecs_are_refused(tmp_path, monkeypatch):
+def test_frames_of_absurd_size_and_unknown_codecs_are_refused(tmp_path):
     data = write_video(tmp_path / "clip.mp4").read_bytes()
     with pytest.raises(ClipError, match="its codec is unknown"):
         decode_clip(data.replace(b"avc1", b"zzzz"), **CUT)
     assert len(decode_clip(data, **CUT)) == 4
     # A limit just below the 64 x 48 pixels stands for a huge frame.
-    monkeypatch.setattr(video_file, "_MAX_PIXELS", 64 * 48 - 1)
     with pytest.raises(ClipError, match="cannot read a clip of the video"):
-        decode_clip(data, **CUT)
+        decode_clip(data, **CUT, limits=Limits(num_pixels=64 * 48 - 1))
 
 
 def test_names_and_tags_of_any_kind(tmp_path, monkeypatch):

@@ -278,6 +278,29 @@ def test_a_server_decodes_with_a_copy_of_our_decoder_and_no_torch(repository, tm
     assert done.stdout.strip() == str(version / "simvtp" / "__init__.py")
 
 
+def test_videos_beyond_a_limit_are_refused_and_the_server_goes_on(
+    repository, tmp_path, monkeypatch
+):
+    model = load_backend_model(repository / "preprocess" / "1" / "model.py", monkeypatch)
+    config = configs_of(repository)["preprocess"]
+    limits = {"max_frames": "19", "max_bytes": "100000", "max_seconds": "5"}
+    for name, value in limits.items():
+        assert int(config.parameters[name].string_value) > int(value)
+        config.parameters[name].string_value = value
+    model.initialize({"model_config": as_json(config)})
+    fine = write_video(tmp_path / "fine.mp4", num_frames=19).read_bytes()
+    long = write_video(tmp_path / "long.mp4", num_frames=20).read_bytes()
+
+    def ask(*videos):
+        return model.execute([Request(VIDEO=np.array([[video] for video in videos], object))])[0]
+
+    assert "it has 20 frames, the limit is 19" in ask(fine, long)
+    assert "it has 100,001 bytes, the limit is 100,000" in ask(fine.ljust(100_001, b"\0"))
+    assert ask(fine, fine)["frames"].shape[0] == 2
+    model.seconds = 1e-6
+    assert "takes longer to read than the time limit" in ask(fine)
+
+
 class Request(dict):
     """What the Python backend hands to a model: tensors by name."""
 
