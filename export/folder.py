@@ -129,6 +129,8 @@ def read_exported_folder(path: str | Path, *, check_hashes: bool = False) -> Exp
         ValueError: there is no folder or report, the report is damaged, of another format or
             inconsistent, a graph's file is missing or empty, or a hash differs.
     """
+    if not isinstance(path, str | Path):
+        raise TypeError(f"an exported folder is opened by its path, got {path!r:.80}")
     folder = Path(path)
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; give one that python -m export.onnx wrote")

@@ -28,6 +28,10 @@ def check_inputs(spec: GraphSpec, inputs: Mapping[str, np.ndarray]) -> None:
         ValueError: one is missing, unknown, of another type, or of a size out of its range.
     """
     names = [tensor.name for tensor in spec.inputs]
+    if not isinstance(inputs, Mapping):
+        raise TypeError(
+            f"inputs must be arrays by name, {', '.join(names)}, got {type(inputs).__name__}"
+        )
     if set(inputs) != set(names):
         raise ValueError(
             f"graph {spec.name!r} takes {', '.join(names)}, got {', '.join(inputs) or 'nothing'}"

@@ -49,8 +49,11 @@ class Runtime:
     ) -> None:
         if backend not in BACKENDS:
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads must be at least 1, got {threads}")
+        for name, number, least in (("threads", threads, 1), ("device", device, 0)):
+            if number is not None and not (isinstance(number, int) and number >= least):
+                raise ValueError(
+                    f"{name} must be a whole number of at least {least}, got {number!r}"
+                )
         self.folder = read_exported_folder(folder)
         self.backend = backend
         self.provider = _check_backend(backend, provider)

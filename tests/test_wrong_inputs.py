@@ -25,7 +25,13 @@ from simvtp.layers import (
     unpack,
 )
 from simvtp.masking import RunningCellMasker, TextMasker, TubeMasker
-from simvtp.metrics import classification_metrics, retrieval_metrics
+from simvtp.metrics import (
+    bootstrap_intervals,
+    chance_metrics,
+    classification_metrics,
+    mean_interval,
+    retrieval_metrics,
+)
 from simvtp.tasks import VideoAnswerer, VideoClassifier, fit_head
 from tests.sample_batches import small_config
 
@@ -222,6 +228,9 @@ def test_masks(call, message):
     [
         (lambda: retrieval_metrics([[1.0]], positives=REAL), "similarity must be .* got list"),
         (lambda: retrieval_metrics(torch.eye(2), positives=[[1]]), "positives must be .* got list"),
+        (lambda: chance_metrics([[True]]), "positives must be .* got list"),
+        (lambda: mean_interval([1.0], groups=IDS[0]), "values must be .* got list"),
+        (lambda: bootstrap_intervals(None, groups=IDS[0]), "those of query_ranks, got NoneType"),
         (lambda: classification_metrics([[1.0]], labels=IDS[0]), "scores must be .* got list"),
         (lambda: classification_metrics(torch.eye(2), labels=[0, 1]), "labels must be .* got list"),
         (lambda: fit_head([[1.0]], IDS[0], num_classes=2, l2_grid=[1]), "features must be .* got"),

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from simvtp.layers import describe, require_tensor
 from simvtp.metrics.retrieval import QueryRanks
 
 # Numbers in a temporary matrix of samples by queries.
@@ -63,7 +64,7 @@ def bootstrap_intervals(
     Raises:
         ValueError: not one group per query, no sample, or a level outside (0, 1).
     """
-    _check(len(ranks.rank), groups, num_samples, level)
+    _check(_ranks_of(ranks), groups, num_samples, level)
     figures = _bootstrap([ranks], groups, num_samples, seed)[0]
     return {name: _interval(values, level) for name, values in figures.items()}
 
@@ -88,7 +89,7 @@ def mean_interval(
     Raises:
         ValueError: not one group per sample, no resample, or a level outside (0, 1).
     """
-    _check(len(values), groups, num_samples, level)
+    _check(values, groups, num_samples, level)
     _, numbers = groups.unique(return_inverse=True)
     count = int(numbers.max()) + 1
     sums = _sum_by(numbers, values.double(), count)
@@ -129,7 +130,8 @@ def compare_ranks(
         ValueError: the models were not asked the same queries or ranks, not one group per query,
             no sample, or a level outside (0, 1).
     """
-    _check(len(first.rank), groups, num_samples, level)
+    _check(_ranks_of(first), groups, num_samples, level)
+    _ranks_of(second)
     if first.rank.shape != second.rank.shape or first.hits.keys() != second.hits.keys():
         raise ValueError(
             "both models must have ranks of the same queries and the same k, got "
@@ -249,7 +251,10 @@ def _interval(values: Tensor, level: float) -> Interval:
     return Interval(low, high)
 
 
-def _check(num_queries: int, groups: Tensor, num_samples: int, level: float) -> None:
+def _check(values: Tensor, groups: Tensor, num_samples: int, level: float) -> None:
+    require_tensor("values", values, "(queries,)", fix="give one for each query or sample")
+    require_tensor("groups", groups, "(queries,)", fix="give the number of each one's clip")
+    num_queries = len(values)
     if groups.shape != (num_queries,) or groups.dtype != torch.int64:
         raise ValueError(
             f"groups must be int64 and one per query ({num_queries}), got {groups.dtype} "
@@ -259,3 +264,9 @@ def _check(num_queries: int, groups: Tensor, num_samples: int, level: float) -> 
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, e.g. 0.95, got {level}")
+
+
+def _ranks_of(ranks: QueryRanks) -> Tensor:
+    if not isinstance(ranks, QueryRanks):
+        raise TypeError(f"ranks must be those of query_ranks, got {describe(ranks)}")
+    return ranks.rank

@@ -153,6 +153,8 @@ def chance_metrics(positives: Tensor, *, ks: Sequence[int] = (1, 5, 10)) -> Retr
         positives: `(queries, gallery)` bool, as for `retrieval_metrics`.
         ks: ranks to give the recall of.
     """
+    fix = "build it with query_clip[:, None] == gallery_clip[None, :]"
+    require_tensor("positives", positives, "(queries, gallery)", fix=fix)
     constant = torch.zeros(positives.shape, device=positives.device)
     return retrieval_metrics(constant, positives=positives, ks=ks)
 

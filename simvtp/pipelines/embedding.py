@@ -206,6 +206,8 @@ def _require_finite(features: Tensor, names: Sequence[str]) -> None:
 def _require_counts(
     records: Sequence[ClipRecord], *, start: int, batch_size: int, num_workers: int = 0
 ) -> None:
+    if isinstance(records, str) or not isinstance(records, Sequence):
+        raise TypeError(f"records must be clips as load_clips reads them, got {records!r:.80}")
     for name, value, least in (
         ("batch_size", batch_size, 1),
         ("num_workers", num_workers, 0),

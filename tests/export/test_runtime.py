@@ -151,7 +151,9 @@ class TestBackends:
             ({"backend": "torch"}, "backend must be one of .*, got 'torch'"),
             ({"provider": "rocm"}, "provider must be one of cpu, cuda, tensorrt, got 'rocm'"),
             ({"backend": "rtx", "provider": "cuda"}, "leave it out"),
-            ({"threads": 0}, "threads must be at least 1, got 0"),
+            ({"threads": 0}, "threads must be a whole number of at least 1, got 0"),
+            ({"threads": "two"}, "threads must be a whole number of at least 1, got 'two'"),
+            ({"device": "cuda"}, "device must be a whole number of at least 0, got 'cuda'"),
         ],
     )
     def test_bad_settings(self, exported, options, reason):

@@ -106,6 +106,8 @@ def test_later_records_by_themselves(model, records):
 def test_counts_are_checked_at_once(model, records, settings, message):
     with pytest.raises(ValueError, match=message):
         embed(model, records, **settings)
+    with pytest.raises(TypeError, match="as load_clips reads them, got 'clips"):
+        embed(model, "clips.csv", **settings)
     with pytest.raises(ValueError, match="got no records"):
         embed(model, [])
 
