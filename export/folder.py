@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from export.json_fields import FieldError, json_field, json_value, read_json_object
+from simvtp.named_files import file_beside
 
 FORMAT = 1
 REPORT_NAME = "report.json"
@@ -260,7 +261,7 @@ def _parse_range(values: object, where: str) -> Range:
 def _check_files(folder: Path, graph: GraphSpec, *, check_hash: bool) -> None:
     sizes = {}
     for name in (graph.file, *graph.external_data):
-        if not (folder / name).is_file():
+        if not file_beside(folder / REPORT_NAME, name).is_file():
             raise ValueError(
                 f"{folder / name} of graph {graph.name!r} is missing; export the folder anew"
             )

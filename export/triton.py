@@ -7,6 +7,7 @@ config.pbtxt is generated from the graphs.
 """
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 cut = (f"{key} {value.string_value}" for key, value in config.parameters.items())
                 console.print(f"clips of videos: {', '.join(cut)}", markup=False, highlight=False)
         said = f"repository {options.out}, to serve with: tritonserver --model-repository"
-        console.print(f"{said} {options.out}", markup=False, highlight=False)
+        console.print(f"{said} {shlex.quote(str(options.out))}", markup=False, highlight=False)
         return 0
     console.print(f"error: {message}", style="red", markup=False, highlight=False)
     return 2

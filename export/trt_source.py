@@ -18,6 +18,7 @@ from export.folder import (
 )
 from export.trt_library import MissingError
 from export.trt_parse import BuildError
+from simvtp.named_files import file_beside
 
 _PRECISIONS = {
     onnx.TensorProto.BFLOAT16: "bf16",
@@ -138,7 +139,7 @@ def _single_file(options: argparse.Namespace, ranges: Mapping[str, Range]) -> So
         ) from error
     symbolic = _symbolic_sizes(file, inputs, ranges)
     data = external_files(model)
-    files = [file, *(file.parent / name for name in data)]
+    files = [file, *(file_beside(file, name) for name in data)]
     graph = GraphSpec(
         name=file.stem,
         file=file.name,

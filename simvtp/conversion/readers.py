@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.serialization import safe_globals
 
 from simvtp.config.json_file import read_json
+from simvtp.named_files import file_beside
 
 _WEIGHT_FILES = (
     "model.safetensors",
@@ -131,9 +132,9 @@ def _shards(index: Path) -> tuple[dict[str, str], tuple[Path, ...]]:
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise ValueError(f"{index} must hold a weight_map from tensors to files; copy it anew")
-    files = tuple(index.parent / name for name in sorted(set(names.values())))
+    files = tuple(file_beside(index, name) for name in sorted(set(names.values())))
     for file in files:
-        if file.parent != index.parent or not file.is_file():
+        if not file.is_file():
             raise ValueError(
                 f"{index} names {file.name}, which is no file beside it; copy the folder anew"
             )

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import shlex
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from simvtp.data.places import Command, named_place
 from simvtp.pipelines import bounded_yaml
 from simvtp.printing import printable
 
@@ -96,7 +98,9 @@ def settings_parser(
 
 def parse_settings(parser: SettingsParser, arguments: Sequence[str] | None) -> Namespace:
     """Parse and build the dataclasses; a value they refuse ends the program with their reason."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     parsed = parser.parse_args(arguments)
+    _require_typed_commands(parser, parsed, arguments)
     for name, section in parser.get_defaults(skip_validation=True).as_dict().items():
         if isinstance(section, dict) and not isinstance(parsed[name], Namespace):
             parser.error(f"{name} is a section of settings, got {parsed[name]!r}")
@@ -104,6 +108,19 @@ def parse_settings(parser: SettingsParser, arguments: Sequence[str] | None) -> N
         return parser.instantiate(parsed)
     except ValueError as error:
         parser.error(str(error))
+
+
+def _require_typed_commands(
+    parser: SettingsParser, parsed: Namespace, arguments: Sequence[str]
+) -> None:
+    """Refuse a command that a settings file holds: only what is typed is run."""
+    for name, value in vars(parsed.as_flat()).items():
+        command = isinstance(value, str) and isinstance(named_place(value), Command)
+        if command and not any(f"={typed}".endswith(f"={value}") for typed in arguments):
+            parser.error(
+                f"{name} is a command in a settings file, and only a command that is typed is "
+                f"run; where you trust it, type it too: --{name} {shlex.quote(value)}"
+            )
 
 
 def add_resume(parser: SettingsParser) -> None:

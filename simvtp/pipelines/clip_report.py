@@ -19,7 +19,7 @@ class ClipReport:
     """Figures of clips that are added one after the other.
 
     Args:
-        faulty_rows: rows of the manifest that are no clips at all.
+        faulty_rows: rows of the manifest, or members of shards, that are no clips at all.
     """
 
     def __init__(self, faulty_rows: Sequence[dict[str, str]] = ()) -> None:
@@ -83,7 +83,7 @@ def check_table(report: ClipReport) -> Table:
     table = Table(title=f"{report.num_clips} clips", show_header=False)
     table.add_row("decode", f"{figures['decoded']} of {report.num_clips}")
     table.add_row("bad", str(len(report.bad) - report.num_faulty_rows))
-    table.add_row("faulty rows", str(report.num_faulty_rows))
+    table.add_row("faulty rows or members", str(report.num_faulty_rows))
     table.add_row("size", f"{report.num_bytes / 1e6:.1f} MB")
     table.add_row("durations", _spread_text(figures["seconds"], "s"))
     for name in ("resolutions", "frame_rates", "codecs"):

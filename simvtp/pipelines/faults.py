@@ -2,6 +2,7 @@
 
 import errno
 import resource
+import shlex
 import shutil
 import signal
 import time
@@ -82,7 +83,7 @@ def failure_of_run(error: Exception | None, *, step: int, out: str) -> RunFailur
         return RunFailure("another process failed; see its message")
     return RunFailure(
         f"{reason_of(error, folder=Path(out))}. The state after step {step} is saved: go on with "
-        f"--run.out {out} --resume"
+        f"--run.out {shlex.quote(out)} --resume"
     )
 
 

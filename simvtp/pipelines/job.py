@@ -1,5 +1,6 @@
 """The outside of a training job: stops, faults told on one line, the log, the exit code."""
 
+import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -95,7 +96,7 @@ def train_to_end(
 def print_how_to_go_on(console: Console, program: str, out: Path) -> None:
     """Say how a run that was stopped goes on; before it had begun, it is started again."""
     resume = " --resume" if (out / "config.yaml").is_file() else ""
-    message = f"continue: {program} --run.out {out}{resume}"
+    message = f"continue: {program} --run.out {shlex.quote(str(out))}{resume}"
     console.print(message, markup=False, highlight=False)
 
 

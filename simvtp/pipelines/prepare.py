@@ -1,7 +1,7 @@
 """Clips checked and packed for training: `python -m simvtp.pipelines.prepare --data X --out DIR`.
 
 Every clip is decoded whole, by processes whose crash or hang costs no more than one clip. Good
-clips go into tar shards with an index; bad ones, and faulty rows of a manifest, are listed in
+clips go into tar shards with an index; bad ones, and faulty rows or members, are listed in
 report.json. A run that was stopped, however hard, goes on when the same command is given again.
 With --check nothing is written: a table tells what the clips are.
 """

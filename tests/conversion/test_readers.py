@@ -230,7 +230,7 @@ def test_nothing_there(tmp_path):
         ("[]", "must hold a JSON object"),
         ('{"weight_map": 3}', "must hold a weight_map"),
         ('{"weight_map": {"a.bias": "model-2.safetensors"}}', "model-2.*no file beside it"),
-        ('{"weight_map": {"a.bias": "../out.safetensors"}}', "no file beside it"),
+        ('{"weight_map": {"a.bias": "../out.safetensors"}}', "not a file beside it"),
         (json.dumps({"weight_map": {"c": "part.safetensors"}}), "1 tensors that its files lack.*c"),
     ],
 )
