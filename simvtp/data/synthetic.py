@@ -295,7 +295,7 @@ def _render_clip(job: _Job) -> None:
 
 def _write_video(path: Path, frames: NDArray[np.uint8]) -> None:
     """Encode `(frames, 3, height, width)` RGB as H.264, on one thread: the bytes are then fixed."""
-    with av.open(str(path), "w", format="mp4") as container:
+    with av.open(f"file:{path}", "w", format="mp4") as container:
         stream = cast(
             av.VideoStream,
             container.add_stream("libx264", rate=FRAMES_PER_SECOND, options=_ENCODER),

@@ -105,7 +105,7 @@ def _target_times(
 def _encode(pictures: Iterable[VideoFrame], target: Path, *, rate: Fraction, gop: int) -> None:
     options = {"preset": "veryfast", "crf": "20", "sc_threshold": "0", "keyint_min": str(gop)}
     muxer = {"movflags": "+faststart"}
-    with av.open(str(target), "w", format="mp4", options=muxer) as container:
+    with av.open(f"file:{target}", "w", format="mp4", options=muxer) as container:
         stream: Any = container.add_stream("libx264", rate=rate, options=options)
         stream.codec_context.thread_count = 1
         stream.codec_context.gop_size = gop
