@@ -14,6 +14,7 @@ from simvtp.config import (
     PretrainConfig,
     RunConfig,
 )
+from simvtp.pipelines.finetune_settings import AugmentConfig, TaskDataConfig, TuneConfig
 from simvtp.seeding import derive_generator, derive_seed
 
 
@@ -56,6 +57,31 @@ def test_a_clip_is_told_in_seconds_or_in_frames():
     assert DataConfig(frame_stride=4).spacing == FrameSpacing(stride=4)
     with pytest.raises(ValueError, match=r"got frame_seconds 0\.2 and frame_stride 4; set one"):
         DataConfig(frame_seconds=0.2, frame_stride=4)
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        (ModelConfig, {"mlp_ratio": float("inf")}),
+        (MaskingConfig, {"text_ratio": float("nan")}),
+        (ObjectiveConfig, {"pixel_weight": float("inf")}),
+        (DataConfig, {"clip_seconds": 1e30}),
+        (DataConfig, {"crop_scales": (1.0, float("nan"))}),
+        (OptimConfig, {"lr_per_256": float("inf")}),
+        (OptimConfig, {"lr_per_256": 11.0}),
+        (OptimConfig, {"weight_decay": 1e30}),
+        (OptimConfig, {"clip_norm": float("inf")}),
+        (RunConfig, {"checkpoint_minutes": float("inf")}),
+        (RunConfig, {"epochs": 10**30}),
+        (TuneConfig, {"temperature": float("inf")}),
+        (AugmentConfig, {"crop_scale": (0.5, float("nan"))}),
+        (TaskDataConfig, {"clip_seconds": float("inf")}),
+    ],
+)
+def test_numbers_beyond_any_use_are_refused(section, values):
+    ((name, _),) = values.items()
+    with pytest.raises(ValueError, match=name):
+        section(**values)
 
 
 def test_at_least_one_loss_must_be_on():

@@ -2,15 +2,31 @@
 
 import math
 from collections.abc import Collection
+from dataclasses import fields
 from functools import cache
 from numbers import Integral
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+_LARGEST = {int: 2**63 - 1, float: 1e9}
 
 
 def require(condition: bool, message: str) -> None:
     """Raise ValueError with the message unless the condition holds."""
     if not condition:
         raise ValueError(message)
+
+
+def require_sound(settings: Any) -> None:
+    """Refuse numbers of a settings dataclass that are infinite, NaN or beyond any use."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        for number in value if isinstance(value, tuple | list) else (value,):
+            largest = _LARGEST.get(type(number), math.inf)
+            require(
+                type(number) not in _LARGEST or abs(number) <= largest,
+                f"{field.name} must be a finite number of at most {largest:.1e}, "
+                f"got {str(number)[:24]}",
+            )
 
 
 def require_share(name: str, value: float, *, below_one: bool = False) -> None:

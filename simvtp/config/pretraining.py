@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from simvtp.config.checks import require, require_positive, require_share
+from simvtp.config.checks import require, require_positive, require_share, require_sound
 from simvtp.config.mask_counts import num_decoded_tubelets, num_hidden_tubes
 from simvtp.config.model import ModelConfig
 from simvtp.config.spacing import DEFAULT_SPACING, FrameSpacing
@@ -28,6 +28,7 @@ class MaskingConfig:
     decode_ratio: float = 1.0
 
     def __post_init__(self) -> None:
+        require_sound(self)
         require_share("video_ratio", self.video_ratio, below_one=True)
         require_share("text_ratio", self.text_ratio)
         require_share("decode_ratio", self.decode_ratio)
@@ -78,6 +79,7 @@ class ObjectiveConfig:
     contrast_over: Literal["micro_batch", "step"] = "micro_batch"
 
     def __post_init__(self) -> None:
+        require_sound(self)
         weights = ("pixel_weight", "word_weight", "vtc_weight", "vtm_weight")
         for name in weights:
             value = getattr(self, name)
@@ -144,6 +146,7 @@ class DataConfig:
     cache_gb: float = 0.0
 
     def __post_init__(self) -> None:
+        require_sound(self)
         _ = self.spacing
         require_positive(self, "clip_seconds", "shuffle_buffer", "shard_cache_gb")
         require(self.num_workers >= 0, f"num_workers must be >= 0, got {self.num_workers}")

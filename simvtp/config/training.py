@@ -3,7 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from simvtp.config.checks import require, require_positive, require_share
+from simvtp.config.checks import (
+    require,
+    require_positive,
+    require_range,
+    require_share,
+    require_sound,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +35,10 @@ class OptimConfig:
     clip_norm: float | None = 1.0
 
     def __post_init__(self) -> None:
+        require_sound(self)
         require_positive(self, "lr_per_256", "eps")
-        for name in ("min_lr_per_256", "warmup_epochs", "weight_decay"):
-            value = getattr(self, name)
-            require(value >= 0, f"{name} must be >= 0, got {value}")
+        require_range(self, 0, 10, "lr_per_256", "min_lr_per_256", "weight_decay")
+        require_range(self, 0, 1e6, "warmup_epochs")
         for beta in self.betas:
             require_share("betas", beta, below_one=True)
         require(
@@ -81,6 +87,7 @@ class RunConfig:
     max_bad_steps: int = 5
 
     def __post_init__(self) -> None:
+        require_sound(self)
         require_positive(
             self,
             *("epochs", "batch_size", "accumulate"),

@@ -1,5 +1,6 @@
 """A table of clips on disk, mapped into memory: its rows cost no process any memory of its own."""
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from simvtp.data.manifest_rows import shown
 from simvtp.data.places import Command, Place, Url
 
 _ROWS_PER_BATCH = 16_384
+_SAID = ("video_id", "captions")
 _SCHEMA = pa.schema(
     [
         ("video_id", pa.string()),
@@ -154,6 +156,16 @@ class ClipTable(Sequence[ClipRecord]):
         for batch in self._batches:
             for captions in batch.column("captions"):
                 yield from captions.as_py()
+
+    def digest(self) -> str:
+        """Changes with ids, names of files (not of their folders) and captions, and their order."""
+        digest = hashlib.sha256()
+        last_part = pc.ReplaceSubstringOptions("^.*/", "")
+        for batch in self._batches:
+            files = pc.call_function("replace_substring_regex", [batch.column("path")], last_part)
+            columns = {"file": files, **{name: batch.column(name) for name in _SAID}}
+            digest.update(pa.record_batch(columns).serialize())
+        return digest.hexdigest()
 
     def shard_sizes(self) -> list[int] | None:
         """Clips of each shard, in the order of the rows; None when each clip has its own file."""

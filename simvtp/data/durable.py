@@ -1,11 +1,16 @@
-"""Files that a crash of the machine leaves whole or not at all."""
+"""Files that a crash of the machine leaves whole or not at all, and that one process writes."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from simvtp.config.json_file import read_json
+
+# The workers of a process that was killed may hold its lock for a moment longer.
+_LOCK_SECONDS = 3.0
 
 
 def publish(partial: Path, target: Path) -> None:
@@ -22,6 +27,20 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def locked(file: Path, *, refusal: Exception) -> FileLock:
+    """The lock on a file, held until it is released or the process ends.
+
+    Raises:
+        Exception: `refusal`, while another process holds it.
+    """
+    lock = FileLock(file, timeout=_LOCK_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise refusal from None
+    return lock
 
 
 def changed_settings(file: Path, settings: Mapping[str, Any]) -> str:

@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
-from simvtp.data.durable import changed_settings, publish, sync
+from simvtp.data.durable import changed_settings, locked, publish, sync
 from simvtp.data.feature_tables import ROWS_PER_GROUP, regrouped
 
 QUARANTINE = ".quarantine.jsonl"
@@ -79,11 +78,8 @@ class FeatureFile:
         shutil.rmtree(self._gone, ignore_errors=True)
         self._require_free(overwrite)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self._folder / "lock", timeout=0)
-        try:
-            self._lock.acquire()
-        except Timeout:
-            raise FeatureFileError(f"{file}: another process is writing it; wait for it") from None
+        refusal = FeatureFileError(f"{file}: another process is writing it; wait for it")
+        self._lock = locked(self._folder / "lock", refusal=refusal)
         try:
             # Once more: another process may have finished it before the lock was free.
             self._require_free(overwrite)

@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import quote, unquote
 
-from filelock import FileLock, Timeout
-
 from simvtp.config.json_file import read_json
 from simvtp.data.clip_checks import CheckedClip
 from simvtp.data.clip_table import ClipRecord, write_clip_table
-from simvtp.data.durable import changed_settings, publish
+from simvtp.data.durable import changed_settings, locked, publish
 from simvtp.data.shard_index import (
     INDEX_NAME,
     TABLE_NAME,
@@ -104,11 +102,8 @@ class ShardFolder:
             if not folder.is_dir() or any(folder.iterdir()):
                 raise ShardError(f"{folder}: it holds other files; choose a new folder")
         self._progress.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self._progress / "lock", timeout=0)
-        try:
-            self._lock.acquire()
-        except Timeout:
-            raise ShardError(f"{folder}: another process is writing to it; wait for it") from None
+        refusal = ShardError(f"{folder}: another process is writing to it; wait for it")
+        self._lock = locked(self._progress / "lock", refusal=refusal)
         self._keep_settings(dict(settings))
         self.scratch = self._progress / f"clips-{os.getpid()}"
         for leftover in self._progress.glob("clips-*"):

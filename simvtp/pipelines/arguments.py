@@ -6,6 +6,7 @@ import shlex
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -99,7 +100,10 @@ def settings_parser(
 def parse_settings(parser: SettingsParser, arguments: Sequence[str] | None) -> Namespace:
     """Parse and build the dataclasses; a value they refuse ends the program with their reason."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parsed = parser.parse_args(arguments)
+    try:
+        parsed = parser.parse_args(arguments)
+    except OverflowError as error:
+        parser.error(f"a number is too large: {error}")
     _require_typed_commands(parser, parsed, arguments)
     for name, section in parser.get_defaults(skip_validation=True).as_dict().items():
         if isinstance(section, dict) and not isinstance(parsed[name], Namespace):
@@ -132,8 +136,16 @@ def add_resume(parser: SettingsParser) -> None:
     )
 
 
-def parse_job(parser: SettingsParser, arguments: Sequence[str]) -> Namespace:
-    """Parse settings; with `--resume` those of the run that goes on, with changes to them."""
+def parse_job(
+    parser: SettingsParser, arguments: Sequence[str], *, kept: Sequence[str] = ()
+) -> Namespace:
+    """Parse settings; with `--resume` those of the run that goes on, with changes to them.
+
+    Args:
+        parser: command line of the job.
+        arguments: what the user typed.
+        kept: names of what a run was made from, which no resume can change.
+    """
     parsed = parse_settings(parser, arguments)
     if not parsed.resume:
         return parsed
@@ -143,7 +155,23 @@ def parse_job(parser: SettingsParser, arguments: Sequence[str]) -> Namespace:
             f"there is no run to resume: {saved} is missing; name it with --run.out, or leave "
             "--resume out if the run was stopped before it had begun"
         )
-    return parse_settings(parser, ["--config", str(saved), *arguments])
+    resumed = parse_settings(parser, ["--config", str(saved), *arguments])
+    settings = yaml.safe_load(saved.read_text("utf-8"))
+    for name in kept:
+        begun, now = _entry(settings, name), attrgetter(name)(resumed)
+        if now != begun:
+            parser.error(
+                f"{name} is {now} but the run was begun with {begun}, which its folder keeps: "
+                "leave it out on a resume, or start a new run"
+            )
+    return resumed
+
+
+def _entry(settings: Any, name: str) -> Any:
+    """A setting by its dotted name; None where there is none."""
+    for part in name.split("."):
+        settings = settings.get(part) if isinstance(settings, dict) else None
+    return settings
 
 
 def save_settings(settings: Mapping[str, Any], *, file: Path) -> None:

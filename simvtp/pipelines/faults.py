@@ -77,6 +77,22 @@ def too_many_bad_steps(count: int, *, step: int, samples: Sequence[str]) -> NonF
     )
 
 
+def spoilt_state(spoilt: Sequence[str], *, step: int, last: int | None) -> NonFiniteLossError:
+    """The failure that ends a run whose state is not finite after `step`.
+
+    Args:
+        spoilt: names of the tensors.
+        step: optimiser steps finished.
+        last: those of the latest state that was saved, if there is one.
+    """
+    saved = "no state was saved" if last is None else f"the last good state is that of step {last}"
+    return NonFiniteLossError(
+        f"after step {step} {len(spoilt)} tensors of the state are not finite, such as "
+        f"{spoilt[0]}, though loss and gradient were: it is not saved, {saved}. Lower "
+        "optim.lr_per_256, or clip with optim.clip_norm, and go on with --resume"
+    )
+
+
 def failure_of_run(error: Exception | None, *, step: int, out: str) -> RunFailure:
     """The failure that ends a run after `step`; None stands for an error of another process."""
     if error is None:

@@ -43,12 +43,14 @@ from simvtp.pipelines.job import (
     choose_device,
     choose_precision,
     end_with,
+    only_run,
     run_job,
     set_up_blocks,
     train_to_end,
 )
 from simvtp.pipelines.optimizer_step import OptimizerStep, optimizer_of
 from simvtp.pipelines.plan import MODEL_STREAM, RunPlan, TrainingLoader
+from simvtp.pipelines.sameness import digests_of, require_alike
 from simvtp.pipelines.saved_state import on_these_ranks, require_run_state
 from simvtp.pipelines.stopping import StopRequest
 from simvtp.pipelines.summary import recipe_of, save_model
@@ -89,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit code: 0 done or asked to stop, 1 failed, 2 bad settings."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = build_parser()
-    parsed = parse_job(parser, arguments)
+    parsed = parse_job(parser, arguments, kept=("task", "model", "tune.weights"))
     for name in ("task", "model"):
         if parsed[name] is None:
             parser.error(f"--{name} is missing")
@@ -97,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def job(stop: StopRequest, console: Console) -> int:
         sections = {name: getattr(parsed, name) for name in SECTIONS}
         config = FinetuneConfig(task=parsed.task, model=parsed.model, **sections)
-        with initialize(choose_device(config.run)) as group:
+        with initialize(choose_device(config.run)) as group, only_run(Path(config.run.out)):
             return _run(config, resume=parsed.resume, group=group, stop=stop, console=console)
 
     return run_job(job, program=PROGRAM, out=Path(parsed.run.out))
@@ -141,7 +143,6 @@ def _fit_features(config: FinetuneConfig, *, device: torch.device, console: Cons
     if _holds_run(Path(config.run.out)):
         raise ValueError(f"{config.run.out} already holds a run; choose another with --run.out")
     task = _task(config)
-    Path(config.run.out).mkdir(parents=True, exist_ok=True)
     save_settings(asdict(config), file=Path(config.run.out) / "config.yaml")
     model: Any = task.objective.to(device).model
     fit_frozen(model, task.splits, max_bad_share=config.data.max_bad_share)
@@ -187,12 +188,12 @@ def _prepare(
     # Likewise a short run begins with a short warm-up.
     warmup = min(config.optim.warmup_epochs, run.epochs / 2)
     config = replace(config, run=run, optim=replace(config.optim, warmup_epochs=warmup))
-    if is_main():
-        out.mkdir(parents=True, exist_ok=True)
-        save_settings(asdict(config), file=out / "config.yaml")
     trainer = _build_trainer(config, task, group=group, store=store)
+    require_alike(config, trainer.digests, step=-1 if state is None else state["step"])
     if state is not None:
         trainer.load_state_dict(state)
+    if is_main():
+        save_settings(asdict(config), file=out / "config.yaml")
     return config, task, trainer
 
 
@@ -222,6 +223,7 @@ def _build_trainer(
         assemble=lambda: kept.model if is_main() else None,
         average=average,
         patience=tune.patience,
+        digests=digests_of(task.splits["train"], getattr(kept.model, "tokenizer", None)),
     )
 
 

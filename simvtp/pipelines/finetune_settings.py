@@ -5,7 +5,7 @@ from os.path import realpath
 from typing import Any, Literal
 
 from simvtp.config import OptimConfig, RunConfig
-from simvtp.config.checks import require_range
+from simvtp.config.checks import require_range, require_sound
 from simvtp.data.annotations import Missing
 
 TaskName = Literal["retrieval", "classification", "qa"]
@@ -55,6 +55,7 @@ class TaskDataConfig:
     test_crops: int = 1
 
     def __post_init__(self) -> None:
+        require_sound(self)
         require_range(self, 0, 1, "max_bad_share", "label_share")
         require_range(self, 0, 0.9, "validation_share")
         require_range(self, 1, 1000, "test_clips")
@@ -112,6 +113,7 @@ class TuneConfig:
     rerank: int = 0
 
     def __post_init__(self) -> None:
+        require_sound(self)
         require_range(self, 0, 0.99, "drop_path", "video_ratio")
         require_range(self, 0.01, 1, "layer_decay")
         require_range(self, 0, 1e9, "vtc_weight", "vtm_weight", "memory", "rerank")
@@ -151,6 +153,7 @@ class AugmentConfig:
     cutmix: float = 0.0
 
     def __post_init__(self) -> None:
+        require_sound(self)
         require_range(self, 0, 1, "flip_probability", "erase_probability", "label_smoothing")
 
 

@@ -46,7 +46,7 @@ def load_initial_weights(model: SimVTP, config: PretrainConfig) -> None:
         sources.append(_video_part(mapped, model.config))
     if config.init_text is not None:
         mapped = map_weights(read[config.init_text], towers="video")
-        sources.append(_text_part(mapped, model, saved=out / "tokenizer.json"))
+        sources.append(_text_part(mapped, model))
     if sources:
         report = load_parts(model, sources, config=model.config)
         if is_main():
@@ -72,7 +72,7 @@ def _video_part(mapped: MappedWeights, config: ModelConfig) -> MappedWeights:
     return mapped.only(_VIDEO_PARTS[:2], why_not=why)
 
 
-def _text_part(mapped: MappedWeights, model: SimVTP, *, saved: Path) -> MappedWeights:
+def _text_part(mapped: MappedWeights, model: SimVTP) -> MappedWeights:
     option = "--init-text"
     _require_part(mapped, "text_embedding", option=option)
     mapped = mapped.only(("text_embedding",), why_not="not the text embedding")
@@ -82,8 +82,6 @@ def _text_part(mapped: MappedWeights, model: SimVTP, *, saved: Path) -> MappedWe
     if tokenizer is not None and not differs and has_tokenizer(folder):
         differs = load_tokenizer(folder).get_vocab() != tokenizer.get_vocab()
     if differs:
-        # The run's copy would go before the tokenizer that is given next.
-        saved.unlink(missing_ok=True)
         raise ValueError(
             f"{option} {folder} has another vocabulary than the run, which has "
             f"{model.config.vocab_size} words; set --data.tokenizer to the source's own"

@@ -1,8 +1,10 @@
 """The outside of a training job: stops, faults told on one line, the log, the exit code."""
 
+import os
 import shlex
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -10,13 +12,19 @@ import torch
 from torch import nn
 
 from simvtp.config import RunConfig
+from simvtp.data.durable import locked
 from simvtp.data.processes import num_usable_cores
 from simvtp.layers import compile_blocks, recompute_blocks
 from simvtp.pipelines.faults import is_expected, reason_of
 from simvtp.pipelines.stopping import StopNow, StopRequest
 from simvtp.pipelines.trainer import Trainer
 from simvtp.printing import Console
-from simvtp.training import RunLog, is_launched_first, is_main, keep_freed_memory
+from simvtp.training import RunLog, is_launched_first, is_main, keep_freed_memory, main_first
+
+# How many processes a launcher has started, where it says so.
+_LAUNCHED = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+
+_LOCK = ".lock"
 
 Job = Callable[[StopRequest, Console], int]
 
@@ -31,6 +39,8 @@ def run_job(job: Job, *, program: str, out: Path) -> int:
     """
     console = Console(soft_wrap=True)
     keep_freed_memory()
+    if alone := _started_alone():
+        console.print(f"note: {alone}", markup=False, highlight=False)
     with StopRequest() as stop:
         try:
             return job(stop, console)
@@ -50,6 +60,51 @@ def run_job(job: Job, *, program: str, out: Path) -> int:
             reason = reason_of(error, folder=out)
             console.print(f"error: {reason}", style="red", markup=False, highlight=False)
             return 2 if isinstance(error, ValueError) else 1
+
+
+@contextmanager
+def only_run(out: Path) -> Iterator[None]:
+    """Keep the folder of a run, which is made here, from all other processes; all ranks enter.
+
+    Raises:
+        ValueError: another process holds it.
+        MainFailedError: rank 0 could not get it.
+    """
+    lock, made = None, not out.exists()
+    with main_first():
+        if is_main():
+            out.mkdir(parents=True, exist_ok=True)
+            lock = locked(out / _LOCK, refusal=ValueError(_in_use(out)))
+    try:
+        yield
+    finally:
+        if lock is not None:
+            if made and list(out.iterdir()) == [out / _LOCK]:
+                # Refused before anything else was written.
+                (out / _LOCK).unlink()
+                out.rmdir()
+            lock.release()
+
+
+def _in_use(out: Path) -> str:
+    alone = _started_alone()
+    return (
+        f"another process is writing to {out}: wait for it, or choose another folder with "
+        f"--run.out{alone and f'; {alone}'}"
+    )
+
+
+def _started_alone() -> str:
+    """What to do where a launcher started several processes that do not know each other."""
+    counts = {name: os.environ.get(name, "") for name in _LAUNCHED}
+    found = [name for name, count in counts.items() if count.isdigit() and int(count) > 1]
+    if "RANK" in os.environ or not found:
+        return ""
+    return (
+        f"{found[0]} is {counts[found[0]]} but RANK is not set, so each process trains by itself: "
+        "let the launcher start torchrun once on each machine, e.g. srun --ntasks-per-node=1 "
+        "torchrun --nproc-per-node=gpu -m ..."
+    )
 
 
 def train_to_end(

@@ -7,7 +7,7 @@ minutes on two cores. With `--data.train clips.csv --data.root DIR` it trains on
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -44,12 +44,14 @@ from simvtp.pipelines.job import (
     choose_device,
     choose_precision,
     end_with,
+    only_run,
     run_job,
     set_up_blocks,
     train_to_end,
 )
 from simvtp.pipelines.optimizer_step import optimizer_of
 from simvtp.pipelines.plan import RunPlan
+from simvtp.pipelines.sameness import digests_of, require_alike
 from simvtp.pipelines.saved_state import on_these_ranks, require_run_state
 from simvtp.pipelines.setup import (
     TrainingData,
@@ -129,11 +131,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit code: 0 done or asked to stop, 1 failed, 2 bad settings."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = build_parser()
-    parsed = parse_job(parser, arguments)
+    parsed = parse_job(parser, arguments, kept=("data.tokenizer", "init_video", "init_text"))
 
     def job(stop: StopRequest, console: Console) -> int:
         config = PretrainConfig(**{name: getattr(parsed, name) for name in SETTINGS})
-        with initialize(choose_device(config.run)) as group:
+        with initialize(choose_device(config.run)) as group, only_run(Path(config.run.out)):
             return _run(config, resume=parsed.resume, group=group, stop=stop, console=console)
 
     return run_job(job, program=PROGRAM, out=Path(parsed.run.out))
@@ -182,18 +184,23 @@ def _prepare(
         config = replace(config, run=run)
     with main_first():
         data = load_data(config.data)
-        out.mkdir(parents=True, exist_ok=True)
-        tokenizer = build_tokenizer(config, train=data.train, saved=out / "tokenizer.json")
+        begun = resume or not is_main()
+        saved = out / "tokenizer.json"
+        tokenizer = build_tokenizer(config, train=data.train, saved=saved, begun=begun)
+    digests = digests_of(data.train, tokenizer)
+    require_alike(config, digests, step=-1 if state is None else state["step"])
     model = build_model(config, tokenizer=tokenizer)
     if state is None:
         load_initial_weights(model, config)
     model = model.to(group.device)
     config = replace(config, model=model.config)
-    if is_main():
-        save_settings(asdict(config), file=out / "config.yaml")
-    trainer, objective = _build_trainer(config, model=model, data=data, group=group, store=store)
+    trainer, objective = _build_trainer(
+        config, model=model, data=data, group=group, store=store, digests=digests
+    )
     if state is not None:
         trainer.load_state_dict(state)
+    if is_main():
+        save_settings(asdict(config), file=out / "config.yaml")
     return config, data, trainer, objective
 
 
@@ -204,6 +211,7 @@ def _build_trainer(
     data: TrainingData,
     group: ProcessGroupInfo,
     store: CheckpointStore,
+    digests: Mapping[str, str],
 ) -> tuple[Trainer, Objective]:
     assert model.tokenizer is not None
     objective: Objective = build_objective(config, model=model).to(group.device)
@@ -237,6 +245,7 @@ def _build_trainer(
         store=store,
         assemble=partial(whole_model, objective),
         describe=lambda numbers: [data.train[number].name for number in numbers],
+        digests=digests,
     )
     return trainer, objective
 

@@ -1,7 +1,11 @@
 """The state of a run as it is read back: checked, and fitted to the number of processes."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from simvtp.config import RunConfig
 from simvtp.training import Checkpoint, CheckpointError
@@ -36,6 +40,24 @@ def require_run_state(checkpoint: Checkpoint) -> dict[str, Any]:
             f"{', '.join(wrong)} missing or wrong; restore another one, or start a new run"
         )
     return state
+
+
+def not_finite(state: dict[str, Any]) -> list[str]:
+    """Weights and the optimiser's tensors in a run's state that hold an infinity or a NaN."""
+    parts = {name: state[name] for name in ("parameters", "optimizer", "average")}
+    return [
+        place
+        for place, tensor in _tensors(parts)
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+    ]
+
+
+def _tensors(value: Any, place: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield place, value
+    elif isinstance(value, dict):
+        for key, entry in value.items():
+            yield from _tensors(entry, f"{place} {key}".strip())
 
 
 def on_these_ranks(run: RunConfig, state: dict[str, Any], *, world_size: int) -> RunConfig:

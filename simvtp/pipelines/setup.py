@@ -76,23 +76,39 @@ def build_shard_cache(config: DataConfig) -> ShardCache:
     return ShardCache(max_bytes=round(config.shard_cache_gb * 1e9))
 
 
-def build_tokenizer(config: PretrainConfig, *, train: ClipTable, saved: Path) -> Tokenizer:
-    """The run's tokenizer: the one saved before, the one given, or one trained on the captions.
+def build_tokenizer(
+    config: PretrainConfig, *, train: ClipTable, saved: Path, begun: bool
+) -> Tokenizer:
+    """The run's tokenizer: the one given, or one trained on the captions.
 
     Training a vocabulary is not deterministic, so the run keeps its own from the first moment.
+
+    Args:
+        config: settings of the run.
+        train: clips to train on.
+        saved: file in the folder of the run.
+        begun: take that file, which this run or its rank 0 has written.
+
+    Raises:
+        ValueError: it is not there, or damaged.
     """
-    if saved.is_file():
+    if begun:
+        if not saved.is_file():
+            raise ValueError(
+                f"{saved} is missing, the vocabulary that the run was begun with; restore it, or "
+                "start a new run"
+            )
         return load_tokenizer(saved)
     if config.data.tokenizer is not None:
         tokenizer = load_tokenizer(config.data.tokenizer)
     else:
         tokenizer = train_tokenizer(train.captions(), vocab_size=config.model.vocab_size)
-    saved.parent.mkdir(parents=True, exist_ok=True)
     partial = saved.with_suffix(".partial")
     # Tokenizer.save raises a bare Exception where the disk is full.
     partial.write_text(tokenizer.to_str(pretty=True), "utf-8")
     partial.replace(saved)
-    return tokenizer
+    # As the other ranks and a resume have it.
+    return load_tokenizer(saved)
 
 
 def build_model(config: PretrainConfig, *, tokenizer: Tokenizer) -> SimVTP:

@@ -1,13 +1,21 @@
 """The training loop: steps, finite check, log, checkpoints, clean stops."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from simvtp.pipelines.faults import blame_clip, failure_of_run, is_fault, too_many_bad_steps
+from simvtp.pipelines.faults import (
+    blame_clip,
+    failure_of_run,
+    is_fault,
+    spoilt_state,
+    too_many_bad_steps,
+)
 from simvtp.pipelines.interval import Interval
 from simvtp.pipelines.optimizer_step import OptimizerStep, TrainingBatch
 from simvtp.pipelines.plan import STEP_STREAM, RunPlan, TrainingLoader
+from simvtp.pipelines.sameness import require_begun_with
+from simvtp.pipelines.saved_state import not_finite
 from simvtp.pipelines.stopping import StopNow, StopRequest
 from simvtp.seeding import derive_seed
 from simvtp.training import (
@@ -37,6 +45,7 @@ class Trainer:
         describe: names samples by their numbers, for the report of a bad step.
         assemble: the model to evaluate; all ranks ask for it, and rank 0 gets it.
         average: moving average of the weights, if there is one; part of the state.
+        digests: of what the samples are made of; a state of others is refused.
         patience: evaluations without a better one after which the run ends; None never ends it.
     """
 
@@ -49,6 +58,7 @@ class Trainer:
         store: CheckpointStore,
         describe: Callable[[Sequence[int]], list[str]],
         assemble: Callable[[], Any],
+        digests: Mapping[str, str] | None = None,
         average: WeightAverage | None = None,
         patience: int | None = None,
     ) -> None:
@@ -60,6 +70,7 @@ class Trainer:
         self.store = store
         self.describe = describe
         self.assemble = assemble
+        self.digests = {} if digests is None else dict(digests)
         self.average = average
         self.patience = patience
         self.step = 0
@@ -99,7 +110,8 @@ class Trainer:
             Whether a stop was requested.
 
         Raises:
-            NonFiniteLossError: too many bad steps in a row; the last good state is saved first.
+            NonFiniteLossError: too many bad steps in a row, and the last good state is saved first;
+                or an update spoilt the state, which is not saved.
             RunFailure: a rank's data, log or evaluation failed; the state is saved first.
             CheckpointError: the state cannot be written.
         """
@@ -147,14 +159,17 @@ class Trainer:
             "average": None if self.average is None else self.average.state_dict(),
             "num_steps": self.plan.num_steps,
             "world_size": world_size(),
+            "digests": self.digests,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state.
 
         Raises:
-            ValueError: the state is of another model, or of a run of another length or batch.
+            ValueError: the state is of another model, of other samples, or of a run of another
+                length or batch.
         """
+        require_begun_with(self.digests, state.get("digests", {}))
         if state["num_steps"] != self.plan.num_steps:
             raise ValueError(
                 f"the run was planned for {state['num_steps']} steps and is now "
@@ -167,6 +182,8 @@ class Trainer:
         self.step, self._place = state["step"], self.data.sampler.state_dict()
         self._bad_streak, self._evaluated = state["bad_streak"], state["evaluated"]
         self._best = None if state["best"] is None else tuple(state["best"])
+        if self._best is not None and not self.agreement.gather(self.store.has_best())[0]:
+            self._best = None
         self._saved = (self.step, self._evaluated)
 
     def load_weights(self, state: dict[str, Any]) -> None:
@@ -255,12 +272,21 @@ class Trainer:
     def _save(self) -> None:
         if self._saved == (self.step, self._evaluated):
             return
-        state = self.state_dict()
+        state = self._finite_state()
         if is_main():
             every = self.plan.run.keep_every_epochs
             keep = self.plan.is_due(self.step, every_epochs=every)
             self.store.save(state, step=self.step, keep=keep)
         self._saved = (self.step, self._evaluated)
+
+    def _finite_state(self) -> dict[str, Any]:
+        """The state, which an update may have spoilt after a loss that was sound; all ranks ask."""
+        state = self.state_dict()
+        spoilt = self.agreement.gather(not_finite(state))[0]
+        if spoilt:
+            last = None if self._saved is None else self._saved[0]
+            raise spoilt_state(spoilt, step=self.step, last=last)
+        return state
 
     def _evaluate(
         self, evaluate: Callable[[Any], float] | None, stop: StopRequest
@@ -296,6 +322,6 @@ class Trainer:
         self._evaluated = self.step
         if self._best is None or value > self._best[1]:
             self._best = self.step, value
-        state = self.state_dict()
+        state = self._finite_state()
         if is_main():
             self.store.save_best(state, step=self.step, value=value)

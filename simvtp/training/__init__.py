@@ -15,6 +15,7 @@ from simvtp.training.distributed import (
     main_first,
     mean_over_ranks,
     rank,
+    require_same,
     world_size,
 )
 from simvtp.training.logging import RunLog
@@ -55,6 +56,7 @@ __all__ = [
     "peak_lr",
     "plot_curves",
     "rank",
+    "require_same",
     "scatter_state",
     "shard",
     "whole",

@@ -16,6 +16,7 @@ from simvtp.training.state_folder import (
     read_manifest,
     read_state,
     remove_state,
+    require_whole,
     write_state,
 )
 
@@ -104,6 +105,26 @@ class CheckpointStore:
                 "restore one from a backup, or move the folder away to start from step 0"
             )
         return None
+
+    def has_best(self) -> bool:
+        """Whether there is a best checkpoint; a warning tells where one has been lost.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        folder = self.folder / "best"
+        if not folder.exists():
+            message = f"{folder} is gone; the best is from now on the best of what follows"
+            warnings.warn(message, CheckpointWarning, stacklevel=2)
+            return False
+        try:
+            require_whole(folder)
+        except DamagedError as error:
+            raise CheckpointError(
+                f"the best state is damaged: {error}; restore it from a backup, or remove {folder} "
+                "to look for the best in what is still to come"
+            ) from error
+        return True
 
     def load_best(self) -> Checkpoint | None:
         """Best checkpoint; None when there is none.

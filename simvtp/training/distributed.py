@@ -1,7 +1,7 @@
 """Several processes as torchrun starts them; every function is a no-op in a single process."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -117,6 +117,26 @@ def main_first() -> Iterator[None]:
     finally:
         if is_main():
             agreement.any(not passed)
+
+
+def require_same(values: Mapping[str, Any]) -> None:
+    """Refuse ranks that would not do the same work; all ranks must call it.
+
+    Args:
+        values: what must be the same on all of them, by the name that the message calls it.
+
+    Raises:
+        ValueError: something differs; on every rank.
+    """
+    first, *others = Agreement().gather(dict(values))
+    for number, other in enumerate(others, start=1):
+        for name in {**first, **other}:
+            if first.get(name) != other.get(name):
+                raise ValueError(
+                    "all processes of a run must be given the same settings and clips, but "
+                    f"{name} is {other.get(name)!r} on rank {number} and {first.get(name)!r} on "
+                    "rank 0; start them alike"
+                )
 
 
 class Agreement:

@@ -105,6 +105,25 @@ def read_state(folder: Path) -> Checkpoint:
         DamagedError: manifest or state is missing or damaged.
         CheckpointError: the state holds more than plain data.
     """
+    manifest = require_whole(folder)
+    path = folder / manifest.file
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:
+        # Not chained: torch's own text advises to read the file in earnest.
+        raise CheckpointError(
+            f"refused to load {path}: it holds more than tensors and plain values, and reading "
+            "the rest could run code; delete it, or convert it if you know where it comes from"
+        ) from None
+    return Checkpoint(state, manifest.step, folder)
+
+
+def require_whole(folder: Path) -> Manifest:
+    """The manifest of `folder`, once the hash of its state is the one in there.
+
+    Raises:
+        DamagedError: manifest or state is missing or damaged.
+    """
     manifest = read_manifest(folder)
     path = folder / manifest.file
     try:
@@ -117,15 +136,7 @@ def read_state(folder: Path) -> Checkpoint:
             f"{path}: its sha256 is not the manifest's "
             f"({path.stat().st_size} bytes, written were {manifest.num_bytes})"
         )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:
-        # Not chained: torch's own text advises to read the file in earnest.
-        raise CheckpointError(
-            f"refused to load {path}: it holds more than tensors and plain values, and reading "
-            "the rest could run code; delete it, or convert it if you know where it comes from"
-        ) from None
-    return Checkpoint(state, manifest.step, folder)
+    return manifest
 
 
 def _checked_bytes(value: Any, where: str) -> int:

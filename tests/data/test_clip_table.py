@@ -118,3 +118,22 @@ def test_what_is_no_table_is_refused(tmp_path: Path):
         writer.write_table(table)
     with pytest.raises(ValueError, match="has the columns video_id, path"):
         ClipTable(tmp_path / "t.arrow", root="/", source="test")
+
+
+def test_a_digest_changes_with_what_is_said_and_with_its_order_alone(tmp_path):
+    def digest(*rows):
+        file = tmp_path / "table.arrow"
+        write_clip_table(file, [ClipRecord(name, path, captions) for name, path, captions in rows])
+        return ClipTable(file, root=tmp_path, source="test").digest()
+
+    first, second = ("a", "here/a.mp4", ("one", "two")), ("b", "b.mp4", ("three",))
+    begun = digest(first, second)
+    assert digest(("a", "there/then/a.mp4", ("one", "two")), second) == begun
+    changed = [
+        digest(second, first),
+        digest(first),
+        digest(("a", "here/a.mp4", ("two", "one")), second),
+        digest(("c", "here/a.mp4", ("one", "two")), second),
+        digest(("a", "here/c.mp4", ("one", "two")), second),
+    ]
+    assert len({begun, *changed}) == 6

@@ -139,8 +139,9 @@ def test_words_need_their_own_tokenizer(settings_for, foreign, vocabulary, tmp_p
     settings.append(f"--data.tokenizer={vocabulary}")
     assert pretrain.main([*settings, *init(foreign)]) == 2
     assert "another vocabulary than the run, which has 50 words" in printed(capsys)
-    # One that was kept would go before the right one, when it is given next.
-    assert not (tmp_path / "run" / "tokenizer.json").exists()
+    # What that start kept does not go before the right one, when it is given next.
+    settings[-1] = f"--data.tokenizer={foreign / 'text'}"
+    assert pretrain.main([*settings, *init(foreign)]) == 0
 
 
 def test_a_vocabulary_of_the_same_size_is_not_enough(
