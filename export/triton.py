@@ -19,6 +19,7 @@ from export.json_fields import json_field, read_json_object
 from export.placing import put_in_place, unfinished
 from simvtp.printing import Console
 
+_CUT = ("num_frames", "frame_seconds", "frame_stride", "image_size")
 _ABOUT = {
     "onnxruntime": "Triton's ONNX Runtime backend",
     "tensorrt": "Triton's TensorRT backend, engines of export.trt --backend tensorrt",
@@ -66,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(_table(configs))
         for config in configs:
             if config.name == "preprocess":
-                cut = (f"{key} {value.string_value}" for key, value in config.parameters.items())
+                known = ((name, config.parameters.get(name)) for name in _CUT)
+                cut = (f"{name} {one.string_value}" for name, one in known if one is not None)
                 console.print(f"clips of videos: {', '.join(cut)}", markup=False, highlight=False)
         said = f"repository {options.out}, to serve with: tritonserver --model-repository"
         console.print(f"{said} {shlex.quote(str(options.out))}", markup=False, highlight=False)

@@ -106,3 +106,32 @@ def test_the_server_sees_the_same_moments(exported, records, tmp_path, monkeypat
     videos = np.array([[record.path.read_bytes()] for record in records], dtype=object)
     (answer,) = model.execute([Request(VIDEO=videos)])
     require_moments(answer["frames"], MIDDLE)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "said"),
+    [
+        # As older exports have it.
+        ({"frame_stride": 4}, {"frame_stride": "4"}),
+        ({"frame_seconds": None, "frame_stride": 2}, {"frame_stride": "2"}),
+        ({"frame_seconds": 0.2, "frame_stride": None}, {"frame_seconds": "0.2"}),
+        ({"frame_seconds": 0.2, "frame_stride": 4}, None),
+        ({}, None),
+    ],
+)
+def test_the_server_is_told_seconds_or_a_stride(exported_copy, tmp_path, capsys, spacing, said):
+    sizes = {"num_frames": 4, "image_size": 32}
+    (exported_copy / "preprocessor.json").write_text(json.dumps(sizes | spacing))
+    out = tmp_path / "models"
+    options = ["--from", str(exported_copy), "--out", str(out), "--device", "cpu"]
+    assert triton.main([*options, "--backend", "python"]) == (2 if said is None else 0)
+    printed = " ".join(capsys.readouterr().out.split())
+    if said is None:
+        assert "preprocessor.json: the frames of a clip are told apart by seconds or by" in printed
+        return
+    parameters = configs_of(out)["preprocess"].parameters
+    limits = [name for name in parameters if name.startswith("max_")]
+    found = {name: one.string_value for name, one in parameters.items() if name not in limits}
+    assert found == {"num_frames": "4", "image_size": "32"} | said
+    ((name, value),) = said.items()
+    assert f"clips of videos: num_frames 4, {name} {value}, image_size 32" in printed
