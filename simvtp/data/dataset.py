@@ -15,7 +15,7 @@ from simvtp.data.clip_table import ClipRecord
 from simvtp.data.clips import ClipError, read_clip
 from simvtp.data.decoded_clips import DecodedClips
 from simvtp.data.fetch import ClipFiles, ShardCache
-from simvtp.data.quarantine import Quarantine, TooManyBadClips
+from simvtp.data.quarantine import KILLED, Quarantine, TooManyBadClips
 from simvtp.data.reading_places import ReadingPlaces, ended_if_stuck
 from simvtp.data.tokenizer import encode_caption
 from simvtp.seeding import derive_generator
@@ -226,13 +226,23 @@ class RandomClips(Dataset[T], ABC, Generic[T]):
                 time_limit=self.time_limit,
             )
 
-    def blame(self, process: int) -> str | None:
-        """List the clip at which a worker's decoder crashed; its name, None if it was at none."""
+    def blame(self, process: int, *, killed: bool = False) -> str | None:
+        """List the clip at which a worker ended, and leave it out from the next start on.
+
+        Args:
+            process: the worker.
+            killed: it was killed, which may be chance: a clip is left out at the second time.
+
+        Returns:
+            Name of the clip that is left out; None if there is none.
+        """
         if (place := self.places.of(process)) is None:
             return None
         record = self.record(place[0])
-        self.quarantine.add(record, reason="decoder crash", epoch=place[1], unreadable=True)
-        return record.name
+        is_left_out = not killed or self.quarantine.was_killed(record)
+        reason = KILLED if killed else "decoder crash"
+        self.quarantine.add(record, reason=reason, epoch=place[1], unreadable=is_left_out)
+        return record.name if is_left_out else None
 
 
 class ClipDataset(RandomClips[Sample]):

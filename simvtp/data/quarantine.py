@@ -10,6 +10,7 @@ from typing import Any
 
 from simvtp.data.clip_table import ClipRecord
 
+KILLED = "its process was killed, as where memory runs out"
 _MIN_TRIED = 20
 _BLOCK_BYTES = 1 << 20
 
@@ -37,13 +38,14 @@ class Quarantine:
         self.max_bad_share = max_bad_share
         self.num_tried = 0
         self.num_bad = 0
-        self._listed: set[str] = set()
+        # Whether each is listed as unreadable.
+        self._listed: dict[str, bool] = {}
         self._num_read = 0
+        entries = _entries(self._text())
         self._unreadable = {
-            entry["path"]: str(entry.get("reason"))
-            for entry in _entries(self._text())
-            if entry.get("unreadable")
+            entry["path"]: str(entry.get("reason")) for entry in entries if entry.get("unreadable")
         }
+        self._killed = {entry["path"] for entry in entries if entry.get("reason") == KILLED}
 
     @property
     def lists_any(self) -> bool:
@@ -53,6 +55,10 @@ class Quarantine:
     def reason(self, record: ClipRecord) -> str | None:
         """Why no clip of this file can be read; None where it may be tried."""
         return self._unreadable.get(record.name)
+
+    def was_killed(self, record: ClipRecord) -> bool:
+        """Whether a process was killed at this clip before the run was started this time."""
+        return record.name in self._killed
 
     def count(self, *, bad: bool, reason: str = "") -> None:
         """Count one more clip that was tried.
@@ -73,7 +79,7 @@ class Quarantine:
             )
 
     def add(self, record: ClipRecord, *, reason: str, epoch: int, unreadable: bool) -> None:
-        """List a bad clip, unless this or another worker has done so before.
+        """List a bad clip, unless it is listed already, and as unreadable if it is that.
 
         Args:
             record: the clip.
@@ -84,7 +90,7 @@ class Quarantine:
         written = record.name
         if unreadable:
             self._unreadable[written] = reason
-        if self.path is None or written in self._listed:
+        if self.path is None or self._is_listed(written, unreadable):
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         entry = {
@@ -101,14 +107,17 @@ class Quarantine:
             with suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             torn = self._catch_up(descriptor)
-            if written in self._listed:
+            if self._is_listed(written, unreadable):
                 return
             line = (("\n" if torn else "") + json.dumps(entry) + "\n").encode()
             if os.write(descriptor, line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-            self._listed.add(written)
+            self._listed[written] = unreadable
         finally:
             os.close(descriptor)
+
+    def _is_listed(self, name: str, unreadable: bool) -> bool:
+        return name in self._listed and self._listed[name] >= unreadable
 
     def _catch_up(self, descriptor: int) -> bool:
         """Note what was listed since the last time; whether a full disk has cut the last line."""
@@ -116,7 +125,9 @@ class Quarantine:
         while block := os.pread(descriptor, _BLOCK_BYTES, self._num_read + len(rest)):
             rest += block
         whole, _, torn = rest.rpartition(b"\n")
-        self._listed.update(entry["path"] for entry in _entries(whole.decode(errors="replace")))
+        for entry in _entries(whole.decode(errors="replace")):
+            unreadable = bool(entry.get("unreadable"))
+            self._listed[entry["path"]] = self._listed.get(entry["path"], False) or unreadable
         self._num_read += len(rest) - len(torn)
         return bool(torn)
 

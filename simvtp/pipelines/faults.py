@@ -29,8 +29,11 @@ _LOADER_ENDS = (
 )
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
-# A process that was killed, or had no shared memory left, is no decoder's fault.
-_CRASHES = {-each: each.name for each in (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE)}
+_KILLED = signal.SIGKILL.name
+# A process that had no shared memory left is no decoder's fault; one that is killed may have been.
+_CRASHES = {
+    -each: each.name for each in (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGKILL)
+}
 _EXIT_SECONDS = 1.0
 
 
@@ -59,10 +62,15 @@ def blame_clip(error: Exception, loader: DataLoader[Any]) -> Exception:
         crash = _CRASHES.get(worker.exitcode)
         if crash is not None and isinstance(loader.dataset, RandomClips):
             with suppress(OSError):
-                if name := loader.dataset.blame(worker.pid):
+                if name := loader.dataset.blame(worker.pid, killed=crash == _KILLED):
+                    happened = (
+                        f"a process was killed ({crash}) while it read {name}, not for the first "
+                        "time, as where a clip takes all memory"
+                        if crash == _KILLED
+                        else f"the decoder of {name} crashed ({crash})"
+                    )
                     return RunFailure(
-                        f"the decoder of {name} crashed ({crash}); it is listed in "
-                        "quarantine.jsonl and left out on a resume"
+                        f"{happened}; it is listed in quarantine.jsonl and left out on a resume"
                     )
     return error
 
