@@ -97,6 +97,8 @@ def load_model(build: Callable[[], M], folder: Path, *, config: ModelConfig) -> 
     """
     path = folder / "model.safetensors"
     try:
+        # Safetensors says of a file that may not be read that it is not there.
+        path.open("rb").close()
         with safetensors.safe_open(path, framework="pt") as file:
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
@@ -205,14 +207,18 @@ def read_config(folder: Path, *, task: str | None) -> dict[str, Any]:
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
-    """Write all weights to a safetensors file.
+    """Write all weights to a safetensors file, which those may read who may read others.
 
     Raises:
         OSError: the disk is full or fails.
     """
     weights = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+    # Safetensors puts a file in its place that only its owner may read.
+    path.touch()
+    mode = path.stat().st_mode
     try:
         safetensors.torch.save_file(weights, path, metadata={"format": "pt"})
+        path.chmod(mode)
     except safetensors.SafetensorError as error:
         raise OSError(errno.EIO, str(error), str(path)) from error
 

@@ -7,6 +7,7 @@ them out; what is put in a line of its own, such as a name, goes through `printa
 """
 
 import io
+import os
 import re
 import sys
 from typing import Any
@@ -34,6 +35,10 @@ def _written_out(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode("ascii")
 
 
+class OutputClosedError(BrokenPipeError):
+    """The program that read the standard output has ended."""
+
+
 class Console(rich.console.Console):
     """A console on which text is plain: no markup, no emoji names, no active characters.
 
@@ -50,6 +55,25 @@ class Console(rich.console.Console):
         stream = sys.stderr if stderr else sys.stdout
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+    def on_broken_pipe(self) -> None:
+        """What follows goes to the standard error, since nobody reads the output any more.
+
+        Raises:
+            OutputClosedError: so that the work that prints ends in order.
+        """
+        del self._buffer[:]
+        if self.file is sys.stderr:
+            self.quiet = True
+            return
+        # Or Python would fail when it flushes at its end.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        self.file = sys.stderr
+        raise OutputClosedError(
+            "nobody reads the output any more (as after | head): send it to a file, or through tee"
+        )
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Every string that is printed comes through here, cells of tables too."""

@@ -1,4 +1,6 @@
 import json
+import os
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -193,3 +195,27 @@ def test_damaged_folders_are_refused(model, tmp_path, damage, message):
 def test_an_unknown_name_says_what_to_give_instead():
     with pytest.raises(ValueError, match=r"no/such-model.*neither a folder"):
         SimVTP.from_pretrained("no/such-model", local_files_only=True)
+
+
+def test_weights_may_be_read_by_whom_the_umask_lets(model, tmp_path):
+    previous = os.umask(0o022)
+    try:
+        model.save_pretrained(tmp_path)
+    finally:
+        os.umask(previous)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert set(modes.values()) == {0o644}, modes
+
+
+def test_a_file_that_may_not_be_read_is_called_so(model, tmp_path, monkeypatch):
+    model.save_pretrained(tmp_path)
+    opened = Path.open
+
+    def refuse(path, *arguments, **options):
+        if path.name == "model.safetensors":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ValueError, match="Permission denied"):
+        SimVTP.from_pretrained(tmp_path)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from simvtp.data import FetchError, TooManyBadClips
 from simvtp.data.dataset import RandomClips
 from simvtp.data.loader import BatchLostError
+from simvtp.printing import OutputClosedError
 from simvtp.training import CheckpointError, MainFailedError
 
 # What loading, logging and evaluating fail with when no line of the program is at fault.
@@ -145,7 +146,8 @@ def reason_of(error: BaseException, *, folder: Path) -> str:
     text = str(error).strip() or type(error).__name__
     if "Original Traceback" in text:
         text = text.splitlines()[-1].partition(": ")[2] or text.splitlines()[-1]
-    if is_dead_worker(error) or isinstance(error, ConnectionError | EOFError):
+    lost = isinstance(error, ConnectionError | EOFError)
+    if is_dead_worker(error) or (lost and not isinstance(error, OutputClosedError)):
         # Which of these it is depends on what the worker was about.
         died = text.splitlines()[0].rstrip(". ")
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
