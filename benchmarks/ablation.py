@@ -44,14 +44,14 @@ def main() -> int:
     try:
         _require_same_length(options)
     except ValueError as error:
-        console.print(f"error: {error}", markup=False)
+        console.print(f"error: {error}")
         return 2
     failed: list[str] = []
     if not options.report_only:
         runs = [_run(options, variant, seed) for variant, seed in _runs(options)]
         failed = run_all(runs, processes=options.processes, threads=options.threads)
     for message in failed:
-        console.print(f"failed: {message}", style="red", markup=False)
+        console.print(f"failed: {message}", style="red")
     results = [
         {"variant": variant, "seed": seed, **json.loads(file.read_text())}
         for variant, seed in _runs(options)

@@ -72,7 +72,7 @@ def main() -> int:
         for kind in kinds(options.kills, options.others):
             if kind.times:
                 outcomes.append(bench.disturb(kind))
-                Console(stderr=True).print(outcomes[-1], highlight=False)
+                Console(stderr=True).print(outcomes[-1])
         if options.others:
             outcomes.append(Outcome(*kill_preparation(data, Path(folder), options.others)))
     if not outcomes:

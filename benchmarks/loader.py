@@ -219,7 +219,6 @@ def _print(console: Console, result: dict[str, Any]) -> None:
     console.print(
         f"{result['frames_decoded_a_clip']:.1f} frames decoded for "
         f"{result['frames_wanted_a_clip']} wanted: from the key frame before the first to the last",
-        highlight=False,
     )
     needed = result["step_clips_per_second"]
     if needed is None:

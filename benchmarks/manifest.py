@@ -72,7 +72,6 @@ def main() -> int:
             f"{name}: {figures['rows']:,} rows opened in {figures['open_seconds']:.2f} s, first "
             f"batch after {figures['batch_seconds']:.2f} s; job and {options.workers} workers "
             f"together {figures['memory_mb']:.0f} MB",
-            highlight=False,
         )
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,6 @@ def print_result(console: Console, result: dict[str, Any]) -> None:
         f"{settings['precision']}, {settings['negatives']} negatives, "
         f"{settings['rounds']} rounds; matrix products "
         f"{Spread.of([rate / 1e9 for rate in result['matrix_flops']]).text(0)} GFLOP/s",
-        highlight=False,
     )
     console.print(_step_table(result))
     if "agreement" in result:

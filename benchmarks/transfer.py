@@ -62,7 +62,7 @@ def main() -> int:
         runs = [_run(options, cell, tasks[cell.task]) for cell in _cells(options)]
         failed = run_all(runs, processes=options.processes, threads=1)
     for message in failed:
-        console.print(f"failed: {message}", style="red", markup=False)
+        console.print(f"failed: {message}", style="red")
     values: dict[Cell, float] = {}
     for cell in _cells(options):
         file = _folder(options, cell) / "run" / "results.json"

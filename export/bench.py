@@ -117,10 +117,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report = _report(folder, options, timings, skipped)
             target.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     except KeyboardInterrupt:
-        console.print("stopped", highlight=False)
+        console.print("stopped")
         return 130
     except (ValueError, OSError) as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        console.print(f"error: {error}", style="red")
         return 2
     return 0
 
@@ -241,7 +241,7 @@ def _print(
     for contestant, reason in dict.fromkeys(row[1:] for row in skipped):
         graphs = [row.graph for row in skipped if row[1:] == (contestant, reason)]
         said = f"skipped {contestant} on {', '.join(graphs)}: {reason}"
-        console.print(said, markup=False, highlight=False)
+        console.print(said)
 
 
 def _table(folder: ExportedFolder, timings: Sequence[Timing]) -> Table:

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         exported = export_with(options.model, options.out, _settings(options))
     except KeyboardInterrupt:
-        console.print("stopped; nothing was written", highlight=False)
+        console.print("stopped; nothing was written")
         return 130
     except (ExportError, ParityError) as error:
         message, code = f"{error}; nothing was written to {options.out}", 1
@@ -76,9 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message, code = str(error), 2
     else:
         print_report(console, exported.report)
-        console.print(f"exported to {exported.path}", markup=False, highlight=False)
+        console.print(f"exported to {exported.path}")
         return 0
-    console.print(f"error: {message}", style="red", markup=False, highlight=False)
+    console.print(f"error: {message}", style="red")
     return code
 
 

@@ -61,7 +61,7 @@ def print_report(console: Console, report: Mapping[str, Any]) -> None:
             shown.add_row(*row)
         console.print(shown)
     for note in report["notes"]:
-        console.print(note, markup=False, highlight=False)
+        console.print(note)
 
 
 def report_tables(report: Mapping[str, Any]) -> Iterator[ReportTable]:

@@ -69,11 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if config.name == "preprocess":
                 known = ((name, config.parameters.get(name)) for name in _CUT)
                 cut = (f"{name} {one.string_value}" for name, one in known if one is not None)
-                console.print(f"clips of videos: {', '.join(cut)}", markup=False, highlight=False)
+                console.print(f"clips of videos: {', '.join(cut)}")
         said = f"repository {options.out}, to serve with: tritonserver --model-repository"
-        console.print(f"{said} {shlex.quote(str(options.out))}", markup=False, highlight=False)
+        console.print(f"{said} {shlex.quote(str(options.out))}")
         return 0
-    console.print(f"error: {message}", style="red", markup=False, highlight=False)
+    console.print(f"error: {message}", style="red")
     return 2
 
 

@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         place = error.filename or options.out or options.onnx
         message, code = f"{place}: {error.strerror or error}", 2
-    console.print(f"error: {message}", style="red", markup=False, highlight=False)
+    console.print(f"error: {message}", style="red")
     return code
 
 
@@ -109,7 +109,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
                 "--workspace, --timing-cache, --version-compatible, --refittable and --tf32"
             )
         sidecar = refit_graph_engine(library, find_source(options, ranges), options.refit)
-        console.print(f"refitted as {sidecar.with_suffix('')}", markup=False, highlight=False)
+        console.print(f"refitted as {sidecar.with_suffix('')}")
         return 0
     capabilities = target_capabilities(library, options.compute_capability)
     check_options(library, settings)
@@ -132,7 +132,7 @@ def _build(plan: Plan, source: Source, console: Console) -> None:
             build_graph_engine(plan, source, graph, progress=progress) for graph in source.graphs
         ]
     print_engines(console, [read_engine_file(sidecar).sidecar for sidecar in sidecars])
-    console.print(f"engines in {source.out}", markup=False, highlight=False)
+    console.print(f"engines in {source.out}")
 
 
 def _dry_run(library: Library, source: Source, console: Console) -> int:
@@ -142,7 +142,7 @@ def _dry_run(library: Library, source: Source, console: Console) -> int:
         print_support(console, graph.name, support, version=library.version)
         complete = complete and not any(row.unsupported for row in support.operators)
     verdict = "all operators are supported" if complete else "some operators are not supported"
-    console.print(f"{verdict}; nothing was built", highlight=False)
+    console.print(f"{verdict}; nothing was built")
     return 0 if complete else 1
 
 

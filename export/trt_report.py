@@ -27,7 +27,7 @@ def print_engines(console: Console, sidecars: Sequence[Mapping[str, Any]]) -> No
             if row[title]:
                 console.print(_rows(f"{row['graph']}: {title}", row[title]))
     for reason in dict.fromkeys(row["not_measured"] for row in sidecars if row["not_measured"]):
-        console.print(f"parity and latency not measured: {reason}", highlight=False)
+        console.print(f"parity and latency not measured: {reason}")
 
 
 def print_support(console: Console, name: str, support: GraphSupport, *, version: str) -> None:
@@ -40,7 +40,7 @@ def print_support(console: Console, name: str, support: GraphSupport, *, version
         table.add_row(row.operator, str(row.nodes), str(row.unsupported or ""), style=style)
     console.print(table)
     for reason in support.reasons:
-        console.print(reason, style="red", markup=False, highlight=False)
+        console.print(reason, style="red")
 
 
 def _layers(sidecars: Sequence[Mapping[str, Any]]) -> Table:

@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         converted = _convert(options)
     except KeyboardInterrupt:
-        console.print("stopped; nothing was written", highlight=False)
+        console.print("stopped; nothing was written")
         return 130
     except OSError as error:
         message = f"{error.filename or options.out}: {error.strerror or error}"
@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_report(console, converted.report)
         _print_result(console, converted, options.out)
         return 0
-    console.print(f"error: {message}", style="red", markup=False, highlight=False)
+    console.print(f"error: {message}", style="red")
     return 2
 
 
@@ -249,7 +249,7 @@ def print_report(console: Console, report: LoadReport) -> None:
     """Print what was loaded, what is new, what was ignored, and what else to know."""
     console.print(report_table(report))
     for note in report.notes:
-        console.print(f"note: {note}", markup=False, highlight=False)
+        console.print(f"note: {note}")
 
 
 def _print_result(console: Console, converted: Converted, out: Path) -> None:
@@ -261,17 +261,15 @@ def _print_result(console: Console, converted: Converted, out: Path) -> None:
         f"{config.num_heads} heads; {config.num_frames} frames of {config.image_size} px = "
         f"{slices} x {rows} x {columns} tubelets\n"
         f"clips: {model.frame_spacing.clip_of(config.num_frames)}",
-        highlight=False,
     )
     if model.tokenizer is None:
         console.print(
             "note: there is no tokenizer, so encode_text takes token ids only; give one with "
             "--tokenizer vocab.txt",
-            highlight=False,
         )
     licences = ", ".join(dict.fromkeys(origin.licence for origin in converted.origins))
-    console.print(f"licences of the sources: {licences}", markup=False, highlight=False)
-    console.print(f"written: {out}", markup=False, highlight=False)
+    console.print(f"licences of the sources: {licences}")
+    console.print(f"written: {out}")
 
 
 if __name__ == "__main__":

@@ -105,16 +105,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _embed_to_file(options, stop, console)
         except StopNow:
-            console.print(f"stopped by {stop.name}; the same command goes on", highlight=False)
+            console.print(f"stopped by {stop.name}; the same command goes on")
             return stop.exit_code
         except KeyboardInterrupt:
-            console.print("interrupted at once; the same command goes on", highlight=False)
+            console.print("interrupted at once; the same command goes on")
             return 130
         except Exception as error:
             if not is_expected(error):
                 raise
             reason = reason_of(error, folder=options.out.parent)
-            console.print(f"error: {reason}", style="red", markup=False, highlight=False)
+            console.print(f"error: {reason}", style="red")
             return 2 if isinstance(error, ValueError | OSError) else 1
 
 
@@ -133,10 +133,10 @@ def _embed_to_file(options: argparse.Namespace, stop: StopRequest, console: Cons
     file = FeatureFile(options.out, settings, tables=tables, overwrite=options.overwrite)
     with closing(file):
         cut = model.frame_spacing.clip_of(model.config.num_frames)
-        console.print(f"clips: {cut}", highlight=False)
+        console.print(f"clips: {cut}")
         begun = file.next_clip(VIDEO)
         if 0 < begun < len(records):
-            console.print(f"going on at video {begun} of {len(records)}", highlight=False)
+            console.print(f"going on at video {begun} of {len(records)}")
         batches = embed(
             model,
             records,
@@ -309,10 +309,10 @@ def _report(file: FeatureFile, num_videos: int, console: Console) -> None:
     said = f"{file.file}: {file.num_rows(VIDEO)} clips of {num_videos - bad} videos"
     if TEXT in file.tables:
         said += f"; {file.outputs[TEXT]}: {file.num_rows(TEXT)} captions"
-    console.print(said, markup=False, highlight=False)
+    console.print(said)
     if bad:
         said = f"videos that cannot be read: {bad}, see {file.outputs[QUARANTINE]}"
-        console.print(said, markup=False, highlight=False)
+        console.print(said)
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _run(options, console)
     except (ValueError, RuntimeError, OSError) as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        console.print(f"error: {error}", style="red")
         return 1 if isinstance(error, TooManyBadClips) else 2
     return 0
 
@@ -158,10 +158,10 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         }
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-        console.print(f"figures: {options.json}", markup=False, highlight=False)
+        console.print(f"figures: {options.json}")
     if options.sheet is not None:
         _draw(options, models[0], records, evaluations[0], console)
-        console.print(f"sheet: {options.sheet}", markup=False, highlight=False)
+        console.print(f"sheet: {options.sheet}")
     require_few_bad(
         len(evaluations[0].gallery.unreadable),
         len(records),

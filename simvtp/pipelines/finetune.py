@@ -266,7 +266,6 @@ def _print_start(console: Console, config: FinetuneConfig, *, task: Task, traine
         f"clips: {model.frame_spacing.clip_of(model.config.num_frames)}\n"
         f"run:   {steps}, {config.optim.warmup_epochs:g} epochs of warm-up, in {config.run.out}; "
         f"kept is {kept_state(config, task.headline)}",
-        highlight=False,
     )
     tokenizer = getattr(task.objective.model, "tokenizer", None)
     for split in task.splits.values():
@@ -299,7 +298,7 @@ def _finish(config: FinetuneConfig, *, task: Task, model: Any, console: Console)
         plot_curves(out / "metrics.jsonl", out_png=out / "curves.png")
     kept = kept_state(config, task.headline)
     console.print(results_table(results, title=f"{config.task}, {kept}"))
-    console.print(f"model    {out / 'model'}\nfigures  {out / 'results.json'}", highlight=False)
+    console.print(f"model    {out / 'model'}\nfigures  {out / 'results.json'}")
     for split, found in results.items():
         require_few_bad(
             int(found["unreadable"]),

@@ -40,7 +40,7 @@ def run_job(job: Job, *, program: str, out: Path) -> int:
     console = Console(soft_wrap=True)
     keep_freed_memory()
     if alone := _started_alone():
-        console.print(f"note: {alone}", markup=False, highlight=False)
+        console.print(f"note: {alone}")
     with StopRequest() as stop:
         try:
             return job(stop, console)
@@ -58,7 +58,7 @@ def run_job(job: Job, *, program: str, out: Path) -> int:
                 raise
             stop.end_children()
             reason = reason_of(error, folder=out)
-            console.print(f"error: {reason}", style="red", markup=False, highlight=False)
+            console.print(f"error: {reason}", style="red")
             return 2 if isinstance(error, ValueError) else 1
 
 
@@ -126,7 +126,7 @@ def train_to_end(
     """
     out = Path(trainer.plan.run.out)
     if trainer.plan.advice is not None and is_main():
-        console.print(f"note:  {trainer.plan.advice}", markup=False, highlight=False)
+        console.print(f"note:  {trainer.plan.advice}")
     with RunLog(
         out,
         total_steps=trainer.plan.num_steps,
@@ -152,7 +152,7 @@ def print_how_to_go_on(console: Console, program: str, out: Path) -> None:
     """Say how a run that was stopped goes on; before it had begun, it is started again."""
     resume = " --resume" if (out / "config.yaml").is_file() else ""
     message = f"continue: {program} --run.out {shlex.quote(str(out))}{resume}"
-    console.print(message, markup=False, highlight=False)
+    console.print(message)
 
 
 def set_up_blocks(module: nn.Module, run: RunConfig) -> None:

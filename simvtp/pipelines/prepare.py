@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _check(clips, rows, options, console)
         return _prepare(clips, rows, options, encoding, console)
     except KeyboardInterrupt:
-        console.print("stopped; the same command goes on", highlight=False)
+        console.print("stopped; the same command goes on")
         return 130
     except OSError as error:
         place = error.filename or options.out or options.json
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, RuntimeError) as error:
         code = 1 if isinstance(error, TooManyBadClips) else 2
         message = str(error)
-    console.print(f"error: {message}", style="red", markup=False, highlight=False)
+    console.print(f"error: {message}", style="red")
     return code
 
 
@@ -139,11 +139,11 @@ def _check(
         report.bad += [shard._asdict() for shard in damaged_shards(Path(options.data))]
     console.print(check_table(report))
     for line in bad_clip_lines(report.bad):
-        console.print(line, markup=False, highlight=False)
+        console.print(line)
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report.as_dict(), indent=1) + "\n", "utf-8")
-        console.print(f"figures: {options.json}", highlight=False)
+        console.print(f"figures: {options.json}")
     return 1 if report.bad else 0
 
 
@@ -160,7 +160,7 @@ def _prepare(
     folder = ShardFolder(options.out, _settings(clips, options))
     with closing(folder):
         if folder.next_clip:
-            console.print(f"going on at clip {folder.next_clip} of {len(clips)}", highlight=False)
+            console.print(f"going on at clip {folder.next_clip} of {len(clips)}")
         checked = check_clips(
             clips,
             order,
@@ -179,14 +179,14 @@ def _prepare(
         else:
             folder.discard()
     for line in bad_clip_lines(summary["dropped_clips"]):
-        console.print(line, markup=False, highlight=False)
+        console.print(line)
     if not summary["clips"]:
         message = f"error: all {len(clips)} clips are bad, there is nothing to write"
-        console.print(message, style="red", highlight=False)
+        console.print(message, style="red")
         return 1
     console.print(prepared_table(summary, options.out))
     train = f"train with --data.train {shlex.quote(str(options.out))}"
-    console.print(train, markup=False, highlight=False)
+    console.print(train)
     require_few_bad(
         summary["dropped"] - len(rows),
         len(clips),

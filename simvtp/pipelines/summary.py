@@ -71,7 +71,6 @@ def print_start(
         f"{model.config.image_size} px\n"
         f"run:   steps {steps[0]} to {steps[1]} on {model.device}, in "
         f"{config.run.out}",
-        highlight=False,
     )
     tell_unknown_captions(console, model.tokenizer, data.train)
     if data.validation is not None:
@@ -117,7 +116,7 @@ def finish(
             log.event(step, "held-out", figures(result))
         console.print(retrieval_table({"cosine": result}))
     plot_curves(out / "metrics.jsonl", out_png=out / "curves.png")
-    console.print(f"saved and evaluated in {time.monotonic() - started:.0f} s", highlight=False)
+    console.print(f"saved and evaluated in {time.monotonic() - started:.0f} s")
     _print_next_steps(console, config, data=data)
 
 
@@ -165,6 +164,4 @@ def _print_next_steps(console: Console, config: PretrainConfig, *, data: Trainin
         "own clips    python -m simvtp.pipelines.pretrain --data.train clips.csv --data.root DIR "
         "--run.out runs/own\n"
         "dashboard    tensorboard --logdir runs",
-        markup=False,
-        highlight=False,
     )

@@ -40,8 +40,6 @@ def tell_unknown_texts(
         "knows the language it was pre-trained with: --data.tokenizer with a vocabulary of that "
         "language, or without, which trains one on the captions",
         style="yellow",
-        markup=False,
-        highlight=False,
     )
 
 

@@ -50,9 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell_unknown_captions(console, model.tokenizer, records)
         picture_of(model, records, out_png=options.out, seed=options.seed, **ratios)
     except (ValueError, FetchError, OSError) as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        console.print(f"error: {error}", style="red")
         return 2
-    console.print(f"picture: {options.out}", highlight=False)
+    console.print(f"picture: {options.out}")
     return 0
 
 
