@@ -24,6 +24,13 @@ from simvtp.layers import (
     sincos_positions,
     unpack,
 )
+from simvtp.losses import (
+    contrastive_loss,
+    match_loss,
+    pixel_loss,
+    sample_negatives,
+    word_loss,
+)
 from simvtp.masking import RunningCellMasker, TextMasker, TubeMasker
 from simvtp.metrics import (
     bootstrap_intervals,
@@ -253,3 +260,9 @@ def test_no_check_waits_for_a_device(model, monkeypatch):
     masks = TubeMasker(GRID, ratio=0.5).from_noise(noise)
     model.pixel_decoder(video(CLIPS, index)[:, :5], keep=index, decode=masks.drop)
     model.encoder.encode_padded(words(IDS), key_mask=REAL)
+    features, logits, keys = torch.randn(2, 3, 4), torch.randn(3, 2), torch.arange(3)
+    similarity = contrastive_loss(features[0], features[1], keys=keys).similarity
+    sample_negatives(keys, similarity=similarity)
+    match_loss(logits, logits, valid=keys == 0)
+    word_loss(logits, keys - keys)
+    pixel_loss(features, features)
