@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from rich.console import Console
 
 from export.folder import file_sha256, read_exported_folder
 from export.machine import describe_machine, machine_text
@@ -20,6 +19,7 @@ from export.onnx_session import OnnxSession
 from export.report import print_report
 from export.runtime import Runtime
 from simvtp import SimVTP
+from simvtp.printing import Console
 from tests.export.conftest import QUICK, SIZES
 
 
