@@ -1,6 +1,7 @@
 """Faults of machine and data that end a run between two steps, told in one line."""
 
 import errno
+import os
 import resource
 import shlex
 import shutil
@@ -11,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from torch.distributed import DistError
 from torch.utils.data import DataLoader
 
 from simvtp.data import FetchError, TooManyBadClips
@@ -120,7 +122,14 @@ def is_fault(error: BaseException) -> bool:
 def is_expected(error: BaseException) -> bool:
     """Whether the message says all: bad settings, a fault, or a run that has been ended."""
     ended = ValueError | NonFiniteLossError | RunFailure | CheckpointError | MainFailedError
-    return isinstance(error, ended) or is_fault(error)
+    return isinstance(error, ended) or is_fault(error) or is_lost_rank(error)
+
+
+def is_lost_rank(error: BaseException) -> bool:
+    """Whether the connection to another rank broke, which is gone then."""
+    if not isinstance(error, RuntimeError) or "RANK" not in os.environ:
+        return False
+    return isinstance(error, DistError) or "gloo" in str(error) or "NCCL" in str(error)
 
 
 def is_dead_worker(error: BaseException) -> bool:
@@ -146,6 +155,11 @@ def reason_of(error: BaseException, *, folder: Path) -> str:
     text = str(error).strip() or type(error).__name__
     if "Original Traceback" in text:
         text = text.splitlines()[-1].partition(": ")[2] or text.splitlines()[-1]
+    if is_lost_rank(error):
+        return (
+            "another process of the run is gone, and this one ends with it; the latest checkpoint "
+            f"is as it was: go on with --resume ({text.splitlines()[0]})"
+        )
     lost = isinstance(error, ConnectionError | EOFError)
     if is_dead_worker(error) or (lost and not isinstance(error, OutputClosedError)):
         # Which of these it is depends on what the worker was about.

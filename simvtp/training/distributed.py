@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, distributed
 
 from simvtp.layers.gather import rank, world_size
+from simvtp.training.liveness import watched_ranks
 
 # What a rank waits for may be hours of another's work; torch's own limits are minutes.
 _PATIENCE = timedelta(days=7)
@@ -51,7 +52,8 @@ def initialize(device: str | torch.device) -> Iterator[ProcessGroupInfo]:
         device_id=device if device.type == "cuda" else None,
     )
     try:
-        yield ProcessGroupInfo(rank(), world_size(), device)
+        with watched_ranks(rank(), world_size()):
+            yield ProcessGroupInfo(rank(), world_size(), device)
     finally:
         distributed.destroy_process_group()
 

@@ -8,7 +8,7 @@ import torch
 from torch import distributed
 from torch.multiprocessing.spawn import spawn
 
-from simvtp.training import Agreement, MainFailedError, is_main, main_first
+from simvtp.training import Agreement, MainFailedError, is_main, main_first, require_same
 
 TIMEOUT_SECONDS = 3
 
@@ -65,6 +65,22 @@ def test_others_end_in_one_line_when_rank_0_fails(tmp_path):
     assert mine == ["ValueError", "a faulty manifest"]
     assert theirs == ["MainFailedError", "rank 0 could not go on; see its message"]
     assert not (tmp_path / "went on").exists()
+
+
+def started_unlike(folder):
+    require_same({"epochs": 3, "clips": "as on all"})
+    try:
+        require_same({"epochs": 3, "seed": distributed.get_rank()})
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.slow
+def test_ranks_that_differ_are_refused_on_all_of_them(tmp_path):
+    said = results_of(started_unlike, tmp_path)
+    assert said[0] == said[1]
+    assert "seed is 1 on rank 1 and 0 on rank 0" in said[0]
 
 
 def test_alone_nothing_is_waited_for():
