@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 import torch
+from av.container import OutputContainer
 from rich.progress import track
 from rich.table import Table
 
@@ -32,6 +33,7 @@ from simvtp.printing import Console
 _TIME_LIMIT = 5.0
 _CLIPS_PER_PROCESS = 250
 _NUM_FRAMES = 4
+_LIST = "list of files"
 _ENCODINGS: dict[str, tuple[str, dict[str, str]]] = {
     "b_frames.mp4": ("libx264", {"bf": "2", "g": "12"}),
     "matroska.mkv": ("libx264", {"bf": "2", "g": "12"}),
@@ -40,7 +42,13 @@ _ENCODINGS: dict[str, tuple[str, dict[str, str]]] = {
     "mpeg4.avi": ("mpeg4", {}),
     "hevc.mp4": ("libx265", {"x265-params": "log-level=none:pools=none"}),
     "animated.gif": ("gif", {}),
+    "vp8.webm": ("libvpx", {"deadline": "realtime", "cpu-used": "8"}),
+    "see_through.mov": ("qtrle", {}),
+    "longer_sound.ts": ("libx264", {"g": "8"}),
+    "longer_sound.mkv": ("libx264", {"g": "8"}),
 }
+_PIXELS = {"gif": "rgb8", "qtrle": "argb"}
+_TABLES = (b"stsz", b"stts", b"ctts", b"stsc", b"stco", b"elst", b"trun")
 
 
 class Outcome(NamedTuple):
@@ -96,14 +104,29 @@ def write_sources(folder: Path) -> dict[str, bytes]:
         with av.open(str(path), "w") as container:
             stream: Any = container.add_stream(codec, rate=10)
             stream.height, stream.width = pictures[0].shape[:2]
-            stream.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
+            stream.pix_fmt = _PIXELS.get(codec, "yuv420p")
             stream.options = {"threads": "1"} | encoder_options
+            # All streams come before the first packet.
+            has_sound = name.startswith("longer_sound")
+            sound: Any = container.add_stream("aac", rate=16_000) if has_sound else None
             for picture in pictures:
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
+            if sound is not None:
+                _write_sound(container, sound, seconds=8)
         sources[name] = path.read_bytes()
-    return sources
+    # The clock starts again in the middle.
+    return sources | {"joined.ts": sources["transport.ts"] * 2}
+
+
+def _write_sound(container: OutputContainer, stream: Any, *, seconds: int) -> None:
+    for number in range(seconds * 16):
+        silence = np.zeros((2, 1000), np.float32)
+        frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="stereo")
+        frame.sample_rate, frame.pts = 16_000, 1000 * number
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode())
 
 
 def damage(sources: dict[str, bytes], seed: int) -> tuple[str, str, bytes]:
@@ -212,6 +235,25 @@ def _break_boxes(data: bytes, random: np.random.Generator, sources: dict[str, by
     return b"".join(boxes) + rest
 
 
+def _raise_counts(data: bytes, random: np.random.Generator, sources: dict[str, bytes]) -> bytes:
+    """Let a table of an mp4 file claim any number of entries, each of any size."""
+    if not (found := [kind for kind in _TABLES if kind in data]):
+        return _flip_header(data, random, sources)
+    kind = found[int(random.integers(len(found)))]
+    place = data.index(kind) + 8
+    words = random.choice([0, 1, 20, 2 * 10**7, 2**31, 2**32 - 1], 3)
+    claimed = struct.pack(">3I", *(int(word) for word in words))
+    return data[:place] + claimed + data[place + len(claimed) :]
+
+
+def _list_others(data: bytes, random: np.random.Generator, sources: dict[str, bytes]) -> bytes:
+    """A list that names a sound file beside it, which must not be followed."""
+    name = str(random.choice(sorted(sources)))
+    if random.random() < 0.5:
+        return f"ffconcat version 1.0\nfile '{name}'\n".encode()
+    return f"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\n{name}\n#EXT-X-ENDLIST\n".encode()
+
+
 _DAMAGES: dict[str, Callable[[bytes, np.random.Generator, dict[str, bytes]], bytes]] = {
     "bytes flipped": _flip,
     "header bytes flipped": _flip_header,
@@ -222,6 +264,8 @@ _DAMAGES: dict[str, Callable[[bytes, np.random.Generator, dict[str, bytes]], byt
     "spliced": _splice,
     "headers swapped": _swap_headers,
     "boxes broken": _break_boxes,
+    "counts raised": _raise_counts,
+    _LIST: _list_others,
 }
 
 
@@ -268,6 +312,8 @@ def _read_all(sources: dict[str, bytes], seeds: range, folder: Path, notes: Path
             started, detail = time.monotonic(), ""
             try:
                 result = "read" if read_damaged(path, seed) else "refused"
+                if kind == _LIST and result == "read":
+                    result, detail = "fault", "it led to another file"
             except Exception:  # Whatever it is, it is what this looks for.
                 result, detail = "fault", traceback.format_exc()[-800:]
             seconds = time.monotonic() - started
