@@ -1,5 +1,6 @@
 """Video files, or the bytes of one, opened safely."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import SEEK_END, BytesIO
@@ -9,7 +10,7 @@ from typing import Any
 import av
 import av.logging
 from av.container import InputContainer
-from av.error import ArgumentError, ExitError, FFmpegError
+from av.error import ExitError, FFmpegError
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
@@ -102,7 +103,8 @@ def open_video(
     except (FFmpegError, OSError, ValueError) as error:
         # A file that is not there may be back later; what is in a file does not change.
         lost = isinstance(error, FileNotFoundError)
-        reason = _NOT_LISTED if isinstance(error, ArgumentError) else failure_reason(error)
+        is_refused = getattr(error, "errno", None) == errno.EINVAL
+        reason = _NOT_LISTED if is_refused else failure_reason(error)
         raise ClipError(reason, unreadable=not lost) from error
     with container:
         stream = container.streams.best("video")
