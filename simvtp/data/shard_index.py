@@ -18,6 +18,8 @@ from simvtp.printing import printable
 INDEX_NAME = "index.json"
 TABLE_NAME = "clips.arrow"
 _FORMAT = 1
+# Two million shards.
+_MAX_INDEX_BYTES = 1 << 28
 
 
 class ShardError(ValueError):
@@ -43,6 +45,8 @@ def read_index(text: str | bytes, *, source: str) -> list[IndexedShard]:
         ShardError: it is no index, or names files outside its folder.
     """
     try:
+        if len(text) > _MAX_INDEX_BYTES:
+            raise ValueError(f"an index has at most {_MAX_INDEX_BYTES} bytes")
         index = json.loads(text)
         if index["format"] != _FORMAT:
             raise ValueError(f"format {shown(index['format'])}, known is {_FORMAT}")
@@ -85,7 +89,8 @@ def load_folder(root: Path) -> ClipTable:
     """
     source = root / INDEX_NAME
     try:
-        shards = read_index(source.read_bytes(), source=str(source))
+        with source.open("rb") as file:
+            shards = read_index(file.read(_MAX_INDEX_BYTES + 1), source=str(source))
     except OSError as error:
         raise ShardError(
             f"{source}: {error.strerror}; name the shards ({root}/*.tar), or a folder that "
@@ -96,9 +101,9 @@ def load_folder(root: Path) -> ClipTable:
         if not path.is_file() or path.stat().st_size != shard.bytes:
             raise ShardError(f"{path}: missing, or not {shard.bytes} bytes; copy it again")
     try:
-        file = file_beside(source, TABLE_NAME)
+        table_file = file_beside(source, TABLE_NAME)
         places = {shard.file: file_beside(source, shard.file) for shard in shards}
-        table = ClipTable(file, root=root, source=root, shards=places)
+        table = ClipTable(table_file, root=root, source=root, shards=places)
         table.require_shards([(shard.file, shard.clips) for shard in shards if shard.clips])
     except (ValueError, OSError) as error:
         raise ShardError(f"{error}; or prepare {root} again") from error
@@ -115,7 +120,7 @@ def load_address(index: Url, cache: ShardCache) -> ClipTable:
     root = Url(index.address.removesuffix(f"/{INDEX_NAME}"))
     try:
         with fsspec.open(index.address, "rb") as file:
-            text: bytes = file.read()  # pyright: ignore[reportAttributeAccessIssue]
+            text: bytes = file.read(_MAX_INDEX_BYTES + 1)  # pyright: ignore[reportAttributeAccessIssue]
     except Exception as error:  # Every file system of fsspec raises its own kinds.
         raise FetchError(f"cannot fetch {index}: {error or type(error).__name__}") from error
     shards = read_index(text, source=str(index))

@@ -20,6 +20,7 @@ from simvtp.data import (
     load_retrieval,
     load_shards,
     named_place,
+    shard_index,
     write_clip_table,
 )
 from simvtp.data.shard_index import IndexedShard, write_index
@@ -185,3 +186,11 @@ def test_what_was_typed_is_read_once():
     # A command is what the whole source is, never a part that braces give.
     with pytest.raises(ShardError, match="no such shard"):
         expand_shards("{gone,pipe:touch ran}.tar")
+
+
+def test_an_index_has_a_bound(shards: Path, served: str, monkeypatch: pytest.MonkeyPatch):
+    index_of(shards, load_shards(f"{shards}/*.tar"))
+    monkeypatch.setattr(shard_index, "_MAX_INDEX_BYTES", 100)
+    for source in (str(shards), f"{served}/index.json"):
+        with pytest.raises(ShardError, match="at most 100 bytes"):
+            load_clips(source)
