@@ -20,7 +20,7 @@ def test_reranking_stays_within_each_querys_own_best(model_folder, captioned):
     cosine = (gallery.text @ gallery.video.T).double()
     scores = rerank(model, records, gallery, top=2, batch_size=3)
     crop, unused = CentreCrop(16), torch.Generator()
-    options = {"num_frames": 4, "stride": 4, "short_side": crop.short_side}
+    options = {"num_frames": 4, "seconds": 0.25, "short_side": crop.short_side}
     clips = [crop(read_clip(r.path, **options), generator=unused) for r in records]
     for direction, own in (("text_to_video", cosine), ("video_to_text", cosine.T)):
         got = getattr(scores, direction)
