@@ -115,7 +115,7 @@ def _decoded(container: InputContainer, stream: VideoStream) -> _Frames:
         if frame.pts is not None:
             are_ordered = are_ordered and times[-1:] <= [frame.pts]
             times = [*times[:1], frame.pts]
-            length = frame.duration or 0
+            length = getattr(frame, "duration", None) or 0
     if number == 0:
         raise ClipError("no frame could be decoded", unreadable=True)
     _require_whole(timeline, times, length)

@@ -67,7 +67,8 @@ def frames_at(
         raise LostPlaceError
     if held is None:
         raise ClipError("no frame could be decoded", unreadable=True)
-    end = time + max(held.duration or 0, timeline.interval) + timeline.interval
+    # PyAV 14 does not tell how long a frame lasts.
+    end = time + max(getattr(held, "duration", None) or 0, timeline.interval) + timeline.interval
     if pending[-1] > end and not timeline.promised:
         raise LostPlaceError
     if pending[-1] > end:

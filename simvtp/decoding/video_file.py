@@ -24,11 +24,14 @@ av.logging.set_level(None)
 _METADATA: dict[str, Any] = (
     {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
 )
+# FFmpeg 7.1 crashes on FLV files that it opens with any option.
+READS_FLV = av.library_versions["libavformat"] >= (62,)
 # FFmpeg's demuxers that read the file they are given and no other: a playlist, a session
 # description or a pattern of names is none of them.
 _DEMUXERS = ",".join(
     (
-        *("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "live_flv", "kux", "asf", "asf_o"),
+        *("mov", "matroska", "avi", "mpegts", "mpeg", "asf", "asf_o"),
+        *(("flv", "live_flv", "kux") if READS_FLV else ()),
         *("ogg", "nut", "mxf", "gxf", "wtv", "rm", "dv", "nsv", "nuv", "swf", "dhav", "ty", "pva"),
         *("mpegvideo", "m4v", "h261", "h263", "h264", "hevc", "vvc", "vc1", "vc1test", "ivf"),
         *("obu", "dirac", "dnxhd", "cavsvideo", "yuv4mpegpipe", "mjpeg", "mpjpeg", "smjpeg"),
