@@ -30,6 +30,7 @@ from benchmarks.disturbances import (
     tell_launcher,
 )
 from benchmarks.kills import output_of
+from benchmarks.limits import LIMITS, run_short
 from benchmarks.measure import command_line, machine
 from benchmarks.small_runs import SmallData, differences, make_data, start
 from simvtp.printing import Console
@@ -55,6 +56,7 @@ class Kind(NamedTuple):
     settings: Mapping[str, object] = MappingProxyType({})
     ranks: int = 1
     launcher: tuple[str, ...] = ()
+    within: tuple[str, ...] = ()
 
 
 def main() -> int:
@@ -102,6 +104,8 @@ def kinds(kills: int, others: int) -> Iterator[Kind]:
     yield Kind("kill -9 of a loader's process", cut_off_loader, others, "shards", workers)
     yield Kind("latest checkpoint damaged", damage_latest, others)
     yield Kind("disk full", fill_disk, others)
+    for name, (limited, words) in LIMITS.items():
+        yield Kind(name, run_short(words), others, "shards", workers, within=limited)
     for parallel in ("ddp", "fsdp"):
         settings = {"run__parallel": parallel, "run__batch_size": 2}
         yield Kind(
@@ -143,7 +147,7 @@ class _Bench:
         command = self.data.command(run, kind.source, **kind.settings)
         happened: list[str] = []
         while len(happened) < min(times, kind.disturbance.most):
-            process = self._start(kind, command, run)
+            process = self._start(kind, command, run, within=kind.within)
             note = kind.disturbance.apply(process, run, chance)
             if note is None:
                 if process.poll() is None:
@@ -159,11 +163,13 @@ class _Bench:
         said = output_of(process)
         assert process.returncode == 0, said[-3000:]
 
-    def _start(self, kind: Kind, command: list[str], run: Path) -> Any:
+    def _start(
+        self, kind: Kind, command: list[str], run: Path, *, within: tuple[str, ...] = ()
+    ) -> Any:
         begun = (run / "config.yaml").is_file()
         words = [f"--run.out={run}", "--resume"] if begun else command
         cache = self.folder / "cache"
-        return start(words, cache=cache, ranks=kind.ranks, launcher=kind.launcher)
+        return start(words, cache=cache, ranks=kind.ranks, launcher=kind.launcher, within=within)
 
     def _undisturbed(self, kind: Kind) -> Path:
         parallel = str(kind.settings.get("run__parallel", "ddp"))

@@ -102,10 +102,20 @@ def start(
     ranks: int = 1,
     launcher: tuple[str, ...] = (),
     module: str = "simvtp.pipelines.pretrain",
+    within: tuple[str, ...] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start a command of the library in a session of its own, under torchrun for several ranks."""
+    """Start a command of the library in a session of its own, under torchrun for several ranks.
+
+    Args:
+        command: its arguments.
+        cache: folder of the library's cache.
+        ranks: processes.
+        launcher: further options of torchrun.
+        module: the command.
+        within: words that go before, such as those that set a limit.
+    """
     environment = {**os.environ, "SIMVTP_CACHE": str(cache), "PYTHONUNBUFFERED": "1"}
-    words = [sys.executable, "-m"]
+    words = [*within, sys.executable, "-m"]
     if ranks > 1:
         environment["OMP_NUM_THREADS"] = "1"
         words += ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
