@@ -7,11 +7,14 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from export.clips import decode_clip
-from simvtp.data import probe, read_clip
+from simvtp.data import ClipRecord, probe, read_clip
+from simvtp.data.clip_checks import CheckedClip
 from simvtp.data.inspection import inspect_video
 from simvtp.data.transcode import Encoding, transcode
+from simvtp.pipelines.clip_report import ClipReport, check_table
 from tests.data.conftest import write_video_file
 from tests.data.test_clips import set_matrix
 
@@ -125,7 +128,7 @@ def test_see_through_parts_of_a_gif_are_white(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "name"), [(16, "PQ"), (18, "HLG"), (1, None)])
-def test_pictures_of_high_dynamic_range_are_named(number, name, tmp_path):
+def test_pictures_of_high_dynamic_range_are_named(number, name, tmp_path, capsys):
     path = tmp_path / "a.mp4"
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("libx264", rate=10)
@@ -135,3 +138,11 @@ def test_pictures_of_high_dynamic_range_are_named(number, name, tmp_path):
         container.mux(stream.encode(picture.reformat(format="yuv420p10le")))
         container.mux(stream.encode())
     assert inspect_video(path).high_range == name
+    report = ClipReport()
+    record = ClipRecord("a", path, ("a",))
+    report.add(CheckedClip(record, 0, inspect_video(path), "", path, None))
+    assert report.as_dict()["high_ranges"] == ({name: 1} if name else {})
+    Console(width=120).print(check_table(report))
+    printed = capsys.readouterr().out
+    assert ("high dynamic range" in printed) == (name is not None)
+    assert name is None or f"{name} (1)" in printed
