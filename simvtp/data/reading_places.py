@@ -18,7 +18,14 @@ class ReadingPlaces:
     """Places of all workers, in memory that outlives each of them."""
 
     def __init__(self) -> None:
-        self._places = torch.full((_MOST_WORKERS, 3), -1, dtype=torch.int64).share_memory_()
+        places = torch.full((_MOST_WORKERS, 3), -1, dtype=torch.int64)
+        try:
+            self._places = places.share_memory_()
+        except RuntimeError as error:
+            raise OSError(
+                f"no memory can be shared between processes: {error}; enlarge /dev/shm (for a "
+                "container: --shm-size 8g), or lift the limit of file sizes (ulimit -f)"
+            ) from error
 
     @contextmanager
     def at(self, index: int, epoch: int) -> Iterator[None]:

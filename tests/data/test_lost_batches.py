@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import BatchSampler, Dataset, SequentialSampler
 
 from simvtp.data import build_loader
+from simvtp.data.reading_places import ReadingPlaces
 from simvtp.pipelines.faults import is_fault, reason_of
 from simvtp.pipelines.stopping import StopRequest
 
@@ -65,6 +66,13 @@ def test_a_batch_that_is_lost_is_noticed(tmp_path, limit, value, fix):
     assert "/dev/shm" in said or limit != SHARED_MEMORY
     assert fix in said
     assert "num_workers" in said
+
+
+def test_places_that_cannot_be_shared_are_a_fault(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "share_memory_", no_room)
+    with pytest.raises(OSError, match=r"/dev/shm .*--shm-size 8g") as raised:
+        ReadingPlaces()
+    assert is_fault(raised.value)
 
 
 def test_without_want_all_batches_come():
