@@ -12,6 +12,7 @@ from torch import Tensor
 from simvtp.data import ClipRecord, load_clips
 from simvtp.data.scenes import COLOURS, MOTIONS, SHAPES
 from simvtp.data.synthetic import render_corpus
+from simvtp.metrics import area_under_curve
 from simvtp.model import SimVTP
 from simvtp.pipelines.retrieval import clip_batches, embed_gallery, score
 
@@ -116,14 +117,6 @@ def probe(train: Tensor, train_labels: Tensor, held_out: Tensor, labels: Tensor)
         if named.any() and not named.all()
     ]
     return sum(areas) / len(areas)
-
-
-def area_under_curve(positives: Tensor, negatives: Tensor) -> float:
-    """Chance that a positive scores above a negative, ties counted half."""
-    if not len(positives) or not len(negatives):
-        return float("nan")
-    difference = positives[:, None] - negatives[None, :]
-    return float(((difference > 0).double() + 0.5 * (difference == 0)).mean())
 
 
 if __name__ == "__main__":

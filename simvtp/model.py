@@ -160,11 +160,23 @@ class SimVTP(
         Raises:
             ValueError: the numbers of clips and captions differ; or as for the encoders.
         """
+        return self.match_score(video, text, attend=attend).sigmoid()
+
+    def match_score(
+        self, video: Tensor, text: str | Sequence[str] | Tensor, *, attend: Tensor | None = None
+    ) -> Tensor:
+        """Log odds that clip i and caption i belong together; arguments and errors of `match`.
+
+        Unlike probabilities they keep sure pairs apart.
+
+        Returns:
+            `(batch,)` float32.
+        """
         ids, clips = self.pack_text(text, attend=attend), clips_on(video, self.device)
         self._check_pairs(clips, ids)
         tokens = self.video_embedding(clips)
-        logits = self.match_head(self.pool_joint(tokens, self._embed_text(ids)))
-        return logits.float().softmax(dim=-1)[:, 1]
+        logits = self.match_head(self.pool_joint(tokens, self._embed_text(ids))).float()
+        return logits[:, 1] - logits[:, 0]
 
     def reconstruct(
         self,

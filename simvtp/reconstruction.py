@@ -31,6 +31,18 @@ class Reconstruction(NamedTuple):
     text: PackedTokens
 
 
+class Filled(NamedTuple):
+    """Predictions of a masked batch.
+
+    Attributes:
+        pixels: `(batch, dropped, values)` float32 of the dropped tubelets, as the model's targets.
+        words: `(masked, vocab_size)` logits of the hidden words.
+    """
+
+    pixels: Tensor
+    words: Tensor
+
+
 @torch.inference_mode()
 def reconstruct(
     model: "SimVTP",
@@ -58,48 +70,93 @@ def reconstruct(
     """
     device = model.device
     video, keep, drop = video.to(device), tubes.keep.to(device), tubes.drop.to(device)
-    layout = PackedLayout(masked_text.layout.lengths, device)
-    ids = masked_text.values.to(device)
-    words = PackedTokens(model.text_embedding(ids, layout.positions), layout)
-    encoded, rows = model.encoder.encode_pairs(model.video_embedding(video, keep), words)
-    encoded = PackedTokens(model.encoder.normed(encoded.values), encoded.layout)
-    video_rows, text_rows = rows.tensor_split([keep.numel()])
-    visible = encoded.values[video_rows].unflatten(0, keep.shape)
-    predictions = model.pixel_decoder(visible, keep=keep, decode=drop)
-    pixels = _to_pixels(model, predictions.float(), video, keep=keep, drop=drop)
+    ids = PackedTokens(
+        masked_text.values.to(device), PackedLayout(masked_text.layout.lengths, device)
+    )
     where = masked_index.to(device)
-    guesses = model.word_decoder(encoded, text_rows[where]).argmax(dim=-1)
+    filled = fill_in(model, video, tubes=TubeMask(keep, drop), masked_text=ids, masked_index=where)
+    drawn = draw_tubelets(model, filled.pixels, video, keep=keep, drop=drop)
+    pixels = (drawn * 255).round().to(torch.uint8)
+    guesses = filled.words.argmax(dim=-1)
     return Reconstruction(
         masked_video=_paste(model, video, drop, torch.full_like(pixels, _GREY)),
         video=_paste(model, video, drop, pixels),
-        masked_text=PackedTokens(ids, layout),
-        text=PackedTokens(ids.index_copy(0, where, guesses), layout),
+        masked_text=ids,
+        text=PackedTokens(ids.values.index_copy(0, where, guesses), ids.layout),
     )
 
 
-def _to_pixels(
+def fill_in(
+    model: "SimVTP",
+    video: Tensor,
+    *,
+    tubes: TubeMask,
+    masked_text: PackedTokens,
+    masked_index: Tensor,
+) -> Filled:
+    """What a model predicts of dropped tubelets and hidden words; arguments of `reconstruct`.
+
+    All are on the model's device.
+    """
+    words = PackedTokens(
+        model.text_embedding(masked_text.values, masked_text.layout.positions), masked_text.layout
+    )
+    embedded = model.video_embedding(video, tubes.keep)
+    encoded, rows = model.encoder.encode_pairs(embedded, words)
+    encoded = PackedTokens(model.encoder.normed(encoded.values), encoded.layout)
+    video_rows, text_rows = rows.tensor_split([tubes.keep.numel()])
+    visible = encoded.values[video_rows].unflatten(0, tubes.keep.shape)
+    return Filled(
+        model.pixel_decoder(visible, keep=tubes.keep, decode=tubes.drop).float(),
+        model.word_decoder(encoded, text_rows[masked_index]),
+    )
+
+
+def draw_tubelets(
     model: "SimVTP", predictions: Tensor, video: Tensor, *, keep: Tensor, drop: Tensor
 ) -> Tensor:
-    """Predictions as uint8 `(batch, tokens, pixels, channels)`."""
+    """Predictions as they are drawn, `(batch, dropped, pixels, channels)` in [0, 1].
+
+    Args:
+        model: the model.
+        predictions: `(batch, dropped, values)` of its pixel decoder.
+        video: `(batch, frames, channels, height, width)` uint8.
+        keep: `(batch, kept)` int64 visible tubelets, which brightness is taken from.
+        drop: `(batch, dropped)` int64 tubelets predicted.
+    """
     pixels = predictions.unflatten(2, (-1, video.shape[2]))
     if model.config.pixel_target == "normalized":
-        known = tubelet_statistics(tubelet_pixels(video, keep, tubelet=model.config.tubelet))
-        mean, std = _statistics_nearby(known, keep=keep, drop=drop, grid=model.config.grid)
+        mean, std = statistics_nearby(model, video, keep=keep, drop=drop)
         pixels = pixels * std + mean
-    return (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
+    return pixels.clamp(0, 1)
 
 
-def _statistics_nearby(
-    known: TubeletStatistics, *, keep: Tensor, drop: Tensor, grid: tuple[int, int, int]
+def statistics_nearby(
+    model: "SimVTP", video: Tensor, *, keep: Tensor, drop: Tensor
 ) -> TubeletStatistics:
-    """Statistics of dropped tubelets as a mean of the kept ones, weighted by 1 / distance^4."""
-    hidden, seen = (
-        torch.stack(torch.unravel_index(index, grid), dim=-1).float() for index in (drop, keep)
-    )
-    weights = (torch.cdist(hidden, seen) + 1e-3) ** -4
+    """Statistics of dropped tubelets as a mean of the kept ones, weighted by 1 / distance^4.
+
+    Arguments are those of `draw_tubelets`.
+    """
+    known = tubelet_statistics(tubelet_pixels(video, keep, tubelet=model.config.tubelet))
+    weights = (tubelet_distances(drop, keep, grid=model.config.grid) + 1e-3) ** -4
     weights = weights / weights.sum(dim=-1, keepdim=True)
     mean, std = (torch.einsum("bdk,bkpc->bdpc", weights, values) for values in known)
     return TubeletStatistics(mean, std)
+
+
+def tubelet_distances(first: Tensor, second: Tensor, *, grid: tuple[int, int, int]) -> Tensor:
+    """Distances `(batch, first, second)` between tubelets of a grid, in tubelets.
+
+    Args:
+        first: `(batch, first)` int64 flat tubelet numbers.
+        second: `(batch, second)` int64 flat tubelet numbers.
+        grid: tubelets along time, height and width.
+    """
+    one, other = (
+        torch.stack(torch.unravel_index(index, grid), dim=-1).float() for index in (first, second)
+    )
+    return torch.cdist(one, other, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _paste(model: "SimVTP", video: Tensor, drop: Tensor, pixels: Tensor) -> Tensor:

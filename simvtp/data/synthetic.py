@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import av
 import numpy as np
@@ -39,6 +39,7 @@ FRAMES_PER_SECOND = 8
 _ENCODER = {"preset": "ultrafast", "crf": "17", "g": "16", "bf": "0"}
 _CLIPS_PER_PROCESS = 64
 _LEFTOVER_SECONDS = 24 * 3600
+_DESCRIPTION = "corpus.json"
 
 
 class _Job(NamedTuple):
@@ -177,6 +178,9 @@ def render_corpus(
     validation = DrawnClips(root, "validation", num_validation, **shape)
     for clips in (train, validation):
         clips.write_manifest()
+    if not (root / _DESCRIPTION).is_file():
+        with _whole(root / _DESCRIPTION) as partial:
+            partial.write_text(json.dumps({**parameters, "seed": seed}) + "\n", "utf-8")
     jobs = [*validation.jobs(), *train.jobs()[:num_up_front]]
     if jobs:
         _render(jobs, num_processes=num_processes, progress=progress)
@@ -198,6 +202,19 @@ def render_scenes(
     jobs = [_Job(path, scene, num_frames, size) for path, scene in zip(paths, scenes, strict=True)]
     _render(jobs, num_processes=num_processes, progress=progress)
     return paths
+
+
+def read_description(root: Path) -> dict[str, Any] | None:
+    """Counts, size, frames and seed of the corpus in a folder.
+
+    None where the folder is none, or was drawn by other code than this.
+    """
+    try:
+        description = json.loads((root / _DESCRIPTION).read_text("utf-8"))
+        digest = _digest(**description)
+    except (OSError, ValueError, TypeError):
+        return None
+    return description if root.name == f"synthetic-{digest}" else None
 
 
 def _check(

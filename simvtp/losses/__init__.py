@@ -12,6 +12,7 @@ from simvtp.losses.pixels import (
     pixel_targets,
     tubelet_pixels,
     tubelet_statistics,
+    tubelet_targets,
 )
 from simvtp.losses.words import word_loss
 
@@ -33,5 +34,6 @@ __all__ = [
     "sample_negatives",
     "tubelet_pixels",
     "tubelet_statistics",
+    "tubelet_targets",
     "word_loss",
 ]

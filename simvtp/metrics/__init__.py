@@ -11,10 +11,12 @@ from simvtp.metrics.classification import (
     AnsweringMetrics,
     ClassificationMetrics,
     answering_metrics,
+    area_under_curve,
     classification_metrics,
     hit_chance,
     squared_error,
 )
+from simvtp.metrics.guesses import guess_words
 from simvtp.metrics.retrieval import (
     QueryRanks,
     RetrievalMetrics,
@@ -33,11 +35,13 @@ __all__ = [
     "QueryRanks",
     "RetrievalMetrics",
     "answering_metrics",
+    "area_under_curve",
     "bootstrap_intervals",
     "chance_metrics",
     "classification_metrics",
     "compare_ranks",
     "dual_softmax",
+    "guess_words",
     "hit_chance",
     "mean_interval",
     "query_ranks",

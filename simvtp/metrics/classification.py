@@ -176,3 +176,19 @@ def _check(scores: Tensor, labels: Tensor, *, lowest: int) -> None:
             f"labels must lie between {lowest} and {scores.shape[1] - 1}, got "
             f"{int(labels.min())} to {int(labels.max())}"
         )
+
+
+def area_under_curve(positives: Tensor, negatives: Tensor) -> float:
+    """Chance that a positive scores above a negative, ties counted half; NaN without either.
+
+    Args:
+        positives: `(positives,)` scores.
+        negatives: `(negatives,)` scores.
+    """
+    if not len(positives) or not len(negatives):
+        return float("nan")
+    positives, ordered = positives.contiguous(), negatives.sort().values
+    below, not_above = (
+        torch.searchsorted(ordered, positives, right=right).double() for right in (False, True)
+    )
+    return float((below + not_above).mean() / 2 / len(negatives))

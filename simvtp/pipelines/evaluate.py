@@ -2,8 +2,9 @@
 
 Text to video and video to text, several captions per clip allowed; equal scores count as put in
 order at random, in expectation. The figures to compare models by are those of the cosine. With
---rerank K the best K of each query are also put in the order of their matching probability, with
---dual-softmax all queries share out the clips; each method is reported under its own name.
+--rerank K the best K of each query are also put in the order of their matching probability, alone
+and with the cosine, with --dual-softmax all queries share out the clips; each method is reported
+under its own name. --learned adds pixels, words and matching, each beside chance or a floor.
 Intervals (95 %) come from resampling the clips, with all captions of a clip together.
 """
 
@@ -11,7 +12,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from rich.progress import Progress
 
@@ -36,6 +37,8 @@ from simvtp.pipelines.evaluation_report import (
     as_report,
 )
 from simvtp.pipelines.job import choose_device
+from simvtp.pipelines.learned import measure_learned
+from simvtp.pipelines.learned_figures import Learned, learned_table
 from simvtp.pipelines.report import retrieval_table
 from simvtp.pipelines.retrieval_methods import COSINE, DUAL_SOFTMAX, Evaluation, evaluate
 from simvtp.pipelines.retrieval_sheet import make_sheet
@@ -72,6 +75,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--rerank", type=at_least(0), default=0, metavar="K", help="re-rank the best K")
     add("--dual-softmax", action="store_true", help="also score with all queries at once")
+    add(
+        "--learned",
+        action="store_true",
+        help="also measure hidden pixels and words, matching and re-ranking of the first 256 clips",
+    )
+    add(
+        "--train",
+        metavar="DATA",
+        help="training clips, whose captions give --learned the floor of the words",
+    )
     add("--compare", metavar="OTHER_MODEL", help="test whether the model is better than another")
     add(
         "--bootstrap",
@@ -143,21 +156,13 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         num_workers=options.workers,
         console=console,
     )
+    learned = _measure_learned(options, models[0], records, evaluations[0], console)
     findings = _judge(evaluations, num_samples=options.bootstrap, seed=options.seed)
     _print(findings, records, console)
+    if learned is not None:
+        console.print(learned_table(learned))
     if options.json is not None:
-        report = {
-            "model": options.model,
-            "compared_with": options.compare,
-            "data": options.data,
-            "split": options.split,
-            "cut": _cut_of(models[0]),
-            "views": "x".join(str(number) for number in options.views),
-            "bootstrap": {"samples": options.bootstrap, "level": LEVEL, "seed": options.seed},
-            **as_report(findings, records),
-        }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+        _write_report(options, models[0], as_report(findings, records), learned)
         console.print(f"figures: {options.json}")
     if options.sheet is not None:
         _draw(options, models[0], records, evaluations[0], console)
@@ -168,6 +173,49 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         max_bad_share=options.max_bad_share,
         what="the figures are",
         option="--max-bad-share",
+    )
+
+
+def _write_report(
+    options: argparse.Namespace, model: SimVTP, found: dict[str, Any], learned: Learned | None
+) -> None:
+    report = {
+        "model": options.model,
+        "compared_with": options.compare,
+        "data": options.data,
+        "split": options.split,
+        "cut": _cut_of(model),
+        "views": "x".join(str(number) for number in options.views),
+        "bootstrap": {"samples": options.bootstrap, "level": LEVEL, "seed": options.seed},
+        **found,
+    }
+    if learned is not None:
+        report["learned"] = {"num_clips": learned.num_clips, "figures": learned.as_dict()}
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+
+
+def _measure_learned(
+    options: argparse.Namespace,
+    model: SimVTP,
+    records: Sequence[ClipRecord],
+    evaluation: Evaluation,
+    console: Console,
+) -> Learned | None:
+    """What the model has learned, where it is asked for."""
+    if not options.learned:
+        return None
+    train = None if options.train is None else load_retrieval(options.train, missing="leave out")
+    captions = (caption for record in train or () for caption in record.captions)
+    return measure_learned(
+        model,
+        records,
+        gallery=evaluation.gallery,
+        train_captions=captions,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        num_workers=options.workers,
+        console=console,
     )
 
 
@@ -190,6 +238,8 @@ def _check_options(options: argparse.Namespace) -> None:
         require_sheet_name(options.sheet)
     if options.compare is not None and options.bootstrap == 0:
         raise ValueError("--compare needs resamples, got --bootstrap 0; leave --bootstrap away")
+    if options.train is not None and not options.learned:
+        raise ValueError(f"--train {options.train} is for --learned; add that, or leave it away")
     for file in (options.json, options.sheet):
         # Better before the evaluation than after it.
         if file is not None:

@@ -24,7 +24,7 @@ from simvtp.metrics import (
 )
 from simvtp.model import SimVTP
 from simvtp.pipelines.comparison import LEVEL, intervals_of
-from simvtp.pipelines.reranking import rerank
+from simvtp.pipelines.reranking import match_best
 from simvtp.pipelines.retrieval import (
     Scores,
     clip_batches,
@@ -96,9 +96,9 @@ def measure_retrieval(
     _list_unreadable(quarantine, records, gallery.unreadable.items())
     scores: dict[str, Scores | Tensor] = {"": gallery.text @ gallery.video.T}
     if top > 0:
-        scores[f"matched over {top}: "] = rerank(
-            model, records, gallery, top=top, num_workers=num_workers, views=views
-        )
+        matched = match_best(model, records, gallery, top=top, num_workers=num_workers, views=views)
+        scores[f"matched and cosine over {top}: "] = matched.by_matching_and_cosine()
+        scores[f"matched over {top}: "] = matched.by_matching()
     ranks = {prefix: rank_queries(each, gallery.positives) for prefix, each in scores.items()}
     intervals = intervals_of(ranks, gallery, num_samples=num_samples) if num_samples else {}
     figures: dict[str, float] = {}

@@ -65,8 +65,8 @@ from simvtp.pipelines.step import TrainStep
 from simvtp.pipelines.stopping import StopRequest
 from simvtp.pipelines.summary import (
     evaluate_held_out,
-    figures,
     finish,
+    log_held_out,
     print_start,
 )
 from simvtp.pipelines.trainer import Trainer
@@ -254,14 +254,14 @@ def _evaluation(
     config: PretrainConfig, data: TrainingData, trainer: Trainer, log: RunLog
 ) -> Callable[[SimVTP], float] | None:
     """Held-out evaluation during training; its result is the mean of R@1, R@5 and R@10."""
-    validation = data.validation
-    if validation is None:
+    if data.validation is None:
         return None
 
     def evaluate(model: SimVTP) -> float:
-        result = evaluate_held_out(config, model, validation)
-        log.event(trainer.step, "held-out", figures(result))
-        return sum(result.text_to_video.recall.values()) / len(result.text_to_video.recall)
+        held_out = evaluate_held_out(config, model, data)
+        log_held_out(log, trainer.step, held_out)
+        recall = held_out.retrieval.text_to_video.recall
+        return sum(recall.values()) / len(recall)
 
     return evaluate
 

@@ -1,6 +1,7 @@
-"""Retrieval whose best candidates are put in order by the matching head."""
+"""Retrieval whose best candidates are put in order with the matching head's help."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from rich.progress import Progress
@@ -10,9 +11,46 @@ from simvtp.data import ClipRecord
 from simvtp.model import SimVTP
 from simvtp.pipelines.retrieval import Gallery, Scores, clip_batches
 
+# The contrastive loss's: what cosines are divided by where they are added to log odds.
+TEMPERATURE = 0.05
+
+
+class Matched(NamedTuple):
+    """What the matching head says of each query's best candidates.
+
+    Attributes:
+        cosine: `(captions, clips)` float64.
+        log_odds: `(captions, clips)` float64 that a pair belongs together; 0 where not asked for.
+        best_clips: `(captions, clips)` bool, the candidates of each caption.
+        best_captions: `(clips, captions)` bool, the candidates of each clip.
+    """
+
+    cosine: Tensor
+    log_odds: Tensor
+    best_clips: Tensor
+    best_captions: Tensor
+
+    def by_matching(self) -> Scores:
+        """Each query's candidates in the order of their matching probability."""
+        return self._reordered(self.log_odds)
+
+    def by_matching_and_cosine(self, *, temperature: float = TEMPERATURE) -> Scores:
+        """Each query's candidates in the order of log odds plus cosine over the temperature.
+
+        Two opinions count, as where BLIP and ALBEF are evaluated (arXiv 2201.12086, 2107.07651): a
+        matching head that knows little then changes little.
+        """
+        return self._reordered(self.log_odds + self.cosine / temperature)
+
+    def _reordered(self, values: Tensor) -> Scores:
+        return Scores(
+            _above(self.cosine, values, self.best_clips),
+            _above(self.cosine.T, values.T, self.best_captions),
+        )
+
 
 @torch.inference_mode()
-def rerank(
+def match_best(
     model: SimVTP,
     records: Sequence[ClipRecord],
     gallery: Gallery,
@@ -22,23 +60,19 @@ def rerank(
     num_workers: int = 0,
     views: tuple[int, int] = (1, 1),
     progress: Progress | None = None,
-) -> Scores:
-    """Cosines with each query's first `top` put in the order of their matching probability.
+) -> Matched:
+    """Match each query, caption or clip, with its first `top` by cosine.
 
-    Each clip is decoded once more and matched with all captions that want it. Its probability is
-    the mean over its views.
-
-    Returns:
-        float64 scores: the cosine, or 2 + the probability for a query's own first `top`. What the
-        other queries rank first does not matter to it.
+    Each clip is decoded once more and matched with all captions that want it. Its log odds are
+    the mean over its views. What the other queries rank first does not matter to a query.
 
     Raises:
         ValueError: a clip that has been read cannot be read again.
     """
     cosine = (gallery.text @ gallery.video.T).double()
-    firsts = [_first(cosine, top), _first(cosine.T, top).T]
-    wanted = firsts[0] | firsts[1]
-    matched = torch.zeros_like(cosine)
+    best_clips, best_captions = first_of(cosine, top), first_of(cosine.T, top)
+    wanted = best_clips | best_captions.T
+    log_odds = torch.zeros_like(cosine)
     places = {number: place for place, number in enumerate(gallery.clip_index.tolist())}
     readable = [records[number] for number in places]
     task = None if progress is None else progress.add_task("matching", total=len(readable))
@@ -46,23 +80,29 @@ def rerank(
         for place in batch.numbers.tolist():
             for part in wanted[:, place].nonzero().flatten().split(batch_size):
                 captions = [gallery.captions[number] for number in part.tolist()]
-                matched[part, place] = _match(model, batch.video, captions)
+                log_odds[part, place] = _match(model, batch.video, captions)
         for place, reason in batch.errors:
             raise ValueError(f"{readable[place].name} was read once, but not again: {reason}")
         if progress is not None and task is not None:
             progress.advance(task)
-    # Above every cosine, whatever its last digit.
-    text_to_video, video_to_text = (torch.where(first, 2 + matched, cosine) for first in firsts)
-    return Scores(text_to_video, video_to_text.T)
+    return Matched(cosine, log_odds, best_clips, best_captions)
 
 
-def _match(model: SimVTP, views: Tensor, captions: Sequence[str]) -> Tensor:
-    """Probability that each caption is a clip's, the mean over the clip's views; float64."""
-    chances = [model.match(view.expand(len(captions), *view.shape), captions) for view in views]
-    return torch.stack(chances).cpu().double().mean(dim=0)
-
-
-def _first(similarity: Tensor, top: int) -> Tensor:
+def first_of(similarity: Tensor, top: int) -> Tensor:
     """Where the `top` highest scores of each row are, bool."""
     best = similarity.topk(min(top, similarity.shape[1]), dim=1).indices
     return torch.zeros_like(similarity, dtype=torch.bool).scatter_(1, best, True)
+
+
+def _match(model: SimVTP, views: Tensor, captions: Sequence[str]) -> Tensor:
+    """Log odds that each caption is a clip's, the mean over the clip's views; float64."""
+    scores = [
+        model.match_score(view.expand(len(captions), *view.shape), captions) for view in views
+    ]
+    return torch.stack(scores).cpu().double().mean(dim=0)
+
+
+def _above(cosine: Tensor, values: Tensor, candidates: Tensor) -> Tensor:
+    """Each row's candidates by their values, from 2 on: above every cosine of the others."""
+    lowest = values.masked_fill(~candidates, torch.inf).amin(dim=1, keepdim=True)
+    return torch.where(candidates, 2 + values - lowest, cosine)

@@ -7,7 +7,7 @@ from rich.progress import Progress
 
 from simvtp.data import ClipRecord
 from simvtp.model import SimVTP
-from simvtp.pipelines.reranking import rerank
+from simvtp.pipelines.reranking import match_best
 from simvtp.pipelines.retrieval import (
     Gallery,
     Ranks,
@@ -22,6 +22,8 @@ from simvtp.printing import Console
 
 COSINE = "cosine"
 DUAL_SOFTMAX = "dual softmax over all queries"
+MATCHING = "matching over the top {top}"
+MATCHING_AND_COSINE = "matching and cosine over the top {top}"
 
 
 class Evaluation(NamedTuple):
@@ -114,8 +116,12 @@ def _rank(
     cosine = gallery.text @ gallery.video.T
     ranks = {COSINE: rank_queries(cosine, gallery.positives)}
     if top > 0:
-        scores = rerank(model, records, gallery, top=top, **settings)
-        ranks[f"matching over the top {top}"] = rank_queries(scores, gallery.positives)
+        matched = match_best(model, records, gallery, top=top, **settings)
+        for method, scores in (
+            (MATCHING_AND_COSINE, matched.by_matching_and_cosine()),
+            (MATCHING, matched.by_matching()),
+        ):
+            ranks[method.format(top=top)] = rank_queries(scores, gallery.positives)
     if with_dual_softmax:
         ranks[DUAL_SOFTMAX] = rank_queries(dual_softmax_scores(cosine), gallery.positives)
     return Evaluation(gallery, ranks)

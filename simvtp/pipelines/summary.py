@@ -5,14 +5,16 @@ import shutil
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from simvtp.config import PretrainConfig
 from simvtp.conversion import read_origins
-from simvtp.data import ClipTable, TooManyBadClips
+from simvtp.data import TooManyBadClips
 from simvtp.data.quarantine import require_few_bad
 from simvtp.model import SimVTP
 from simvtp.model_card import Stage, flat_settings
+from simvtp.pipelines.learned import measure_learned
+from simvtp.pipelines.learned_figures import Learned, learned_table
 from simvtp.pipelines.pictures import PICTURED_CLIPS, picture_of
 from simvtp.pipelines.report import retrieval_table
 from simvtp.pipelines.retrieval import Retrieval, embed_gallery, score
@@ -21,14 +23,39 @@ from simvtp.pipelines.unknown_words import tell_unknown_captions
 from simvtp.printing import Console
 from simvtp.training import RunLog, plot_curves
 
+# Half of what `evaluate --learned` matches each caption with: a run's end should not take long.
+_TOP = 8
 
-def evaluate_held_out(config: PretrainConfig, model: SimVTP, validation: ClipTable) -> Retrieval:
-    """Retrieval of the held-out clips by cosine.
+
+class HeldOut(NamedTuple):
+    """What the held-out clips tell.
+
+    Attributes:
+        retrieval: of all of them, by cosine.
+        learned: of the first ones; None where fewer than two can be read.
+    """
+
+    retrieval: Retrieval
+    learned: Learned | None
+
+
+def evaluate_held_out(
+    config: PretrainConfig, model: SimVTP, data: TrainingData, *, top: int = 0
+) -> HeldOut:
+    """Retrieval of the held-out clips by cosine, and what was learned.
+
+    Args:
+        config: settings of the run.
+        model: the model.
+        data: clips of the run; some are held out.
+        top: clips by cosine that each caption is matched with; 0 saves most of the time.
 
     Raises:
         TooManyBadClips: more of them than `data.max_bad_share` allows cannot be read.
     """
     model.eval()
+    validation = data.validation
+    assert validation is not None
     gallery = embed_gallery(model, validation, num_workers=config.data.num_workers)
     require_few_bad(
         len(gallery.unreadable),
@@ -37,7 +64,27 @@ def evaluate_held_out(config: PretrainConfig, model: SimVTP, validation: ClipTab
         what="the held-out figures would be those",
         option="--data.max_bad_share",
     )
-    return score(gallery.text @ gallery.video.T, gallery.positives)
+    retrieval = score(gallery.text @ gallery.video.T, gallery.positives)
+    learned = None
+    if len(gallery.clip_index) > 1:
+        learned = measure_learned(
+            model,
+            validation,
+            gallery=gallery,
+            train_captions=data.train.captions(),
+            video_ratio=config.masking.video_ratio,
+            text_ratio=config.masking.text_ratio,
+            top=top,
+            num_workers=config.data.num_workers,
+        )
+    return HeldOut(retrieval, learned)
+
+
+def log_held_out(log: RunLog, step: int, held_out: HeldOut) -> None:
+    """Record an evaluation; `curves.png` shows it."""
+    log.event(step, "held-out", figures(held_out.retrieval))
+    if held_out.learned is not None:
+        log.event(step, "learned", held_out.learned.as_dict())
 
 
 def figures(result: Retrieval) -> dict[str, float]:
@@ -87,7 +134,7 @@ def finish(
     result, failure = None, None
     if data.validation is not None:
         try:
-            result = evaluate_held_out(config, model, data.validation)
+            result = evaluate_held_out(config, model, data, top=_TOP)
         except (ValueError, TooManyBadClips) as error:
             # Told once the model is saved.
             failure = error
@@ -97,7 +144,7 @@ def finish(
         name="pre-training",
         data=f"{len(data.train)} captioned clips of {source}",
         recipe=recipe_of(config),
-        metrics={} if result is None else figures(result),
+        metrics={} if result is None else _card_metrics(result),
     )
     model.facts = model.facts.after(stage)
     save_model(model, out / "model")
@@ -113,11 +160,19 @@ def finish(
     )
     if result is not None:
         with RunLog(out, total_steps=step, resume_step=step, console=Console(quiet=True)) as log:
-            log.event(step, "held-out", figures(result))
-        console.print(retrieval_table({"cosine": result}))
+            log_held_out(log, step, result)
+        console.print(retrieval_table({"cosine": result.retrieval}))
+        if result.learned is not None:
+            console.print(learned_table(result.learned))
     plot_curves(out / "metrics.jsonl", out_png=out / "curves.png")
     console.print(f"saved and evaluated in {time.monotonic() - started:.0f} s")
     _print_next_steps(console, config, data=data)
+
+
+def _card_metrics(held_out: HeldOut) -> dict[str, float]:
+    """Figures for the model card: of what was learned the model's own."""
+    learned = () if held_out.learned is None else held_out.learned.figures
+    return {**figures(held_out.retrieval), **{figure.name: figure.value for figure in learned}}
 
 
 def recipe_of(config: Any) -> dict[str, Any]:

@@ -7,10 +7,9 @@ from pathlib import Path
 from simvtp.data import ClipRecord, FetchError, load_clips
 from simvtp.model import SimVTP
 from simvtp.pipelines.pictures import PICTURED_CLIPS, picture_of
+from simvtp.pipelines.trained_masks import trained_ratio
 from simvtp.pipelines.unknown_words import tell_unknown_captions
 from simvtp.printing import Console
-
-_PAPERS = {"masking.video_ratio": 0.9, "masking.text_ratio": 0.75}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         model = SimVTP.from_pretrained(options.model)
         ratios = {
-            name: _trained_with(model, f"masking.{name}") if given is None else given
+            name: trained_ratio(model, name) if given is None else given
             for name, given in (
                 ("video_ratio", options.video_ratio),
                 ("text_ratio", options.text_ratio),
@@ -62,15 +61,6 @@ def _records(options: argparse.Namespace) -> Sequence[ClipRecord]:
     if not (options.caption or "").strip():
         raise ValueError("--caption is empty; say what the video shows")
     return [ClipRecord(options.video.stem, options.video, (options.caption,))]
-
-
-def _trained_with(model: SimVTP, setting: str) -> float:
-    """What the model's latest pre-training hid; the paper's share where its folder does not say."""
-    for stage in reversed(model.facts.stages):
-        value = stage.recipe.get(setting)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return value
-    return _PAPERS[setting]
 
 
 if __name__ == "__main__":

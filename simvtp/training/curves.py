@@ -19,8 +19,8 @@ def plot_curves(metrics_jsonl: str | Path, *, out_png: str | Path) -> Path:
 
     Every metric that was logged gets a panel with its raw and its smoothed curve, figures of the
     terms one for all of them; every
-    evaluation that holds recalls or accuracies gets one with all of them, those with `chance` in
-    their name dashed.
+    evaluation gets one with all of its recalls, accuracies and areas under curves and one with its
+    pixel errors, those with `chance` or `floor` in their name dashed.
 
     Args:
         metrics_jsonl: the file that `RunLog` writes.
@@ -79,19 +79,27 @@ def _collect(records: list[dict[str, Any]]) -> dict[str, Curves]:
     for record in records:
         event = record.get("event")
         for name, value in record.items():
-            if name in _NOT_CURVES or (event is not None and not _is_share(name)):
+            if name in _NOT_CURVES or (event is not None and not _is_curve(name)):
                 continue
             if value is not None and not _is_number(value):
                 continue
-            of_term = f"{name.split()[0]} by term" if " " in name else name
-            curves = panels.setdefault(of_term if event is None else str(event), {})
+            curves = panels.setdefault(_panel_of(name, event), {})
             point = (record["step"], math.nan if value is None else value)
             curves.setdefault(name, []).append(point)
     return panels
 
 
-def _is_share(name: str) -> bool:
-    return any(kind in name for kind in ("recall@", "top-", "accuracy"))
+def _panel_of(name: str, event: object) -> str:
+    if event is None:
+        return f"{name.split()[0]} by term" if " " in name else name
+    return f"{event}: errors" if "error" in name else str(event)
+
+
+def _is_curve(name: str) -> bool:
+    """Whether a figure of an evaluation is drawn: shares, and errors of normalised pixels."""
+    if "error" in name:
+        return "pixel error" in name and "as drawn" not in name
+    return any(kind in name for kind in ("recall@", "top-", "accuracy", "AUC"))
 
 
 def _draw(panel: "Axes", title: str, curves: Curves) -> None:
@@ -115,12 +123,19 @@ def _draw(panel: "Axes", title: str, curves: Curves) -> None:
             steps, values = np.array(points, dtype=float).T
             panel.plot(steps, values, ".-", markersize=3, label=name)
     else:
-        panel.set_ylim(-0.02, 1.02)
-        panel.set_ylabel("share of queries")
+        if title.endswith(": errors"):
+            panel.set_ylabel("mean squared error")
+        else:
+            panel.set_ylim(-0.02, 1.02)
+            panel.set_ylabel("share")
         for name, points in curves.items():
             steps, values = np.array(points, dtype=float).T
-            panel.plot(steps, values, "--" if "chance" in name else "o-", markersize=3, label=name)
+            panel.plot(steps, values, _line_of(name), markersize=3, label=name)
     panel.legend(fontsize="small")
+
+
+def _line_of(name: str) -> str:
+    return "--" if "chance" in name or "floor" in name else "o-"
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:

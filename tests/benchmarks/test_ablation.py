@@ -6,12 +6,10 @@ from argparse import Namespace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 
 from benchmarks.ablation import VARIANTS, main
-from benchmarks.ablation_measure import PROPERTIES, area_under_curve, probe, word_labels
+from benchmarks.ablation_measure import PROPERTIES, probe, word_labels
 from benchmarks.ablation_report import FIGURES, compare, write_report
 from simvtp.config import MaskingConfig, ObjectiveConfig
 from simvtp.pipelines.pretrain import LAPTOP_RECIPE
@@ -37,20 +35,6 @@ def test_interval_is_students_t_of_the_paired_differences():
     assert math.isinf(compare({1: 2.0}, {1: 1.0}).half_width)
     with pytest.raises(ValueError, match="no seed in common"):
         compare({1: 2.0}, {2: 1.0})
-
-
-@given(
-    positives=st.lists(st.integers(0, 4), min_size=1, max_size=6),
-    negatives=st.lists(st.integers(0, 4), min_size=1, max_size=6),
-)
-def test_area_under_curve_equals_a_loop(positives, negatives):
-    wins = [
-        1.0 if one > other else 0.5 if one == other else 0.0
-        for one in positives
-        for other in negatives
-    ]
-    got = area_under_curve(torch.tensor(positives).float(), torch.tensor(negatives).float())
-    assert got == pytest.approx(sum(wins) / len(wins))
 
 
 def test_a_probe_finds_what_is_linear_and_nothing_in_noise():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from simvtp.metrics.classification import (
     answering_metrics,
+    area_under_curve,
     classification_metrics,
     hit_chance,
     squared_error,
@@ -129,3 +130,17 @@ def test_squared_error_of_counts():
     assert squared_error(scores, answers=answers, values=values) == pytest.approx(expected)
     with pytest.raises(ValueError, match="one per answer"):
         squared_error(scores, answers=answers, values=values[:2])
+
+
+@given(
+    positives=st.lists(st.integers(0, 4), min_size=1, max_size=6),
+    negatives=st.lists(st.integers(0, 4), min_size=1, max_size=6),
+)
+def test_area_under_curve_equals_a_loop(positives, negatives):
+    wins = [
+        1.0 if one > other else 0.5 if one == other else 0.0
+        for one in positives
+        for other in negatives
+    ]
+    got = area_under_curve(torch.tensor(positives).float(), torch.tensor(negatives).float())
+    assert got == pytest.approx(sum(wins) / len(wins))

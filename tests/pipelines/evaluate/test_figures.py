@@ -37,7 +37,11 @@ def test_figures_are_those_of_a_brute_force_ranking(model_folder, corpus, tmp_pa
         got = figures["results"]["cosine"][direction]
         assert got["mean_rank"] == pytest.approx(sum(values) / len(values))
         assert got["recall@1"] == pytest.approx(sum(rank == 1 for rank in values) / len(values))
-    assert set(figures["results"]) == {"cosine", "matching over the top 3"}
+    assert set(figures["results"]) == {
+        "cosine",
+        "matching over the top 3",
+        "matching and cosine over the top 3",
+    }
 
 
 def test_a_benchmark_and_its_split_as_they_are_published(model_folder, corpus, evaluated, tmp_path):
@@ -103,7 +107,12 @@ def test_every_method_has_its_name_and_dual_softmax_must_be_asked_for(
     said = capsys.readouterr().out
     assert "uses the whole query set" in said
     assert "uses the whole query set" in figures["notes"][DUAL_SOFTMAX]
-    assert list(figures["results"]) == ["cosine", "matching over the top 2", DUAL_SOFTMAX]
+    assert list(figures["results"]) == [
+        "cosine",
+        "matching and cosine over the top 2",
+        "matching over the top 2",
+        DUAL_SOFTMAX,
+    ]
     assert figures["headline"] == "cosine"
     assert figures["results"]["cosine"] == without["results"]["cosine"]
     gallery = embed_gallery(SimVTP.from_pretrained(model_folder), load_manifest(captioned))

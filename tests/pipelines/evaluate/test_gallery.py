@@ -1,24 +1,28 @@
 """Embedded and matched clips: over views, over each query's best, over clips that all can read."""
 
+import math
+
 import pytest
 import torch
 
 from simvtp import SimVTP
 from simvtp.config import DEFAULT_SPACING
 from simvtp.data import CentreCrop, EvaluationDataset, ViewDataset, load_manifest, read_clip
-from simvtp.pipelines.reranking import rerank
+from simvtp.pipelines.reranking import match_best
 from simvtp.pipelines.retrieval import embed_gallery, keep_clips, score
 from simvtp.pipelines.retrieval_methods import over_same_clips
 
 CUT = {"num_frames": 4, "spacing": DEFAULT_SPACING}
 
 
-def test_reranking_stays_within_each_querys_own_best(model_folder, captioned):
+@pytest.mark.parametrize("with_cosine", [False, True])
+def test_reranking_stays_within_each_querys_own_best(model_folder, captioned, with_cosine):
     model = SimVTP.from_pretrained(model_folder)
     records = load_manifest(captioned)
     gallery = embed_gallery(model, records)
     cosine = (gallery.text @ gallery.video.T).double()
-    scores = rerank(model, records, gallery, top=2, batch_size=3)
+    matched = match_best(model, records, gallery, top=2, batch_size=3)
+    scores = matched.by_matching_and_cosine() if with_cosine else matched.by_matching()
     crop, unused = CentreCrop(16), torch.Generator()
     options = {"num_frames": 4, "seconds": 0.25, "short_side": crop.short_side}
     clips = [crop(read_clip(r.path, **options), generator=unused) for r in records]
@@ -26,12 +30,19 @@ def test_reranking_stays_within_each_querys_own_best(model_folder, captioned):
         got = getattr(scores, direction)
         for query, row in enumerate(own.tolist()):
             best = sorted(range(len(row)), key=lambda item: -row[item])[:2]
+            values = {}
+            for item in best:
+                text, clip = (query, item) if direction == "text_to_video" else (item, query)
+                with torch.inference_mode():
+                    values[item] = math.log(
+                        (chance := model.match(clips[clip][None], gallery.captions[text]).item())
+                        / (1 - chance)
+                    )
+                values[item] += row[item] / 0.05 if with_cosine else 0
             for item, value in enumerate(row):
-                if item in best:
-                    text, clip = (query, item) if direction == "text_to_video" else (item, query)
-                    with torch.inference_mode():
-                        value = 2 + model.match(clips[clip][None], gallery.captions[text]).item()
-                assert got[query, item].item() == pytest.approx(value, abs=1e-6)
+                expected = 2 + values[item] - min(values.values()) if item in best else value
+                assert got[query, item].item() == pytest.approx(expected, abs=1e-3)
+                assert (got[query, item] >= 2) == (item in best)
 
 
 def test_views_are_the_mean_of_unit_features(model_folder, corpus):
@@ -58,7 +69,7 @@ def test_matching_is_averaged_over_views(model_folder, corpus):
     model = SimVTP.from_pretrained(model_folder)
     records = load_manifest(corpus.validation)[:2]
     gallery = embed_gallery(model, records, views=(2, 1))
-    scores = rerank(model, records, gallery, top=9, views=(2, 1)).text_to_video
+    log_odds = match_best(model, records, gallery, top=9, views=(2, 1)).log_odds
     views = {
         **CUT,
         "num_clips": 2,
@@ -68,8 +79,8 @@ def test_matching_is_averaged_over_views(model_folder, corpus):
     for clip, viewed in enumerate(ViewDataset(records, **views)):
         for text, caption in enumerate(gallery.captions):
             with torch.inference_mode():
-                chances = [model.match(view[None], caption).item() for view in viewed.video]
-            assert scores[text, clip].item() == pytest.approx(2 + sum(chances) / 2, abs=1e-6)
+                each = [model.match_score(view[None], caption).item() for view in viewed.video]
+            assert log_odds[text, clip].item() == pytest.approx(sum(each) / 2, abs=1e-5)
 
 
 def test_clips_that_one_model_cannot_read_are_left_out_for_both(model_folder, captioned):
