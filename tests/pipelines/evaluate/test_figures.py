@@ -210,3 +210,16 @@ def test_views_are_clips_by_crops(views, capsys):
         evaluate.main(["--model=m", "--data=d", f"--views={views}"])
     assert stop.value.code == 2
     assert "must be like 3x3" in capsys.readouterr().err
+
+
+def test_what_was_learned_is_reported_where_it_is_asked_for(
+    evaluated, model_folder, corpus, capsys
+):
+    assert "learned" not in evaluated(corpus.validation)
+    figures = evaluated(corpus.validation, "--learned", f"--train={corpus.train}")["learned"]
+    assert figures["num_clips"] == 6
+    assert {"pixel error", "word accuracy: counting captions floor"} <= set(figures["figures"])
+    assert "what was learned, 6 held-out clips" in capsys.readouterr().out
+    command = [f"--model={model_folder}", f"--data={corpus.validation}", "--train=x.csv"]
+    assert evaluate.main(command) == 2
+    assert "--train x.csv is for --learned" in capsys.readouterr().out
