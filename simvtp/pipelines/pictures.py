@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from simvtp.data import CentreCrop, ClipRecord, EvaluationDataset
 from simvtp.layers import unpack
@@ -12,7 +13,9 @@ from simvtp.pipelines.report import PictureRow, draw_reconstruction
 from simvtp.reconstruction import Reconstruction
 from simvtp.seeding import derive_generator
 
-PICTURED_CLIPS = 4
+# Clips to choose from: those whose patches have most contrast leave most to be filled in.
+CONSIDERED_CLIPS = 32
+_PICTURED_CLIPS = 4
 
 
 def picture_of(
@@ -24,11 +27,14 @@ def picture_of(
     text_ratio: float = 0.75,
     seed: int = 0,
 ) -> None:
-    """Draw the reconstruction of each record's middle clip with its first caption.
+    """Draw the reconstruction of some records' middle clips with their first captions.
+
+    Of more than four clips those are drawn whose patches have most contrast, whatever the model
+    makes of them.
 
     Args:
         model: a model with a tokenizer.
-        records: clips to show.
+        records: clips to choose from.
         out_png: where the picture goes.
         video_ratio: share of the tubes to hide.
         text_ratio: share of the words to hide.
@@ -44,11 +50,13 @@ def picture_of(
         transform=CentreCrop(model.config.image_size),
     )
     clips = [dataset[number] for number in range(len(dataset))]
-    videos = [clip.video for clip in clips if clip.video is not None]
-    if not videos:
+    readable = [(clip.video, clip.index) for clip in clips if clip.video is not None]
+    if not readable:
         raise ValueError(f"no clip to draw can be read: {clips[0].error}")
-    captions = [records[clip.index].captions[0] for clip in clips if clip.video is not None]
-    video = torch.stack(videos)
+    video = torch.stack([clip for clip, _ in readable])
+    chosen = _most_contrast(video, patch_size=model.config.patch_size)
+    captions = [records[readable[place][1]].captions[0] for place in chosen.tolist()]
+    video = video[chosen]
     filled = model.reconstruct(
         video,
         captions,
@@ -64,9 +72,18 @@ def picture_of(
         )
     ]
     note = f"{video_ratio:.0%} of the tubes and {text_ratio:.0%} of the words hidden"
+    if len(readable) > len(chosen):
+        note += f"; the {len(chosen)} of {len(readable)} clips with most contrast"
     if model.config.pixel_target == "normalized":
-        note += "; brightness of hidden patches is taken from visible ones nearby"
+        note += "\nbrightness of hidden patches is taken from visible ones nearby"
     draw_reconstruction(rows, out_png=out_png, note=note)
+
+
+def _most_contrast(video: Tensor, *, patch_size: int) -> Tensor:
+    """Places of the clips whose patches vary most, in the order of the clips."""
+    rows = video.float().unflatten(4, (-1, patch_size)).unflatten(3, (-1, patch_size))
+    spread = rows.std(dim=(4, 6), correction=0).flatten(1).mean(dim=1)
+    return spread.topk(min(_PICTURED_CLIPS, len(video))).indices.sort().values
 
 
 def _texts(model: SimVTP, filled: Reconstruction) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from simvtp.model import SimVTP
 from simvtp.model_card import Stage, flat_settings
 from simvtp.pipelines.learned import measure_learned
 from simvtp.pipelines.learned_figures import Learned, learned_table
-from simvtp.pipelines.pictures import PICTURED_CLIPS, picture_of
+from simvtp.pipelines.pictures import CONSIDERED_CLIPS, picture_of
 from simvtp.pipelines.report import retrieval_table
 from simvtp.pipelines.retrieval import Retrieval, embed_gallery, score
 from simvtp.pipelines.setup import TrainingData
@@ -153,7 +153,7 @@ def finish(
     shown = data.train if data.validation is None else data.validation
     picture_of(
         model,
-        shown[:PICTURED_CLIPS],
+        shown[:CONSIDERED_CLIPS],
         out_png=out / "reconstruction.png",
         video_ratio=config.masking.video_ratio,
         text_ratio=config.masking.text_ratio,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from simvtp.data import ClipRecord, FetchError, load_clips
 from simvtp.model import SimVTP
-from simvtp.pipelines.pictures import PICTURED_CLIPS, picture_of
+from simvtp.pipelines.pictures import CONSIDERED_CLIPS, picture_of
 from simvtp.pipelines.trained_masks import trained_ratio
 from simvtp.pipelines.unknown_words import tell_unknown_captions
 from simvtp.printing import Console
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _records(options: argparse.Namespace) -> Sequence[ClipRecord]:
     if options.data is not None:
-        return load_clips(options.data, root=options.root)[:PICTURED_CLIPS]
+        return load_clips(options.data, root=options.root)[:CONSIDERED_CLIPS]
     if not (options.caption or "").strip():
         raise ValueError("--caption is empty; say what the video shows")
     return [ClipRecord(options.video.stem, options.video, (options.caption,))]

@@ -66,7 +66,7 @@ def test_captions_with_commas_survive_the_manifest(tmp_path: Path) -> None:
 def test_rendering_is_reproducible_byte_for_byte_and_reused(tmp_path: Path) -> None:
     first, second = mini(tmp_path / "one"), mini(tmp_path / "two")
     files = sorted(path.relative_to(first.root) for path in first.root.rglob("*.*"))
-    assert len(files) == 6 + 3 + 2
+    assert len(files) == 6 + 3 + 3
     for file in files:
         assert (first.root / file).read_bytes() == (second.root / file).read_bytes()
     before = first.train.stat().st_mtime_ns

@@ -229,7 +229,9 @@ def test_the_best_state_is_kept(settings_for, tmp_path):
         if "event" in line
     ]
     # The last evaluation is that of the finished run as well.
-    assert [event["step"] for event in events] == [4, 8]
+    for name in ("held-out", "learned"):
+        assert [event["step"] for event in events if event["event"] == name] == [4, 8]
+    assert {"pixel error", "word accuracy: no video", "matching AUC, random clip"} <= set(events[1])
 
 
 def test_accumulated_steps_see_all_clips(settings_for, tmp_path):

@@ -1,0 +1,39 @@
+"""Of many clips the picture shows those that leave most to be filled in."""
+
+import torch
+
+from simvtp import SimVTP
+from simvtp.data import CentreCrop, EvaluationDataset, load_manifest, train_tokenizer
+from simvtp.pipelines import pictures
+from tests.sample_batches import small_config
+
+
+def test_clips_of_most_contrast_are_drawn(corpus, tmp_path, monkeypatch):
+    records = load_manifest(corpus.validation)
+    tokenizer = train_tokenizer(load_manifest(corpus.train).captions())
+    config = small_config(vocab_size=tokenizer.get_vocab_size(), max_text_length=32)
+    model = SimVTP(config, tokenizer=tokenizer).eval()
+    drawn = {}
+    keep = lambda rows, *, out_png, note: drawn.update(rows=rows, note=note)  # noqa: E731
+    monkeypatch.setattr(pictures, "draw_reconstruction", keep)
+    pictures.picture_of(model, records, out_png=tmp_path / "x.png")
+    clips = EvaluationDataset(
+        records, num_frames=4, spacing=model.frame_spacing, transform=CentreCrop(16)
+    )
+    contrast = []
+    for number in range(len(clips)):
+        frames = clips[number].video.double()
+        parts = [
+            frames[t, c, y : y + 4, x : x + 4].std(correction=0)
+            for t in range(4)
+            for c in range(3)
+            for y in range(0, 16, 4)
+            for x in range(0, 16, 4)
+        ]
+        contrast.append(float(torch.stack(parts).mean()))
+    best = sorted(sorted(range(len(clips)), key=lambda number: -contrast[number])[:4])
+    assert [row.caption for row in drawn["rows"]] == [records[n].captions[0] for n in best]
+    assert "the 4 of 6 clips with most contrast" in drawn["note"]
+    pictures.picture_of(model, records[:2], out_png=tmp_path / "x.png")
+    assert len(drawn["rows"]) == 2
+    assert "of 2 clips" not in drawn["note"]
