@@ -25,7 +25,7 @@ from simvtp.pipelines.learned_figures import (
     MatchedPairs,
     pair_figures,
     pixel_figures,
-    word_figure,
+    word_figures,
 )
 from simvtp.pipelines.pixel_errors import TubeletErrors, tubelet_errors
 from simvtp.pipelines.retrieval import Gallery, clip_batches, embed_gallery
@@ -126,9 +126,9 @@ def measure_learned(
         log_odds = _match(model, video, captions, pairs, batch_size=batch_size, progress=progress)
     guessed = _counted_guesses(model, captions, train_captions)
     marked = None if contours is None else contours[: len(index)].gather(1, tubes.drop)
-    words = word_figure(captions.answers, right=right, guessed=guessed)
+    words = word_figures(captions.answers, right=right, guessed=guessed)
     return Learned(
-        (*pixel_figures(errors, contours=marked), words, *pair_figures(pairs, log_odds)),
+        (*pixel_figures(errors, contours=marked), *words, *pair_figures(pairs, log_odds)),
         len(index),
     )
 

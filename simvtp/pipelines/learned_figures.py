@@ -86,10 +86,14 @@ class MatchedPairs(NamedTuple):
 def pixel_figures(errors: TubeletErrors, *, contours: Tensor | None) -> list[Figure]:
     """Errors of hidden tubelets: all, those of most contrast, those that hold a contour.
 
+    There are none where no tubelet is hidden.
+
     Args:
         errors: of each tubelet.
         contours: `(clips, dropped)` bool, where contours are known.
     """
+    if not errors.spread.numel():
+        return []
     bound = errors.spread.flatten().quantile(1 - _MOST_CONTRAST)
     parts = {"": torch.ones_like(errors.spread, dtype=torch.bool)}
     parts[", quarter of most contrast"] = errors.spread >= bound
@@ -115,19 +119,21 @@ def pixel_figures(errors: TubeletErrors, *, contours: Tensor | None) -> list[Fig
     return [*figures, Figure("pixel error as drawn", float(errors.drawn.mean()), beside, False)]
 
 
-def word_figure(answers: Tensor, *, right: Tensor, guessed: Tensor | None) -> Figure:
-    """Share of the hidden words that are guessed.
+def word_figures(answers: Tensor, *, right: Tensor, guessed: Tensor | None) -> list[Figure]:
+    """Share of the hidden words that are guessed; no figure where none is hidden.
 
     Args:
         answers: `(masked,)` int64 words.
         right: `(3,)` how many are guessed with the own video, another one, none.
         guessed: `(masked,)` int64 guesses by counting captions.
     """
-    own, other, alone = (right / max(len(answers), 1)).tolist()
+    if not len(answers):
+        return []
+    own, other, alone = (right / len(answers)).tolist()
     beside = {"another video": other, "no video": alone}
     if guessed is not None:
         beside["counting captions floor"] = float((guessed == answers).double().mean())
-    return Figure("word accuracy", own, beside)
+    return [Figure("word accuracy", own, beside)]
 
 
 def pair_figures(pairs: MatchedPairs, log_odds: Tensor) -> list[Figure]:

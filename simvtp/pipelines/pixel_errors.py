@@ -58,6 +58,8 @@ def tubelet_errors(
     pixels = targets.unflatten(2, (-1, video.shape[2]))
     truth = hidden.flatten(3).transpose(2, 3).float() / 255
     flat = statistics_nearby(model, video, **places).mean
+    # torch.std warns where nothing was dropped.
+    centred = truth - truth.mean(dim=2, keepdim=True)
     return TubeletErrors(
         own=_error(own, targets),
         other=_error(other, targets),
@@ -66,7 +68,7 @@ def tubelet_errors(
         drawn=_error(draw_tubelets(model, own, video, **places), truth),
         drawn_other=_error(draw_tubelets(model, other, video, **places), truth),
         drawn_flat=_error(flat, truth),
-        spread=truth.std(dim=2).mean(dim=2),
+        spread=centred.square().mean(dim=2).sqrt().mean(dim=2).cpu(),
     )
 
 

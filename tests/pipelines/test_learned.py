@@ -16,7 +16,6 @@ from simvtp.pipelines.learned_figures import (
     learned_table,
     pair_figures,
     pixel_figures,
-    word_figure,
 )
 from simvtp.pipelines.pixel_errors import TubeletErrors, tubelet_errors
 from simvtp.pipelines.retrieval import clip_batches
@@ -261,9 +260,11 @@ def test_constant_captions_have_a_floor_of_all_words(model, corpus):
     assert figures["word accuracy: counting captions floor"] == 1
 
 
-def test_words_without_any_are_no_fault():
-    figure = word_figure(torch.tensor([]).long(), right=torch.zeros(3), guessed=None)
-    assert figure.value == 0
+@pytest.mark.parametrize("pixels", [False, True])
+def test_where_nothing_is_hidden_there_is_no_figure(model, records, pixels):
+    ratios = {"video_ratio": 0.5 if pixels else 0, "text_ratio": 0 if pixels else 0.5}
+    found = measure_learned(model, records, top=0, **ratios).as_dict()
+    assert ("pixel error" in found, "word accuracy" in found) == (pixels, not pixels)
     assert math.isnan(area_under_curve(torch.tensor([]), torch.tensor([1.0])))
 
 
