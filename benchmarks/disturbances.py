@@ -1,6 +1,7 @@
 """Ways to disturb a small run, each told in a few words that can be counted."""
 
 import hashlib
+import os
 import random
 import shutil
 import signal
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 from benchmarks.kills import (
     PHASES,
+    SECONDS,
     kill,
     output_of,
     reach,
@@ -104,6 +106,49 @@ def _kill_rank(process: subprocess.Popen[bytes], run: Path, chance: random.Rando
     output_of(process)
     require_alone(process)
     return None if process.returncode == 0 else f"rank {number} while {phase}"
+
+
+def _stop_rank(process: subprocess.Popen[bytes], run: Path, chance: random.Random) -> str | None:
+    phase = reach(process, run, "training", chance)
+    ranks = _children(process)
+    if phase is None or not ranks:
+        return None
+    number = chance.randrange(len(ranks))
+    os.kill(ranks[number], signal.SIGSTOP)
+    said = output_of(process)
+    assert process.returncode != 0
+    assert f"rank {number} gave no sign of life" in said, said[-3000:]
+    require_alone(process)
+    return f"rank {number} while {phase}"
+
+
+def _resume_beside(
+    process: subprocess.Popen[bytes], run: Path, chance: random.Random
+) -> str | None:
+    phase = reach(process, run, "training", chance)
+    if phase is None:
+        return None
+    # Or it might end before the second has begun.
+    os.killpg(process.pid, signal.SIGSTOP)
+    second = start([f"--run.out={run}", "--resume"], cache=run.parent / "cache")
+    refused = output_of(second)
+    os.killpg(process.pid, signal.SIGCONT)
+    said = output_of(process)
+    assert process.returncode == 0, said[-3000:]
+    assert second.returncode == 2, refused[-3000:]
+    assert "another process is writing to" in refused, refused[-3000:]
+    return f"{phase}, the second exit 2"
+
+
+def _close_output(process: subprocess.Popen[bytes], run: Path, chance: random.Random) -> str | None:
+    phase = reach(process, run, "training", chance)
+    if phase is None or process.stdout is None:
+        return None
+    process.stdout.close()
+    code = process.wait(timeout=SECONDS)
+    require_alone(process)
+    assert code in (0, 1), code
+    return f"{phase}, exit {code}"
 
 
 def _cut_off_loader(
@@ -233,6 +278,9 @@ def _tree(folder: Path) -> dict[str, str]:
 
 kill_any = Disturbance(_kill_any)
 kill_rank = Disturbance(_kill_rank, most=3)
+stop_rank = Disturbance(_stop_rank, most=1)
+resume_beside = Disturbance(_resume_beside, most=1)
+close_output = Disturbance(_close_output, most=1)
 cut_off_loader = Disturbance(_cut_off_loader)
 damage_latest = Disturbance(_damage_latest, most=1)
 fill_disk = Disturbance(_fill_disk, _small_disk, most=1)

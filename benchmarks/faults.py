@@ -20,12 +20,15 @@ from rich.table import Table
 
 from benchmarks.disturbances import (
     Disturbance,
+    close_output,
     cut_off_loader,
     damage_latest,
     fill_disk,
     kill_any,
     kill_preparation,
     kill_rank,
+    resume_beside,
+    stop_rank,
     stop_with,
     tell_launcher,
 )
@@ -106,11 +109,16 @@ def kinds(kills: int, others: int) -> Iterator[Kind]:
     yield Kind("disk full", fill_disk, others)
     for name, (limited, words) in LIMITS.items():
         yield Kind(name, run_short(words), others, "shards", workers, within=limited)
+    yield Kind("resumed beside the live run", resume_beside, others, "shards", workers)
+    yield Kind("output closed", close_output, others, "shards", workers)
     for parallel in ("ddp", "fsdp"):
         settings = {"run__parallel": parallel, "run__batch_size": 2}
         yield Kind(
             f"kill -9 of one of 2 ranks, {parallel}", kill_rank, others, "shards", settings, 2
         )
+        # Each takes about two minutes.
+        name, seldom = f"SIGSTOP of one of 2 ranks, {parallel}", (others + 5) // 6
+        yield Kind(name, stop_rank, seldom, "shards", settings, 2)
         for signal_name in ("SIGTERM", "SIGUSR1"):
             name = f"{signal_name} to torchrun, 2 ranks, {parallel}"
             handled = ("--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",)

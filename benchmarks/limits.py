@@ -18,6 +18,7 @@ LIMITS: dict[str, tuple[tuple[str, ...], str]] = {
         "--shm-size",
     ),
     "ulimit -n 24": (("sh", "-c", 'ulimit -n 24 && exec "$@"', "sh"), "ulimit -n"),
+    "ulimit -f 64": (("sh", "-c", 'ulimit -f 64 && exec "$@"', "sh"), "ulimit -f"),
 }
 
 

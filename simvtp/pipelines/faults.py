@@ -146,6 +146,10 @@ def reason_of(error: BaseException, *, folder: Path) -> str:
     """
     if isinstance(error, OSError) and error.errno in _DISK:
         where = f" ({error.filename})" if error.filename else ""
+        if error.errno == errno.EFBIG:
+            return (
+                f"cannot write: {error.strerror}{where}: lift the limit of file sizes (ulimit -f)"
+            )
         parent = next(path for path in [folder, *folder.absolute().parents] if path.exists())
         free = shutil.disk_usage(parent).free
         return (

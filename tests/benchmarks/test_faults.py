@@ -17,3 +17,8 @@ def test_kills_are_shared_out_and_every_kind_has_a_name():
 
 def test_a_group_that_is_gone_has_no_process():
     assert group_of(2**30) == []
+
+
+def test_every_fault_comes_at_least_once():
+    planned = [kind for kind in kinds(6, 2) if kind.times]
+    assert [kind.fault for kind in planned] == [kind.fault for kind in kinds(600, 600)]
