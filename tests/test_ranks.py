@@ -7,7 +7,7 @@ import torch
 from torch import distributed, multiprocessing
 
 from simvtp.layers import gather_rows, world_size
-from simvtp.losses import cache_contrast, contrastive_loss, sample_negatives
+from simvtp.losses import cache_contrast, contrastive_loss, gradient_norm, sample_negatives
 from simvtp.objective import Objective
 from tests.sample_batches import samples_of, small_collator, small_model
 
@@ -95,6 +95,20 @@ def test_objective_is_that_of_the_global_batch(tmp_path, ranks):
     for number, expected in enumerate(gradients):
         total = sum(result[1][number] for result in results)
         assert (total - expected).norm() <= 1e-5 * expected.norm() + 1e-7
+
+
+def norm_of_part(rank):
+    size = len(LENGTHS) // world_size()
+    own = slice(size * rank, size * rank + size)
+    shared = [part[own].requires_grad_() for part in features()]
+    loss = contrastive_loss(*shared, keys=torch.tensor([1, 2, 1, 3])[own]).loss
+    return gradient_norm(loss, shared)
+
+
+def test_a_term_s_gradient_has_the_norm_of_the_global_batch(tmp_path):
+    expected = norm_of_part(0)
+    for norm in run_ranks(norm_of_part, tmp_path):
+        torch.testing.assert_close(norm, expected)
 
 
 def contrast_of_own_half(rank):

@@ -87,6 +87,15 @@ def gather_rows(rows: Tensor, *, over: Over = "ranks") -> Tensor:
     return gathered
 
 
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """Mean of a floating tensor over the ranks, elementwise; without gradient, no host sync."""
+    if world_size() == 1:
+        return values.detach()
+    total = values.detach().clone()
+    distributed.all_reduce(total)
+    return total / world_size()
+
+
 def mean_count(count: Tensor) -> Tensor:
     """Mean over ranks of a count, `()` float32: the denominator of a mean over the whole batch.
 
@@ -96,9 +105,4 @@ def mean_count(count: Tensor) -> Tensor:
         TypeError: the count is no tensor.
     """
     require_tensor("count", count, "()", fix="give torch.tensor(count) on the device")
-    count = count.float()
-    if world_size() > 1:
-        count = count.clone()
-        distributed.all_reduce(count)
-        count = count / world_size()
-    return count
+    return mean_over_ranks(count.float())

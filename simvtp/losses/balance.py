@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from simvtp.layers import mean_count
+from simvtp.layers import mean_over_ranks
 
 
 class GradientBalance(nn.Module):
@@ -67,19 +67,24 @@ class GradientBalance(nn.Module):
 
     def running_norms(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Running norms of some terms' gradients, `()` each, for the log."""
-        return {f"gradient {name}": self.norms[list(self.shares).index(name)] for name in names}
+        # Steps are logged later, when the norms may have been measured again.
+        norms = self.norms.clone()
+        return {f"gradient {name}": norms[list(self.shares).index(name)] for name in names}
 
 
 def gradient_norm(term: Tensor, shared: Sequence[Tensor]) -> Tensor:
     """Norm of a term's gradient on a linear layer over the encoder's output, `()` float32.
+
+    The gradient is that of the term's mean over all ranks; every rank must call it.
 
     Args:
         term: `()` with its graph, which is kept.
         shared: `(tokens, width)` each, parts of the encoder's output.
     """
     gradients = torch.autograd.grad(term, list(shared), retain_graph=True, allow_unused=True)
-    total = torch.zeros((), device=term.device)
+    width = shared[0].shape[-1]
+    total = torch.zeros(width, width, device=term.device)
     for values, gradient in zip(shared, gradients, strict=True):
         if gradient is not None:
             total = total + values.detach().float().T @ gradient.float()
-    return mean_count(total.norm()) if total.ndim else total
+    return mean_over_ranks(total).norm()

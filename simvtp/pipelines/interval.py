@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from simvtp.layers import mean_over_ranks
 from simvtp.pipelines.optimizer_step import StepResult
-from simvtp.training import Agreement, is_main, mean_over_ranks, world_size
+from simvtp.training import Agreement, is_main, world_size
 
 
 class Interval:

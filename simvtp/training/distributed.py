@@ -91,15 +91,6 @@ def all_true(flag: Tensor) -> Tensor:
     return agreed.bool()
 
 
-def mean_over_ranks(values: Tensor) -> Tensor:
-    """Mean of a floating tensor over the ranks, elementwise; without gradient, no host sync."""
-    if world_size() == 1:
-        return values.detach()
-    total = values.detach().clone()
-    distributed.all_reduce(total, op=distributed.ReduceOp.SUM)
-    return total / world_size()
-
-
 @contextmanager
 def main_first() -> Iterator[None]:
     """Let rank 0 through the context first, and the others when it is done: for shared files.

@@ -77,9 +77,12 @@ def test_norms_are_averaged_over_time_and_kept_with_the_state() -> None:
     first = gradient_norm(terms["a"], [encoded])
     balance.measure({"a": terms["a"]}, [encoded])
     assert balance.running_norms(["a", "b"]) == {"gradient a": first, "gradient b": 0}
+    earlier = balance.running_norms(["a"])
     balance.measure({"a": 5 * terms["a"]}, [encoded])
     expected = 0.75 * first + 0.25 * 5 * first
     torch.testing.assert_close(balance.running_norms(["a"])["gradient a"], expected)
+    # Those of an earlier step are logged as they were.
+    assert earlier == {"gradient a": first}
     other = GradientBalance({"a": 1.0, "b": 1.0, "c": 1.0})
     other.load_state_dict(balance.state_dict())
     assert torch.equal(other.norms, balance.norms)

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from simvtp.layers import mean_over_ranks
 from simvtp.training.distributed import (
     all_true,
     initialize,
     is_main,
-    mean_over_ranks,
     rank,
     world_size,
 )
@@ -22,6 +22,7 @@ TWO_RANKS = """
 import json, sys
 from pathlib import Path
 import torch
+from simvtp.layers import mean_over_ranks
 from simvtp.training.distributed import *
 from simvtp.training.distributed import distributed
 
