@@ -14,7 +14,7 @@ from av.error import ExitError, FFmpegError
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from simvtp.decoding.limits import DEFAULT_LIMITS, TOO_SLOW, ClipError, Deadline, Limits
+from simvtp.decoding.limits import TOO_SLOW, ClipError, Deadline
 from simvtp.decoding.mp4_index import claimed_entries
 
 # FFmpeg's messages go to stderr out of order and name no file; what matters is in the ClipError.
@@ -87,16 +87,17 @@ def open_video(
     Raises:
         ClipError: it cannot be opened, holds no video stream, or is beyond a limit.
     """
-    limits = DEFAULT_LIMITS if deadline is None else deadline.limits
+    deadline = Deadline(None) if deadline is None else deadline
+    limits = deadline.limits
     address, protocols = _address(source, span)
     try:
-        _check_before(source, span, limits)
+        _check_before(source, span, deadline)
         container = av.open(
             address,
             "r",
             options={"protocol_whitelist": protocols, "format_whitelist": _DEMUXERS},
             **_METADATA,
-            timeout=None if deadline is None else deadline.seconds,
+            timeout=deadline.seconds,
         )
     except InterruptedError:
         # By a signal: that says nothing of the file.
@@ -126,15 +127,16 @@ def open_video(
         yield container, stream
 
 
-def _check_before(source: Source, span: tuple[int, int] | None, limits: Limits) -> None:
+def _check_before(source: Source, span: tuple[int, int] | None, deadline: Deadline) -> None:
     """Refuse what is too large, or whose index would be, before FFmpeg opens it."""
     if not isinstance(source, bytes) and not Path(source).is_file():
         return
     with BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
         start = 0 if span is None else span[0]
         end = file.seek(0, SEEK_END) if span is None else start + span[1]
+        limits = deadline.limits
         limits.check_size(end - start)
-        limits.check_entries(claimed_entries(file, start=start, end=end))
+        limits.check_entries(claimed_entries(file, start=start, end=end, deadline=deadline))
 
 
 def _address(source: Source, span: tuple[int, int] | None) -> tuple[str | BytesIO, str]:

@@ -17,11 +17,11 @@ import pytest
 from export.clips import decode_clip
 from simvtp.data import ClipError, probe, read_clip
 from simvtp.data.inspection import inspect_video
-from simvtp.decoding.limits import Limits
+from simvtp.decoding.limits import Deadline, Limits
 from simvtp.decoding.mp4_index import claimed_entries
 from tests.data.conftest import write_video_file
 
-CUT = {"num_frames": 4, "frame_stride": 1, "image_size": 16}
+CUT: dict[str, Any] = {"num_frames": 4, "frame_stride": 1, "image_size": 16}
 
 
 def table(data: bytes, kind: bytes) -> int:
@@ -60,7 +60,7 @@ def track(*, samples: int, edits: int = 1, ticks: int = 512, kind: bytes = b"vid
 
 
 def counted(data: bytes) -> int:
-    return claimed_entries(BytesIO(data), start=0, end=len(data))
+    return claimed_entries(BytesIO(data), start=0, end=len(data), deadline=Deadline(None))
 
 
 def test_entries_are_those_that_the_tables_claim(tmp_path):
@@ -96,6 +96,47 @@ def test_an_index_of_millions_in_a_small_file_is_refused_before_it_is_built(tmp_
     with pytest.raises(ClipError, match="an index of 2,000,000 entries, the limit is 1,048,576"):
         decode_clip(sent, **CUT, limits=Limits(num_frames=1 << 17))
     assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize("hiding", [b"dinf", b"tref", b"sinf", b"schi", b"ilst", b"wave", b"iprp"])
+def test_an_index_is_found_wherever_ffmpeg_takes_it_from(tmp_path, hiding):
+    data = many_samples(write_video_file(tmp_path / "a.mp4", 20), 20_000_000)
+    for kind in (b"mdia", b"minf", b"stbl"):
+        with pytest.raises(ClipError, match="an index of 20,000,000 entries"):
+            decode_clip(data.replace(kind, hiding), **CUT)
+    place = data.index(b"moov") - 4
+    with pytest.raises(ClipError, match="an index of 20,000,000 entries"):
+        decode_clip(data[:place] + boxed(hiding, data[place:]), **CUT)
+
+
+def test_an_index_among_fields_is_found(tmp_path):
+    handler = boxed(b"hdlr", bytes(24))
+    for before in (b"", bytes(4), b"xhdl" + bytes(4)):
+        assert counted(boxed(b"meta", before + handler + boxed(b"moov", track(samples=7)))) == 7
+    inner = bytes(8) + boxed(b"avc1", bytes(78) + track(samples=7))
+    assert counted(boxed(b"moov", boxed(b"stsd", inner))) > 1 << 31
+    real = write_video_file(tmp_path / "a.mp4", 20).read_bytes()
+    assert counted(boxed(b"moov", boxed(b"stsd", real[real.index(b"avc1") - 4 :][:150]))) == 0
+
+
+def test_headers_that_only_cost_time_are_refused_in_time(tmp_path):
+    nested = b""
+    for _ in range(3000):
+        nested = struct.pack(">I4s", len(nested) + 8, b"moov") + nested
+    head = boxed(b"ftyp", b"isom" + bytes(4))
+    with pytest.raises(ClipError):
+        read_clip(write_bytes(tmp_path / "nested.mp4", head + nested))
+    small = head + struct.pack(">I4s", 8, b"free") * 4_000_000
+    started = time.process_time()
+    with pytest.raises(ClipError, match="takes longer to read") as error:
+        read_clip(write_bytes(tmp_path / "small.mp4", small), time_limit=0.3)
+    assert error.value.unreadable
+    assert time.process_time() - started < 2
+
+
+def write_bytes(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
 
 
 def test_spans_are_looked_at_where_they_lie(tmp_path):
