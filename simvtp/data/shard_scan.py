@@ -4,7 +4,7 @@ import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Self
 
 from simvtp.data.clip_table import ByteSpan, ClipRecord
 from simvtp.data.manifest_checks import checked_captions
@@ -14,6 +14,13 @@ from simvtp.data.shard_index import ShardError
 VIDEO_SUFFIXES = ("mp4", "m4v", "mov", "webm", "mkv", "avi", "gif")
 _CAPTION_SUFFIXES = ("txt", "json")
 _MAX_CAPTION_BYTES = 1 << 22
+_MAX_HEADER_BYTES = 1 << 20
+_TEXTS = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
+# What tarfile lets through of numbers that are none and of headers of headers without end.
+_STRANGE = (ValueError, ArithmeticError, RecursionError)
 _BLOCK_BYTES = 1 << 20
 
 
@@ -24,6 +31,17 @@ class _Member(NamedTuple):
     offset: int
     size: int
     sparse: bool
+
+
+class _Header(tarfile.TarInfo):
+    """A header whose name or comment, which tarfile reads whole, does not fill the memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in _TEXTS and header.size > _MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a name or comment of {header.size:,} bytes")
+        return header
 
 
 class _Pair(NamedTuple):
@@ -84,10 +102,10 @@ def _members(file: Path, shard: str) -> Iterator[_Member]:
         with file.open("rb") as opened:
             while start is not None:
                 opened.seek(start)
-                with tarfile.open(fileobj=opened, mode="r:") as tar:
+                with tarfile.open(fileobj=opened, mode="r:", tarinfo=_Header) as tar:
                     yield from _files(tar)
                     start = _next_archive(opened, tar.offset)
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, *_STRANGE) as error:
         raise ShardError(f"{shard}: damaged shard ({error}); copy or make it again") from error
 
 
@@ -95,6 +113,8 @@ def _files(tar: tarfile.TarFile) -> Iterator[_Member]:
     """Plain files one after the other; tarfile's own list of all of them is not kept."""
     while (member := tar.next()) is not None:
         tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
+        if tar.offset <= member.offset:
+            raise tarfile.ReadError(f"a member of {member.size:,} bytes")
         name = PurePosixPath(member.name).name
         if member.isreg() and "." in name and not name.startswith("."):
             yield _Member(member.name, member.offset_data, member.size, member.issparse())

@@ -138,3 +138,35 @@ def test_a_check_counts_what_is_left_out(
     assert r"b\x1b[2J" in said
     assert "\x1b" not in said
     assert json.loads(report.read_text())["faulty_rows"] == 1
+
+
+def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size, member.type = size, kind
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize("is_said_ahead", [False, True])
+def test_a_member_that_leads_back_is_no_endless_loop(tmp_path: Path, is_said_ahead: bool):
+    size = b"14 size=-1536\n"
+    ahead = header("p", len(size), tarfile.XHDTYPE) + size.ljust(512, b"\0")
+    back = ahead + header("b.mp4", 0) if is_said_ahead else header("b.mp4", -1536)
+    shard = tmp_path / "back.tar"
+    shard.write_bytes(header("a.txt", 5) + b"hello".ljust(512, b"\0") + back + bytes(1024))
+    with pytest.raises(ShardError, match=r"damaged shard \(a member of -1,536 bytes\)"):
+        load_shards(str(shard))
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_name_that_would_fill_the_memory_is_refused(tmp_path: Path, kind: bytes):
+    shard = tmp_path / "long.tar"
+    shard.write_bytes(header("p", 600 << 20, kind) + bytes(2048))
+    with pytest.raises(ShardError, match="a name or comment of 629,145,600 bytes"):
+        load_shards(str(shard))
+
+
+def test_headers_of_headers_are_a_damaged_shard(tmp_path: Path):
+    shard = tmp_path / "deep.tar"
+    shard.write_bytes(header("p", 0, tarfile.XHDTYPE) * 3000 + bytes(1024))
+    with pytest.raises(ShardError, match="damaged shard"):
+        load_shards(str(shard))
