@@ -20,6 +20,8 @@ _PLAIN = {
     *("TUPLE1", "TUPLE2", "TUPLE3", "DICT", "EMPTY_DICT", "SETITEM", "SETITEMS"),
     *("GET", "BINGET", "LONG_BINGET", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"),
 }
+# A text is often there once and referred to again, a list is not.
+_MOST_PER_BYTE = 16
 _REMEMBERED = ("PUT", "BINPUT", "LONG_BINPUT")
 
 
@@ -32,7 +34,8 @@ def read_plain_pickle(path: Path) -> Any:
     """The value in a pickle of plain values.
 
     Raises:
-        ValueError: it holds anything else, is damaged, or is too large.
+        ValueError: it holds anything else, is damaged, or is too large, also once each reference
+            is replaced by what it stands for.
         OSError: it cannot be read.
     """
     if path.stat().st_size > MAX_BYTES:
@@ -44,10 +47,26 @@ def read_plain_pickle(path: Path) -> Any:
             is_huge = word.name in _REMEMBERED and isinstance(value, int) and value > len(data)
             if word.name not in _PLAIN or is_huge:
                 raise pickle.UnpicklingError(f"{word.name} is in it")
-        return _Unpickler(io.BytesIO(data), encoding="utf-8").load()
+        value = _Unpickler(io.BytesIO(data), encoding="utf-8").load()
+        _require_bounded(value, _MOST_PER_BYTE * len(data))
+        return value
     # Damaged pickles raise nearly anything.
     except Exception as error:
         raise ValueError(
             f"only pickles of plain lists, dictionaries, texts and numbers are read, for others "
             f"can run code ({error}); save it as JSON {{video: [captions]}} where you trust it"
         ) from error
+
+
+def _require_bounded(value: Any, most: int) -> None:
+    """Refuse lists of lists that stand for more than `most` values and characters."""
+    waiting, total = [value], 0
+    while waiting:
+        value = waiting.pop()
+        total += 1 + len(value) if isinstance(value, str) else 1
+        if isinstance(value, dict):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list | tuple):
+            waiting += value
+        if total + len(waiting) > most:
+            raise pickle.UnpicklingError("it stands for far more than it holds")

@@ -91,6 +91,20 @@ def test_damaged_and_other_pickles_are_refused(write: Write, content: bytes):
     assert str(write("c.pkl", content)) in error_of(write("c.pkl", content))
 
 
+def test_a_pickle_that_stands_for_far_more_than_it_holds_is_refused(write: Write):
+    once = "a dog runs" * 1000
+    for value, most in (["a dog"] * 10, 10), ([once] * 1000, 2):
+        for _ in range(most):
+            value = [value] * 10
+        source = write("c.pkl", pickle.dumps({"one.mp4": value}), "one.mp4")
+        assert source.stat().st_size < 20_000
+        assert "it stands for far more than it holds" in error_of(source)
+    # A text that is said again is only referred to, as pickles are.
+    name = "one.mp4"
+    rows = [{"video": name, "caption": once[:20] + str(number)} for number in range(50)]
+    assert len(load(write("c.pkl", pickle.dumps(rows), name))) == 1
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize("ending", ["csv", "tsv"])
 def test_manifests_with_other_delimiters(write: Write, tmp_path: Path, delimiter: str, ending: str):
