@@ -104,6 +104,8 @@ def parse_settings(parser: SettingsParser, arguments: Sequence[str] | None) -> N
         parsed = parser.parse_args(arguments)
     except OverflowError as error:
         parser.error(f"a number is too large: {error}")
+    except UnicodeDecodeError as error:
+        parser.error(f"a settings file must be UTF-8 text: {error}")
     _require_typed_commands(parser, parsed, arguments)
     for name, section in parser.get_defaults(skip_validation=True).as_dict().items():
         if isinstance(section, dict) and not isinstance(parsed[name], Namespace):

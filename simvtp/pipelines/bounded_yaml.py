@@ -21,7 +21,11 @@ def load_yaml(text: str) -> Any:
             replaced by what it stands for.
     """
     _require_bounded(text)
-    return get_loader("yaml")(text)
+    try:
+        return get_loader("yaml")(text)
+    except ValueError as error:
+        # Such as a number of more digits than Python reads.
+        raise yaml.YAMLError(str(error)) from error
 
 
 def _require_bounded(text: str) -> None:

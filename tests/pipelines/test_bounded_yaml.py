@@ -37,6 +37,7 @@ VALUES = st.recursive(
         ("{a: " * 60 + "1" + "}" * 60, "is nested more than 50 deep"),
         ("# long\n" * 200_000, "has 1,400,000 characters"),
         (f"a: [{'1, ' * 20_000}]", "stands for more than"),
+        (f"run: {{epochs: {'9' * 50_000}}}", "integer string conversion"),
     ],
     ids=[
         "bomb",
@@ -48,6 +49,7 @@ VALUES = st.recursive(
         "maps",
         "long",
         "many",
+        "digits",
     ],
 )
 def test_it_is_refused_at_once(tmp_path, capsys, text, message):
@@ -74,3 +76,12 @@ def test_anchors_may_be_used(tmp_path):
 def test_everything_else_is_read_as_before(value):
     text = yaml.safe_dump({"key": value, "again": [value, value]})
     assert load_yaml(text) == get_loader("yaml")(text)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path, capsys):
+    file = tmp_path / "settings.yaml"
+    file.write_bytes(b"run:\n  epochs: \xff\n")
+    with pytest.raises(SystemExit) as ended:
+        pretrain.main(["--config", str(file)])
+    assert ended.value.code == 2
+    assert "a settings file must be UTF-8 text" in capsys.readouterr().err
