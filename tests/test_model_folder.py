@@ -5,6 +5,8 @@ import shutil
 import time
 
 import pytest
+import safetensors.torch
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -122,6 +124,16 @@ def test_depths_are_compared_before_anything_is_built(whole, tmp_path, kind, nam
         with pytest.raises(ValueError, match=f"config.json.*{name}"):
             (SimVTP if kind == "model" else VideoClassifier).from_pretrained(folder)
         assert time.monotonic() - started < 10
+
+
+def test_a_header_of_many_tiny_weights_builds_nothing(folder):
+    weights = {f"weight_{number}": torch.zeros(1) for number in range(20_000)}
+    safetensors.torch.save_file(weights, folder / "model.safetensors")
+    change(folder, "config.json", depth=19_999)
+    started = time.monotonic()
+    with pytest.raises(ValueError, match=r"config.json: depth must be at most 1,000, got 19999"):
+        SimVTP.from_pretrained(folder)
+    assert time.monotonic() - started < 2
 
 
 @pytest.mark.parametrize("name", ["depth", "decoder_depth", "vocab_size", "max_text_length"])
