@@ -9,7 +9,7 @@ from benchmarks.kills import output_of, require_alone
 
 # Words that go before a command, and what it must say.
 LIMITS: dict[str, tuple[tuple[str, ...], str]] = {
-    "/dev/shm full": (
+    "shared memory full": (
         (
             *("unshare", "--mount", "sh", "-c"),
             'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"',

@@ -1,5 +1,7 @@
 """The plan of the faults that are injected, and the sight of them in a table."""
 
+from pathlib import Path
+
 from benchmarks.faults import kinds
 from benchmarks.kills import group_of
 
@@ -8,6 +10,8 @@ def test_kills_are_shared_out_and_every_kind_has_a_name():
     planned = list(kinds(50, 4))
     names = [kind.fault for kind in planned]
     assert len(set(names)) == len(names)
+    # Runs lie in folders of these names.
+    assert all(Path(name).name == name for name in names)
     kills = [kind for kind in planned if "workers" in kind.fault]
     assert sum(kind.times for kind in kills) == 50
     assert {kind.source for kind in kills} == {"files", "shards"}
