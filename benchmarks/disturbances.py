@@ -24,6 +24,7 @@ from benchmarks.kills import (
 from benchmarks.small_runs import SmallData, start
 
 MOST_SECONDS = 30.0
+PREPARATION = "kill -9 of prepare"
 _DAMAGES = ("state cut", "byte flipped", "state gone", "manifest gone", "manifest empty")
 
 
@@ -268,7 +269,7 @@ def kill_preparation(
         lost += kills if _tree(out) != whole else 0
         injected += kills
         shutil.rmtree(out)
-    return "kill -9 of prepare", injected, lost, injected - lost, []
+    return PREPARATION, injected, lost, injected - lost, []
 
 
 def _tree(folder: Path) -> dict[str, str]:

@@ -19,6 +19,7 @@ import torch
 from rich.table import Table
 
 from benchmarks.disturbances import (
+    PREPARATION,
     Disturbance,
     close_output,
     cut_off_loader,
@@ -68,30 +69,37 @@ def main() -> int:
     parser.add_argument("--kills", type=int, choices=range(10**4), default=60, metavar="N")
     parser.add_argument("--others", type=int, choices=range(10**4), default=6, metavar="N")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--only", default="", metavar="WORDS", help="faults whose name has them")
+    parser.add_argument("--json", type=Path, help="file for the figures, written after each fault")
     options = parser.parse_args()
     outcomes = []
     with tempfile.TemporaryDirectory() as folder:
         data = make_data(Path(folder))
         bench = _Bench(data, Path(folder), options.seed)
         for kind in kinds(options.kills, options.others):
-            if kind.times:
+            if kind.times and options.only in kind.fault:
                 outcomes.append(bench.disturb(kind))
                 Console(stderr=True).print(outcomes[-1])
-        if options.others:
+                _write(options.json, outcomes)
+        if options.others and options.only in PREPARATION:
             outcomes.append(Outcome(*kill_preparation(data, Path(folder), options.others)))
     if not outcomes:
-        parser.error("--kills and --others are both 0")
+        parser.error("nothing to do: --kills and --others are both 0, or no fault has --only")
     _print(Console(), outcomes)
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        report = {
-            "command": command_line("benchmarks.faults"),
-            "machine": machine(torch.device("cpu")),
-            "faults": [outcome._asdict() for outcome in outcomes],
-        }
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    _write(options.json, outcomes)
     return 1 if any(outcome.lost for outcome in outcomes) else 0
+
+
+def _write(path: Path | None, outcomes: list[Outcome]) -> None:
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report = {
+        "command": command_line("benchmarks.faults"),
+        "machine": machine(torch.device("cpu")),
+        "faults": [outcome._asdict() for outcome in outcomes],
+    }
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def kinds(kills: int, others: int) -> Iterator[Kind]:
