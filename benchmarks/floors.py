@@ -26,6 +26,7 @@ from simvtp.pipelines.learned_figures import pixel_figures
 from simvtp.pipelines.pixel_errors import TubeletErrors, tubelet_errors
 from simvtp.pipelines.pretrain import LAPTOP_RECIPE
 from simvtp.pipelines.retrieval import clip_batches
+from simvtp.printing import Console
 from simvtp.seeding import derive_generator
 
 _REACH = 2
@@ -141,8 +142,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         corpus.validation_clips(),
         ratio=LAPTOP_RECIPE["masking.video_ratio"],
     )
+    console = Console()
     for name, value in found.items():
-        print(f"{value:9.4f}  {name}")
+        console.print(f"{value:9.4f}  {name}")
     if options.json is not None:
         options.json.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     return 0

@@ -1,4 +1,4 @@
-"""Run an exported folder, on ONNX Runtime or TensorRT, with neither torch nor simvtp."""
+"""Run an exported folder, on ONNX Runtime or TensorRT, without torch."""
 
 import threading
 from collections.abc import Mapping, Sequence

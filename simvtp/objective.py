@@ -1,9 +1,8 @@
 """One step's losses from one batch, with one packed encoder call for all of its sequences."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from types import MappingProxyType
-from typing import Literal, NamedTuple
+from collections.abc import Collection
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +22,11 @@ from simvtp.layers import (
     to_device,
 )
 from simvtp.losses import (
+    MASKED_TERMS,
     CachedContrast,
     FeatureMemory,
     GradientBalance,
+    Losses,
     Negatives,
     contrastive_loss,
     match_loss,
@@ -35,23 +36,6 @@ from simvtp.losses import (
 )
 from simvtp.model import SimVTP
 from simvtp.step_tokens import SequenceGroup, StepTokens
-
-MASKED_TERMS = ("pixels", "words")
-
-
-class Losses(NamedTuple):
-    """Losses of a step.
-
-    Attributes:
-        total: `()` weighted sum.
-        terms: `()` each, unweighted: pixels, words, vtc, vtm; only those that are on.
-        details: `()` figures for the log: with a balance, each term's weight and the running norm
-            of its gradient on the encoder.
-    """
-
-    total: Tensor
-    terms: dict[str, Tensor]
-    details: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Objective(nn.Module):
@@ -149,7 +133,7 @@ class Objective(nn.Module):
                 count of the micro-batches, so that their mean loss is that of all words.
             cached: the batch's part in a contrastive loss over several batches.
             terms: the terms of this step, e.g. of a stage; None is all that have a weight.
-            measure: take the norms of the terms' gradients, where the balance needs them.
+            measure: note the terms' gradients in the backward pass, for `balance.update`.
 
         Returns:
             The terms that are on and their weighted total.
@@ -157,31 +141,30 @@ class Objective(nn.Module):
         on = self._on(terms)
         tokens = self._embed(batch, on)
         groups = self._groups(tokens, on)
-        negatives = None
+        negatives, first_text = None, tokens.first_of(self.match_text)
         needs_pairs = "vtm" in on and len(batch.video) * num_ranks(self.negatives_over) > 1
         similarity = None if cached is None else cached.similarity
         draw_first = self.negatives == "random" or similarity is not None or "video" not in groups
         if needs_pairs and draw_first:
             negatives = self._draw(batch, similarity, generator)
-            groups["negative"] = tokens.pairs_with(
-                negatives.videos, first_text=tokens.first_of(self.match_text)
-            )
-        encoded, pooled = self._encode(tokens, groups)
-        shared = [encoded.values]
+            groups["negative"] = tokens.pairs_with(negatives.videos, first_text=first_text)
+        encoded = self._encode(tokens, groups)
         found: dict[str, Tensor] = {}
-        if "joint" in groups:
-            found |= self._reconstruction_terms(batch, tokens, encoded, num_words, on)
+        if "joint" in groups and on & set(MASKED_TERMS):
+            found |= self._reconstruction_terms(batch, tokens, encoded, num_words, on, measure)
         if "video" in groups:
+            pooled = self._pool(encoded, groups, "vtc", measure)
+            if (own := self._encode_text(tokens, groups["text"])) is not None:
+                pooled["text"] = own
             found["vtc"], similarity = self._contrast_term(batch, pooled, cached)
-        if needs_pairs and negatives is None:
-            negatives = self._draw(batch, similarity, generator)
-            pairs = tokens.pairs_with(negatives.videos, first_text=tokens.first_of(self.match_text))
-            encoded, further = self._encode(tokens, {"negative": pairs})
-            pooled |= further
-            shared.append(encoded.values)
         if "vtm" in on:
+            pooled = self._pool(encoded, groups, "vtm", measure)
+            if needs_pairs and negatives is None:
+                negatives = self._draw(batch, similarity, generator)
+                groups = {"negative": tokens.pairs_with(negatives.videos, first_text=first_text)}
+                pooled |= self._pool(self._encode(tokens, groups), groups, "vtm", measure)
             found["vtm"] = self._match_term(pooled, negatives)
-        losses = self._total(found, shared, measure=measure)
+        losses = self._total(found)
         if terms is None:
             return losses
         # Every parameter has a gradient in every step: data parallelism waits for each of them.
@@ -189,19 +172,16 @@ class Objective(nn.Module):
         zero = sum(p.sum() for part in idle if part is not None for p in part.parameters()) * 0
         return losses._replace(total=losses.total + zero)
 
-    def _total(
-        self, terms: dict[str, Tensor], shared: Sequence[Tensor], *, measure: bool
-    ) -> Losses:
+    def _total(self, terms: dict[str, Tensor]) -> Losses:
         values = torch.stack(list(terms.values()))
         if self.balance is None:
             weights = values.new_tensor([self.weights[name] for name in terms])
             return Losses(total=(weights * values).sum(), terms=terms)
-        if measure and values.requires_grad:
-            self.balance.measure(terms, shared)
-        weights = self.balance.weights(tuple(terms))
-        details = dict(zip((f"weight {name}" for name in terms), weights, strict=True))
+        by_name = self.balance.weights(tuple(terms))
+        details = {f"weight {name}": weight for name, weight in by_name.items()}
         details |= self.balance.running_norms(tuple(terms))
-        return Losses(total=(weights * values).sum(), terms=terms, details=details)
+        total = (torch.stack(list(by_name.values())) * values).sum()
+        return Losses(total=total, terms=terms, details=details)
 
     def compile_pixel_error(self) -> None:
         """Let the pixel error run through `torch.compile`, so that no target is ever stored."""
@@ -220,8 +200,10 @@ class Objective(nn.Module):
         """
         on = frozenset({"vtc"})
         tokens = self._embed(batch, on)
-        pooled = self._encode(tokens, self._groups(tokens, on))[1]
-        return pooled["video"], pooled["text"]
+        groups = self._groups(tokens, on)
+        pooled = self._pool(self._encode(tokens, groups), groups, "vtc", False)
+        own = self._encode_text(tokens, groups["text"])
+        return pooled["video"], pooled["text"] if own is None else own
 
     def _on(self, terms: Collection[str] | None) -> frozenset[str]:
         """The terms that a step computes."""
@@ -266,27 +248,38 @@ class Objective(nn.Module):
                 groups[name] = SequenceGroup(rows, layout.lengths)
         return groups
 
-    def _encode(
-        self, tokens: StepTokens, groups: dict[str, SequenceGroup]
-    ) -> tuple[PackedTokens, dict[str, Tensor]]:
-        """One packed call; the feature of each sequence, `(batch, width)` for each group.
-
-        Captions by themselves make a second call where the model has an encoder of their own.
-        """
-        if self.model.text_encoder is not None and "text" in groups:
-            text = groups.pop("text")
-            encoded, pooled = self._encode(tokens, groups)
-            layout = PackedLayout(text.lengths, tokens.values.device)
-            words = PackedTokens(tokens.values.index_select(0, text.rows), layout)
-            encoder = self.model.text_encoder
-            return encoded, pooled | {"text": encoder.pool(encoder(words))}
-        lengths = tuple(length for group in groups.values() for length in group.lengths)
-        rows = torch.cat([group.rows for group in groups.values()])
+    def _encode(self, tokens: StepTokens, groups: dict[str, SequenceGroup]) -> PackedTokens:
+        """One packed call for all groups that the shared encoder encodes."""
+        shared = self._shared(groups)
+        lengths = tuple(length for group in shared.values() for length in group.lengths)
+        rows = torch.cat([group.rows for group in shared.values()])
         layout = PackedLayout(lengths, tokens.values.device)
-        encoded = self.model.encoder(PackedTokens(tokens.values.index_select(0, rows), layout))
+        return self.model.encoder(PackedTokens(tokens.values.index_select(0, rows), layout))
+
+    def _encode_text(self, tokens: StepTokens, text: SequenceGroup) -> Tensor | None:
+        """Features of captions by themselves where the model has an encoder of their own."""
+        encoder = self.model.text_encoder
+        if encoder is None:
+            return None
+        layout = PackedLayout(text.lengths, tokens.values.device)
+        return encoder.pool(encoder(PackedTokens(tokens.values.index_select(0, text.rows), layout)))
+
+    def _shared(self, groups: dict[str, SequenceGroup]) -> dict[str, SequenceGroup]:
+        own = set() if self.model.text_encoder is None else {"text"}
+        return {name: group for name, group in groups.items() if name not in own}
+
+    def _pool(
+        self, encoded: PackedTokens, groups: dict[str, SequenceGroup], term: str, measure: bool
+    ) -> dict[str, Tensor]:
+        """Feature of each sequence as a term sees it, `(batch, width)` for each group."""
+        groups = self._shared(groups)
+        values = self._tap(encoded.values, term, measure)
+        pooled = self.model.encoder.pool(PackedTokens(values, encoded.layout))
         counts = [len(group.lengths) for group in groups.values()]
-        pooled = self.model.encoder.pool(encoded).split(counts)
-        return encoded, dict(zip(groups, pooled, strict=True))
+        return dict(zip(groups, pooled.split(counts), strict=True))
+
+    def _tap(self, values: Tensor, term: str, measure: bool) -> Tensor:
+        return values if self.balance is None or not measure else self.balance.tap(values, term)
 
     def _reconstruction_terms(
         self,
@@ -295,6 +288,7 @@ class Objective(nn.Module):
         encoded: PackedTokens,
         num_words: float | None,
         on: frozenset[str],
+        measure: bool,
     ) -> dict[str, Tensor]:
         """Pixel and word losses from the joint sequences, which stand first in the pack."""
         layout = PackedLayout(tokens.pair_lengths, encoded.layout.device)
@@ -304,10 +298,11 @@ class Objective(nn.Module):
         video_rows, text_rows = places.tensor_split([batch.keep.numel()])
         terms: dict[str, Tensor] = {}
         if "pixels" in on:
-            visible = joint.values.index_select(0, video_rows)
+            visible = self._tap(joint.values, "pixels", measure).index_select(0, video_rows)
             terms["pixels"] = self._pixel_term(batch, visible.unflatten(0, batch.keep.shape))
         if "words" in on:
-            terms["words"] = self._word_term(batch, joint, text_rows, num_words)
+            words = PackedTokens(self._tap(joint.values, "words", measure), layout)
+            terms["words"] = self._word_term(batch, words, text_rows, num_words)
         return terms
 
     def _pixel_term(self, batch: Batch, visible: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 import simvtp.objective
 from benchmarks.reference import reference_losses
 from simvtp.layers import PackedLayout, PackedTokens
-from simvtp.losses import Negatives, gradient_norm
-from simvtp.objective import MASKED_TERMS, Objective
+from simvtp.losses import MASKED_TERMS, Negatives
+from simvtp.objective import Objective
 from tests.sample_batches import samples_of, small_batch, small_collator, small_model
 
 
@@ -222,26 +222,34 @@ def test_a_stage_computes_its_terms_alone_and_gives_every_parameter_a_gradient()
     assert not model.match_head.weight.grad.any()
 
 
-def test_balanced_terms_have_their_shares_of_the_gradient_on_the_encoder():
+@pytest.mark.parametrize("negatives", ["hard", "random"])
+@pytest.mark.parametrize("match_text", ["masked", "clean"])
+def test_balanced_terms_have_their_shares_of_the_gradient_on_the_encoder(match_text, negatives):
     model, batch = small_model(), small_batch([3, 7, 4, 9, 3])
     shares = {"pixel_weight": 2.0, "word_weight": 1.0, "vtc_weight": 0.5, "vtm_weight": 0.5}
-    objective = Objective(model, balance_gradients=True, **shares)
+    choices = {"match_text": match_text, "negatives": negatives}
+    objective = Objective(model, balance_gradients=True, **choices, **shares)
+    first = objective(batch, measure=True, generator=torch.Generator().manual_seed(0))
+    first.total.backward()
+    objective.balance.update()
     outputs = []
     model.encoder.register_forward_hook(lambda module, inputs, output: outputs.append(output))
-    generator = torch.Generator().manual_seed(0)
-    result = objective(batch, measure=True, generator=generator)
-    shared = [output.values for output in outputs]
+    result = objective(batch, generator=torch.Generator().manual_seed(0))
+    values = [output.values for output in outputs]
+    found = []
+    for name, term in result.terms.items():
+        gradients = torch.autograd.grad(term, values, retain_graph=True, allow_unused=True)
+        on_layer = sum(
+            part.detach().T @ gradient
+            for part, gradient in zip(values, gradients, strict=True)
+            if gradient is not None
+        )
+        found.append(on_layer.norm() * result.details[f"weight {name}"])
+        torch.testing.assert_close(
+            result.details[f"gradient {name}"].double(), on_layer.norm(), rtol=1e-4, atol=0
+        )
+    expected = torch.tensor([2.0, 1.0, 0.5, 0.5]).double() / 4
+    torch.testing.assert_close(torch.stack(found).double(), expected, rtol=1e-4, atol=1e-6)
     weights = [result.details[f"weight {name}"] for name in result.terms]
-    norms = [
-        gradient_norm(weight * term, shared)
-        for weight, term in zip(weights, result.terms.values(), strict=True)
-    ]
-    expected = torch.tensor([2.0, 1.0, 0.5, 0.5]) / 4
-    torch.testing.assert_close(torch.stack(norms), expected, rtol=1e-4, atol=1e-6)
     total = sum(weight * term for weight, term in zip(weights, result.terms.values(), strict=True))
     torch.testing.assert_close(result.total, total)
-    # Until they are measured again the weights stay.
-    later = objective(small_batch([5, 2], seed=3), generator=generator)
-    assert later.details == {
-        name: pytest.approx(value.item()) for name, value in result.details.items()
-    }

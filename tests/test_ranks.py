@@ -7,7 +7,12 @@ import torch
 from torch import distributed, multiprocessing
 
 from simvtp.layers import gather_rows, world_size
-from simvtp.losses import cache_contrast, contrastive_loss, gradient_norm, sample_negatives
+from simvtp.losses import (
+    GradientBalance,
+    cache_contrast,
+    contrastive_loss,
+    sample_negatives,
+)
 from simvtp.objective import Objective
 from tests.sample_batches import samples_of, small_collator, small_model
 
@@ -101,8 +106,12 @@ def norm_of_part(rank):
     size = len(LENGTHS) // world_size()
     own = slice(size * rank, size * rank + size)
     shared = [part[own].requires_grad_() for part in features()]
-    loss = contrastive_loss(*shared, keys=torch.tensor([1, 2, 1, 3])[own]).loss
-    return gradient_norm(loss, shared)
+    balance = GradientBalance({"vtc": 1.0})
+    seen = [balance.tap(part, "vtc") for part in shared]
+    loss = contrastive_loss(*seen, keys=torch.tensor([1, 2, 1, 3])[own]).loss
+    (balance.weights(["vtc"])["vtc"] * loss).backward()
+    balance.update()
+    return balance.norms[0]
 
 
 def test_a_term_s_gradient_has_the_norm_of_the_global_batch(tmp_path):

@@ -35,7 +35,7 @@ from simvtp.data.processes import end_with_parent, num_usable_cores
 from simvtp.data.scenes import Scene, Split, sample_scenes
 from simvtp.printing import Console, PlainColumn
 
-FRAMES_PER_SECOND = 8
+FRAMES_PER_SECOND = 16
 _ENCODER = {"preset": "ultrafast", "crf": "17", "g": "16", "bf": "0"}
 _CLIPS_PER_PROCESS = 64
 _LEFTOVER_SECONDS = 24 * 3600
@@ -159,7 +159,7 @@ def render_corpus(
         num_train: training clips; one is the same whatever their number.
         num_validation: held-out clips; their sentences do not occur in training.
         size: height and width of a frame, pixels.
-        num_frames: frames of a clip; 8 a second.
+        num_frames: frames of a clip; 16 a second.
         seed: seed of the scenes.
         num_up_front: how many of the missing training clips to render now, without a number all;
             `files` of the result draws the others as they are asked for.

@@ -1,6 +1,6 @@
 """The four losses, each a pure function."""
 
-from simvtp.losses.balance import GradientBalance, gradient_norm
+from simvtp.losses.balance import GradientBalance
 from simvtp.losses.contrast import Contrast, contrastive_loss, false_negatives
 from simvtp.losses.grad_cache import CachedContrast, cache_contrast
 from simvtp.losses.match import Negatives, match_loss, sample_negatives
@@ -14,19 +14,21 @@ from simvtp.losses.pixels import (
     tubelet_statistics,
     tubelet_targets,
 )
+from simvtp.losses.terms import MASKED_TERMS, Losses
 from simvtp.losses.words import word_loss
 
 __all__ = [
+    "MASKED_TERMS",
     "CachedContrast",
     "Contrast",
     "FeatureMemory",
     "GradientBalance",
+    "Losses",
     "Negatives",
     "TubeletStatistics",
     "cache_contrast",
     "contrastive_loss",
     "false_negatives",
-    "gradient_norm",
     "match_loss",
     "pixel_error",
     "pixel_loss",

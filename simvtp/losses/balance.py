@@ -14,11 +14,13 @@ class GradientBalance(nn.Module):
     From scratch the terms' gradients differ by orders of magnitude. Their norms are measured now
     and then, averaged over time, and divided out. A term's gradient is taken on the encoder's
     output `h`, and its norm is that of `h^T dL/dh`: the gradient that a linear layer at the end
-    of the encoder would get (the last shared layer of GradNorm, arXiv 1711.02257). That costs a
-    backward pass through the heads alone, and no parameter is touched.
+    of the encoder would get (the last shared layer of GradNorm, arXiv 1711.02257). It is noted in
+    the step's own backward pass, where each term takes the encoder's output through `tap`;
+    `update` then counts it, for the steps to come.
 
     Args:
-        shares: each term's share by name, of any sum.
+        shares: each term's share by name, of any sum. A term that was not measured yet has it as
+            its weight.
         decay: weight of the past in the running norms.
 
     Raises:
@@ -38,53 +40,62 @@ class GradientBalance(nn.Module):
         self.decay = decay
         # 0 is a term that was never measured.
         self.register_buffer("norms", torch.zeros(len(self.shares)))
+        self._used: dict[str, Tensor] = {}
+        self._noted: dict[str, Tensor] = {}
 
-    def measure(self, terms: Mapping[str, Tensor], shared: Sequence[Tensor]) -> None:
-        """Take the norm of each term's gradient into the running norms.
+    def tap(self, values: Tensor, name: str) -> Tensor:
+        """The encoder's output as one term sees it; the gradient that comes back is noted.
 
         Args:
-            terms: `()` each, with their graphs, which are kept.
-            shared: `(tokens, width)` each, what the encoder gave; the terms follow from them.
-        """
-        for place, name in enumerate(self.shares):
-            if name in terms and terms[name].requires_grad:
-                norm = gradient_norm(terms[name], shared)
-                before = self.norms[place]
-                kept = self.decay * before + (1 - self.decay) * norm
-                usable = torch.isfinite(norm) & (norm > 0)
-                self.norms[place] = torch.where(usable, torch.where(before > 0, kept, norm), before)
+            values: `(tokens, width)`, all of the encoder's output or a part of it.
+            name: the term.
 
-    def weights(self, names: Sequence[str]) -> Tensor:
-        """Weights of some terms, `(terms,)`: their weighted gradients' norms sum to 1.
-
-        A term that was never measured, for want of a gradient, has weight 0.
+        Returns:
+            The same values.
         """
-        places = [list(self.shares).index(name) for name in names]
-        shares = self.norms.new_tensor([self.shares[name] for name in names])
-        norms = self.norms[places]
-        weights = torch.where(norms > 0, shares / norms, 0.0)
-        return weights / shares.sum()
+        if not values.requires_grad:
+            return values
+        tapped, encoded = values.view_as(values), values.detach().float()
+        width = values.shape[-1]
+        self._noted.setdefault(name, encoded.new_zeros(width, width))
+
+        def note(gradient: Tensor) -> None:
+            self._noted[name] = self._noted[name] + encoded.T @ gradient.float()
+
+        tapped.register_hook(note)
+        return tapped
+
+    def weights(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Weights of a step's terms, `()` each: their weighted gradients' norms sum to 1."""
+        total = sum(self.shares.values())
+        for name in names:
+            norm, share = self.norms[self._place(name)], self.shares[name]
+            self._used[name] = torch.where(norm > 0, share / norm, share) / total
+        return {name: self._used[name] for name in names}
+
+    @torch.no_grad()
+    def update(self, *, scale: float = 1.0, valid: Tensor | None = None) -> None:
+        """Take what was noted into the running norms; all ranks must call it.
+
+        Args:
+            scale: what the total was divided by before the backward pass.
+            valid: `()` bool, False for a step that nothing is learnt from; None is True.
+        """
+        # In one order on all ranks, whatever came back first.
+        for name in (name for name in self.shares if name in self._noted):
+            # The gradient of the global batch, as data parallelism averages it.
+            norm = mean_over_ranks(self._noted[name]).norm() * scale / self._used[name]
+            place = self._place(name)
+            before = self.norms[place]
+            kept = torch.where(before > 0, self.decay * before + (1 - self.decay) * norm, norm)
+            usable = torch.isfinite(norm) & (norm > 0)
+            usable = usable if valid is None else usable & valid
+            self.norms[place] = torch.where(usable, kept, before)
+        self._noted.clear()
 
     def running_norms(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Running norms of some terms' gradients, `()` each, for the log."""
-        # Steps are logged later, when the norms may have been measured again.
-        norms = self.norms.clone()
-        return {f"gradient {name}": norms[list(self.shares).index(name)] for name in names}
+        return {f"gradient {name}": self.norms[self._place(name)].clone() for name in names}
 
-
-def gradient_norm(term: Tensor, shared: Sequence[Tensor]) -> Tensor:
-    """Norm of a term's gradient on a linear layer over the encoder's output, `()` float32.
-
-    The gradient is that of the term's mean over all ranks; every rank must call it.
-
-    Args:
-        term: `()` with its graph, which is kept.
-        shared: `(tokens, width)` each, parts of the encoder's output.
-    """
-    gradients = torch.autograd.grad(term, list(shared), retain_graph=True, allow_unused=True)
-    width = shared[0].shape[-1]
-    total = torch.zeros(width, width, device=term.device)
-    for values, gradient in zip(shared, gradients, strict=True):
-        if gradient is not None:
-            total = total + values.detach().float().T @ gradient.float()
-    return mean_over_ranks(total).norm()
+    def _place(self, name: str) -> int:
+        return list(self.shares).index(name)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from simvtp.config import OptimConfig
-from simvtp.objective import Losses
+from simvtp.losses import Losses
 from simvtp.seeding import derive_seed
 from simvtp.training import all_true, build_optimizer, is_sharded, rank, whole, world_size
 
@@ -108,7 +108,7 @@ class OptimizerStep:
         for place, arguments in enumerate(further):
             last = place == len(micro_batches) - 1
             generator = self.seed_draws(seed, place)
-            with self._sync(last), self._gathered(), self.autocast():
+            with self._sync(last), self.autocast():
                 batch = micro_batches[place].to(self.device)
                 losses = self._losses(batch, generator=generator, **arguments)
             with self._sync(last):
@@ -159,18 +159,3 @@ class OptimizerStep:
         waits = not last and isinstance(parallel, nn.parallel.DistributedDataParallel)
         with parallel.no_sync() if waits else nullcontext():  # pyright: ignore[reportFunctionMemberAccess]
             yield
-
-    @contextmanager
-    def _gathered(self) -> Iterator[None]:
-        """Let the forward pass take gradients of its own, as `GradientBalance` does.
-
-        They would free shared parameters that the backward pass reads again.
-        """
-        if not isinstance(self.objective, FSDPModule):
-            yield
-            return
-        self.objective.set_is_last_backward(False)
-        self.objective.set_reshard_after_backward(False)
-        yield
-        self.objective.set_is_last_backward(True)
-        self.objective.set_reshard_after_backward(True)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from simvtp.batch import Batch
-from simvtp.losses import CachedContrast, cache_contrast
-from simvtp.objective import MASKED_TERMS, Objective
-from simvtp.pipelines.optimizer_step import OptimizerStep
+from simvtp.losses import MASKED_TERMS, CachedContrast, Losses, cache_contrast
+from simvtp.objective import Objective
+from simvtp.pipelines.optimizer_step import OptimizerStep, StepResult
 
 
 class TrainStep(OptimizerStep):
@@ -69,6 +69,12 @@ class TrainStep(OptimizerStep):
             }
             for place, cached in enumerate(contrasts)
         ]
+
+    def _update(self, results: Sequence[Losses]) -> StepResult:
+        result = super()._update(results)
+        if self.objective.balance is not None:
+            self.objective.balance.update(scale=len(results), valid=result.finite)
+        return result
 
     def _cached_contrasts(
         self, micro_batches: Sequence[Batch], seed: int

@@ -23,8 +23,8 @@ from simvtp.layers import (
     require_packed,
     to_device,
 )
+from simvtp.losses import Losses
 from simvtp.model import SimVTP
-from simvtp.objective import Losses
 from simvtp.tasks.batches import QuestionBatch, check_smoothing
 from simvtp.tasks.folder import TaskFolder, read_task_folder, write_task_folder
 from simvtp.tasks.task_model import TaskModel, check_names

@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from simvtp.config import DEFAULT_SPACING, FrameSpacing, ModelConfig
 from simvtp.layers import clips_on, full_precision, require_tensor
+from simvtp.losses import Losses
 from simvtp.model import SimVTP
-from simvtp.objective import Losses
 from simvtp.tasks.batches import LabelledBatch
 from simvtp.tasks.folder import TaskFolder, read_task_folder, write_task_folder
 from simvtp.tasks.task_model import TaskModel, check_names

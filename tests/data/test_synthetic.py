@@ -48,7 +48,7 @@ def test_rendered_clips_are_h264_of_the_stated_size_and_look_as_drawn(tmp_path: 
         with av.open(str(corpus.root / row["path"])) as container:
             stream = container.streams.video[0]
             assert stream.codec_context.name == "h264"
-            assert stream.average_rate == Fraction(8)
+            assert stream.average_rate == Fraction(16)
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
         drawn = draw_scene(scene, num_frames=20, size=72).transpose(0, 2, 3, 1)
         assert np.shape(frames) == (20, 72, 72, 3)

@@ -4,43 +4,64 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from simvtp.losses import GradientBalance, gradient_norm
+from simvtp.losses import GradientBalance
+
+NAMES = ("a", "b", "c")
 
 
-def terms_of(encoded: torch.Tensor, heads: list[nn.Linear]) -> dict[str, torch.Tensor]:
-    return {name: head(encoded).pow(2).mean() for name, head in zip("abc", heads, strict=False)}
-
-
-def shared_layer(num_heads: int = 3) -> tuple[nn.Linear, torch.Tensor, list[nn.Linear]]:
+def parts() -> tuple[torch.Tensor, list[nn.Linear]]:
     torch.manual_seed(0)
-    layer = nn.Linear(6, 6, bias=False).double()
-    layer.weight.data = torch.eye(6).double()
-    return layer, torch.randn(10, 6).double(), [nn.Linear(6, 2).double() for _ in range(num_heads)]
+    values = torch.randn(10, 6, dtype=torch.float64)
+    return values, [nn.Linear(6, 2).double() for _ in NAMES]
 
 
-def test_the_norm_is_that_of_the_gradient_on_a_linear_layer_after_the_encoder() -> None:
-    layer, values, heads = shared_layer(1)
-    encoded = layer(values)
-    term = terms_of(encoded, heads)["a"]
-    norm = gradient_norm(term, [encoded])
-    term.backward()
-    assert layer.weight.grad is not None
-    torch.testing.assert_close(norm.double(), layer.weight.grad.norm(), rtol=1e-5, atol=0)
+def run(balance: GradientBalance, scales=(1.0, 1.0, 1.0), *, share: float = 1.0) -> dict:
+    """One step of three terms over an encoder's output; the weights that it used."""
+    values, heads = parts()
+    encoded = values.requires_grad_()
+    terms = [
+        scale * head(balance.tap(encoded, name)).pow(2).mean()
+        for name, head, scale in zip(NAMES, heads, scales, strict=True)
+    ]
+    weights = balance.weights(NAMES)
+    total = sum(weight * term for weight, term in zip(weights.values(), terms, strict=True))
+    (total * share).backward()
+    balance.update(scale=1 / share)
+    return weights
+
+
+def expected_norms(scales=(1.0, 1.0, 1.0)) -> torch.Tensor:
+    """Gradient norm of each term on an identity layer after the encoder."""
+    norms = []
+    values, heads = parts()
+    for head, scale in zip(heads, scales, strict=True):
+        layer = torch.eye(6, dtype=torch.float64, requires_grad=True)
+        (scale * head(values @ layer).pow(2).mean()).backward()
+        assert layer.grad is not None
+        norms.append(layer.grad.norm())
+    return torch.stack(norms).float()
+
+
+def balanced(**changes: float) -> GradientBalance:
+    return GradientBalance({"a": 1.0, "b": 1.0, "c": 1.0}, **changes)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25])
+def test_norms_are_those_of_the_gradient_on_a_linear_layer_after_the_encoder(share: float) -> None:
+    balance = balanced()
+    run(balance, share=share)
+    torch.testing.assert_close(balance.norms, expected_norms(), rtol=1e-4, atol=1e-7)
 
 
 def test_parts_of_the_output_count_as_one() -> None:
-    layer, values, heads = shared_layer(1)
-    encoded = layer(values)
-    whole = gradient_norm(terms_of(encoded, heads)["a"], [encoded])
-    parts = [layer(values[:4]), layer(values[4:])]
-    split = gradient_norm(terms_of(torch.cat(parts), heads)["a"], parts)
-    torch.testing.assert_close(split, whole)
-
-
-def test_a_term_that_does_not_depend_on_the_encoder_has_no_gradient() -> None:
-    layer, values, _ = shared_layer(1)
-    alone = torch.ones((), requires_grad=True)
-    assert gradient_norm(alone * 2, [layer(values)]) == 0
+    values, heads = parts()
+    encoded = values.requires_grad_()
+    balance = balanced()
+    pieces = [balance.tap(encoded[:4], "a"), balance.tap(encoded[4:], "a")]
+    term = heads[0](torch.cat(pieces)).pow(2).mean()
+    (balance.weights(["a"])["a"] * term).backward()
+    balance.update()
+    torch.testing.assert_close(balance.norms[0], expected_norms()[0], rtol=1e-4, atol=1e-7)
 
 
 @given(
@@ -50,66 +71,49 @@ def test_a_term_that_does_not_depend_on_the_encoder_has_no_gradient() -> None:
 def test_weighted_gradients_have_their_shares_whatever_the_scales(
     scales: list[float], shares: list[float]
 ) -> None:
-    layer, values, heads = shared_layer()
-    encoded = layer(values)
-    balance = GradientBalance(dict(zip("abc", shares, strict=True)))
-    terms = {
-        name: scale * term
-        for (name, term), scale in zip(terms_of(encoded, heads).items(), scales, strict=True)
-    }
-    balance.measure(terms, [encoded])
-    weights = balance.weights("abc")
-    norms = torch.stack(
-        [
-            gradient_norm(weight * term, [encoded])
-            for weight, term in zip(weights, terms.values(), strict=True)
-        ]
-    )
-    expected = torch.tensor(shares) / sum(shares)
-    torch.testing.assert_close(norms, expected, rtol=1e-4, atol=1e-7)
+    balance = GradientBalance(dict(zip(NAMES, shares, strict=True)))
+    first = run(balance, scales)
+    for weight, share in zip(first.values(), shares, strict=True):
+        assert weight.item() == pytest.approx(share / sum(shares))
+    second = run(balance, scales)
+    weighted = torch.stack(list(second.values())) * expected_norms(scales)
+    torch.testing.assert_close(weighted, torch.tensor(shares) / sum(shares), rtol=1e-3, atol=1e-7)
 
 
 def test_norms_are_averaged_over_time_and_kept_with_the_state() -> None:
-    layer, values, heads = shared_layer()
-    encoded = layer(values)
-    balance = GradientBalance({"a": 1.0, "b": 1.0, "c": 1.0}, decay=0.75)
-    terms = terms_of(encoded, heads)
-    first = gradient_norm(terms["a"], [encoded])
-    balance.measure({"a": terms["a"]}, [encoded])
-    assert balance.running_norms(["a", "b"]) == {"gradient a": first, "gradient b": 0}
-    earlier = balance.running_norms(["a"])
-    balance.measure({"a": 5 * terms["a"]}, [encoded])
-    expected = 0.75 * first + 0.25 * 5 * first
-    torch.testing.assert_close(balance.running_norms(["a"])["gradient a"], expected)
-    # Those of an earlier step are logged as they were.
-    assert earlier == {"gradient a": first}
-    other = GradientBalance({"a": 1.0, "b": 1.0, "c": 1.0})
+    balance = balanced(decay=0.75)
+    run(balance)
+    first = balance.running_norms(NAMES)
+    run(balance, (5.0, 1.0, 1.0))
+    later = balance.running_norms(NAMES)
+    torch.testing.assert_close(later["gradient a"], 2 * first["gradient a"], rtol=1e-4, atol=0)
+    torch.testing.assert_close(later["gradient b"], first["gradient b"], rtol=1e-4, atol=0)
+    other = balanced()
     other.load_state_dict(balance.state_dict())
     assert torch.equal(other.norms, balance.norms)
 
 
-def test_terms_without_a_gradient_weigh_nothing_and_change_no_norm() -> None:
-    layer, values, heads = shared_layer()
-    encoded = layer(values)
-    balance = GradientBalance({"a": 1.0, "b": 3.0, "c": 0.0})
-    terms = terms_of(encoded, heads)
-    balance.measure({"a": terms["a"], "b": terms["b"] * 0, "c": terms["c"] * torch.nan}, [encoded])
+def test_terms_without_a_finite_gradient_change_no_norm() -> None:
+    balance = balanced()
+    run(balance, (1.0, 0.0, float("nan")))
+    assert balance.norms[0] > 0
     assert balance.norms[1:].tolist() == [0, 0]
-    weights = balance.weights("abc")
-    assert weights[1:].tolist() == [0, 0]
-    torch.testing.assert_close(weights[0], 1 / (4 * balance.norms[0]))
 
 
-def test_measuring_leaves_the_gradients_of_the_step_alone() -> None:
-    layer, values, heads = shared_layer()
-    encoded = layer(values)
-    terms = terms_of(encoded, heads)
-    balance = GradientBalance({"a": 1.0, "b": 1.0, "c": 1.0})
-    balance.measure(terms, [encoded])
-    assert layer.weight.grad is None
-    assert all(head.weight.grad is None for head in heads)
-    sum(terms.values()).backward()  # pyright: ignore[reportAttributeAccessIssue]
-    assert layer.weight.grad is not None
+def test_a_step_that_nothing_is_learnt_from_changes_no_norm() -> None:
+    balance = balanced()
+    run(balance)
+    before = balance.norms.clone()
+    encoded = parts()[0].requires_grad_()
+    weight = balance.weights(["a"])["a"]
+    (weight * balance.tap(encoded, "a").square().sum()).backward()
+    balance.update(valid=torch.tensor(False))
+    assert torch.equal(balance.norms, before)
+
+
+def test_what_needs_no_gradient_is_handed_on_as_it_is() -> None:
+    values = torch.randn(3, 4)
+    assert balanced().tap(values, "a") is values
 
 
 @pytest.mark.parametrize(

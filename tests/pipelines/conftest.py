@@ -54,8 +54,8 @@ def settings_for(corpus, tokenizer_file):
 @pytest.fixture
 def clips(corpus, tmp_path):
     """A copy of the training clips that may be changed."""
-    shutil.copytree(corpus.root, tmp_path / "clips")
-    return tmp_path / "clips"
+    # Of the same name, by which the corpus is known.
+    return Path(shutil.copytree(corpus.root, tmp_path / corpus.root.name))
 
 
 @pytest.fixture

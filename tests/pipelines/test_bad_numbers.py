@@ -17,7 +17,7 @@ from tests.pipelines.test_pretrain import final_state
 POISONED = """
 import hashlib, json, math, os, sys
 from pathlib import Path
-from simvtp.objective import Losses, Objective
+from simvtp.objective import Objective
 from simvtp.pipelines import pretrain
 from simvtp.training import rank, whole
 
@@ -30,7 +30,7 @@ def forward(objective, *arguments, **options):
     if rank() == 1 and now[-1] in nan_gradient:
         losses.total.register_hook(lambda gradient: gradient * math.nan)
     if rank() == 1 and now[-1] in infinite_loss:
-        return Losses(losses.total + math.inf, losses.terms)
+        return losses._replace(total=losses.total + math.inf)
     return losses
 
 def digest_of(trainer):
@@ -121,7 +121,9 @@ def test_a_loss_that_explodes_moves_no_weight_far(
 
     monkeypatch.setattr(pretrain.Trainer, "_train_step", step)
     run = tmp_path / "run"
-    assert pretrain.main(settings_for(run, data__validation="null")) == 0
+    assert (
+        pretrain.main(settings_for(run, data__validation="null", objective__balance="fixed")) == 0
+    )
     lines = [json.loads(line) for line in Path(run / "metrics.jsonl").read_text().splitlines()]
     assert (furthest[5] > 0) == learnt
     assert (run / "bad_steps.jsonl").exists() != learnt

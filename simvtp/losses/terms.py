@@ -1,0 +1,24 @@
+"""The losses of a step by name."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from torch import Tensor
+
+MASKED_TERMS = ("pixels", "words")
+
+
+class Losses(NamedTuple):
+    """Losses of a step.
+
+    Attributes:
+        total: `()` weighted sum.
+        terms: `()` each, unweighted: pixels, words, vtc, vtm; only those that are on.
+        details: `()` figures for the log: with a balance, each term's weight and the running norm
+            of its gradient on the encoder.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    details: Mapping[str, Tensor] = MappingProxyType({})
