@@ -35,7 +35,7 @@ _SIZES = ("num_frames", "image_size")
 _VIDEO_LIMITS = {
     "max_bytes": 64 << 20,
     "max_frames": 1 << 17,
-    "max_pixels": 1 << 25,
+    "max_pixels": 1 << 24,
     "max_decoded": 1 << 32,
     "max_seconds": 10,
 }

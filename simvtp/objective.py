@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -164,24 +164,21 @@ class Objective(nn.Module):
                 groups = {"negative": tokens.pairs_with(negatives.videos, first_text=first_text)}
                 pooled |= self._pool(self._encode(tokens, groups), groups, "vtm", measure)
             found["vtm"] = self._match_term(pooled, negatives)
-        losses = self._total(found)
-        if terms is None:
-            return losses
-        # Every parameter has a gradient in every step: data parallelism waits for each of them.
-        idle = [self.model.match_head, self.model.text_encoder]
-        zero = sum(p.sum() for part in idle if part is not None for p in part.parameters()) * 0
-        return losses._replace(total=losses.total + zero)
+        return self._total(found, is_stage=terms is not None)
 
-    def _total(self, terms: dict[str, Tensor]) -> Losses:
-        values = torch.stack(list(terms.values()))
-        if self.balance is None:
-            weights = values.new_tensor([self.weights[name] for name in terms])
-            return Losses(total=(weights * values).sum(), terms=terms)
-        by_name = self.balance.weights(tuple(terms))
-        details = {f"weight {name}": weight for name, weight in by_name.items()}
-        details |= self.balance.running_norms(tuple(terms))
-        total = (torch.stack(list(by_name.values())) * values).sum()
-        return Losses(total=total, terms=terms, details=details)
+    def _total(self, terms: dict[str, Tensor], *, is_stage: bool) -> Losses:
+        weights: dict[str, Any] = self.weights
+        details: dict[str, Tensor] = {}
+        if self.balance is not None:
+            weights = self.balance.weights(tuple(terms))
+            details = {f"weight {name}": weight for name, weight in weights.items()}
+            details |= self.balance.running_norms(tuple(terms))
+        total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        if is_stage:
+            # Every parameter has a gradient in every step: data parallelism waits for them all.
+            idle = [self.model.match_head, self.model.text_encoder]
+            total = total + 0 * sum(p.sum() for part in idle if part for p in part.parameters())
+        return Losses(total, terms, details)
 
     def compile_pixel_error(self) -> None:
         """Let the pixel error run through `torch.compile`, so that no target is ever stored."""

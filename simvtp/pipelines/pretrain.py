@@ -93,6 +93,8 @@ SECTIONS: dict[str, type] = {
 }
 SETTINGS = (*SECTIONS, "init_video", "init_text")
 
+_CORPUS_GB = 4.0
+
 # What the command does when it is told nothing: minutes on a laptop, not the paper's recipe.
 LAPTOP_RECIPE: dict[str, Any] = {
     **{f"model.{name}": value for name, value in PRESETS["tiny"].items()},
@@ -105,14 +107,11 @@ LAPTOP_RECIPE: dict[str, Any] = {
     "model.video_positions": "axes",
     "masking.video_ratio": 0.75,
     "objective.match_text": "clean",
-    # The corpus' videos are as long as a clip: one start, and no crop.
-    "data.clip_starts": 1,
-    "data.cache_gb": 4.0,
     "data.crop_scales": (1.0,),
     "optim.lr_per_256": 4e-3,
     "optim.min_lr_per_256": 4e-5,
     "optim.warmup_epochs": 0.5,
-    "run.epochs": 5,
+    "run.epochs": 3,
     "run.batch_size": 64,
     "run.log_every": 2,
 }
@@ -180,6 +179,7 @@ def _prepare(
     config: PretrainConfig, *, resume: bool, group: ProcessGroupInfo
 ) -> tuple[PretrainConfig, TrainingData, Trainer, Objective]:
     """Everything that training needs, at the place where the run was left."""
+    config = replace(config, data=_with_corpus_kept(config.data))
     out = Path(config.run.out)
     store = CheckpointStore(out / "checkpoints")
     if not resume and store.folder.exists():
@@ -212,6 +212,13 @@ def _prepare(
     if is_main():
         save_settings(asdict(config), file=out / "config.yaml")
     return config, data, trainer, objective
+
+
+def _with_corpus_kept(data: DataConfig) -> DataConfig:
+    """Videos of the embedded corpus are as long as a clip: one start, and they stay decoded."""
+    if data.train is not None or data.clip_starts > 0:
+        return data
+    return replace(data, clip_starts=1, cache_gb=_CORPUS_GB)
 
 
 def _build_trainer(

@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 
 from simvtp import SimVTP
+from simvtp.config import DataConfig
 from simvtp.pipelines import pretrain
 from simvtp.training import CheckpointStore
 from tests.pipelines.conftest import by_hand
@@ -80,8 +81,8 @@ def test_every_step_is_logged_with_all_terms(finished):
     assert [line["step"] for line in lines] == list(range(1, 9))
     masked, terms = ("pixels", "words"), ("pixels", "words", "vtc", "vtm")
     for number, line in enumerate(lines):
-        # A fifth of the steps, rounded, belongs to masked modelling.
-        own = masked if number < 2 else terms
+        # A tenth of the steps, rounded, belongs to masked modelling.
+        own = masked if number < 1 else terms
         assert {name for name in terms if name in line} == set(own)
         assert {"loss", "lr", "gradient_norm", *(f"gradient {name}" for name in own)} <= set(line)
         total = sum(line[f"weight {name}"] * line[name] for name in own)
@@ -197,6 +198,13 @@ def test_a_step_that_is_not_finite_is_skipped_and_named(settings_for, tmp_path, 
     assert record["step"] == 4
     assert len(record["samples"]) == 4
     assert all(sample.endswith(".mp4") for sample in record["samples"])
+
+
+def test_clips_of_the_embedded_corpus_stay_decoded_and_others_start_anew():
+    corpus = pretrain._with_corpus_kept(DataConfig())
+    assert (corpus.clip_starts, corpus.cache_gb) == (1, 4)
+    for own in (DataConfig(train="clips.csv"), DataConfig(clip_starts=3)):
+        assert pretrain._with_corpus_kept(own) is own
 
 
 def test_many_bad_steps_in_a_row_stop_the_run(settings_for, tmp_path, monkeypatch, capsys):
