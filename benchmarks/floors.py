@@ -24,7 +24,7 @@ from simvtp.masking import TubeMask, TubeMasker
 from simvtp.model import SimVTP
 from simvtp.pipelines.learned_figures import pixel_figures
 from simvtp.pipelines.pixel_errors import TubeletErrors, tubelet_errors
-from simvtp.pipelines.pretrain import LAPTOP_RECIPE
+from simvtp.pipelines.pretrain import FROM_SCRATCH, LAPTOP_RECIPE
 from simvtp.pipelines.retrieval import clip_batches
 from simvtp.printing import Console
 from simvtp.seeding import derive_generator
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     sizes = {
         name.removeprefix("model."): value
-        for name, value in LAPTOP_RECIPE.items()
+        for name, value in (LAPTOP_RECIPE | FROM_SCRATCH).items()
         if name.startswith("model.")
     }
     corpus = render_corpus(num_up_front=options.clips)

@@ -102,9 +102,6 @@ LAPTOP_RECIPE: dict[str, Any] = {
     "model.num_frames": 8,
     "model.patch_size": 8,
     "model.decoder_depth": 2,
-    # From scratch a small model learns to fill tubelets in far sooner with these two.
-    "model.video_input": "pixels and contrast",
-    "model.video_positions": "axes",
     "masking.video_ratio": 0.75,
     "objective.match_text": "clean",
     "data.crop_scales": (1.0,),
@@ -117,13 +114,22 @@ LAPTOP_RECIPE: dict[str, Any] = {
 }
 
 
-def build_parser() -> SettingsParser:
-    """Command line of the job."""
+# From random weights a small model learns to fill tubelets in far sooner with these two; the
+# encoders of others know neither.
+FROM_SCRATCH: dict[str, Any] = {
+    "model.video_input": "pixels and contrast",
+    "model.video_positions": "axes",
+}
+
+
+def build_parser(arguments: Sequence[str] = ()) -> SettingsParser:
+    """Command line of the job; what begins with other weights has other defaults."""
+    begins = any(argument.partition("=")[0] == "--init-video" for argument in arguments)
     parser = settings_parser(
         PROGRAM,
         description=__doc__ or "",
         sections=SECTIONS,
-        defaults=LAPTOP_RECIPE,
+        defaults=LAPTOP_RECIPE if begins else LAPTOP_RECIPE | FROM_SCRATCH,
     )
     for modality in ("video", "text"):
         parser.add_argument(
@@ -139,7 +145,7 @@ def build_parser() -> SettingsParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit code: 0 done or asked to stop, 1 failed, 2 bad settings."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = build_parser()
+    parser = build_parser(arguments)
     parsed = parse_job(parser, arguments, kept=("data.tokenizer", "init_video", "init_text"))
 
     def job(stop: StopRequest, console: Console) -> int:

@@ -118,9 +118,12 @@ def _draw(panel: "Axes", title: str, curves: Curves) -> None:
         smooth = {"color": "tab:blue", "linewidth": 1.6, "marker": marker}
         panel.plot(steps, _smooth(values), label="smoothed", **smooth)
     elif title.endswith("by term"):
-        panel.set_yscale("log")
         for name, points in curves.items():
             steps, values = np.array(points, dtype=float).T
+            # What was not measured yet is 0.
+            values[~(values > 0)] = np.nan
+            if np.isfinite(values).any():
+                panel.set_yscale("log")
             panel.plot(steps, values, ".-", markersize=3, label=name)
     else:
         if title.endswith(": errors"):

@@ -89,7 +89,7 @@ def test_a_run_begins_with_foreign_weights(settings_for, foreign, tmp_path, caps
 def test_a_pixel_decoder_that_does_not_fit_stays_new(settings_for, foreign, tmp_path, capsys):
     settings = settings_for(tmp_path, model__decoder_width=32)
     settings.append(f"--init-video={foreign / 'video'}")
-    parsed = parse_settings(pretrain.build_parser(), settings)
+    parsed = parse_settings(pretrain.build_parser(settings), settings)
     config = PretrainConfig(**{name: parsed[name] for name in pretrain.SETTINGS})
     model = build_model(config, tokenizer=load_tokenizer(config.data.tokenizer))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
