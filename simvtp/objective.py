@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ from simvtp.losses import (
     match_loss,
     pixel_error,
     sample_negatives,
+    weigh,
     word_loss,
 )
 from simvtp.model import SimVTP
@@ -149,36 +150,36 @@ class Objective(nn.Module):
             negatives = self._draw(batch, similarity, generator)
             groups["negative"] = tokens.pairs_with(negatives.videos, first_text=first_text)
         encoded = self._encode(tokens, groups)
+        measure = measure and self.balance is not None
+        # Where gradients are measured each term pools what it sees by itself, else once for both.
+        once = on & {"vtc", "vtm"} and not measure
+        pooled = self._pool(encoded, groups) if once else {}
         found: dict[str, Tensor] = {}
         if "joint" in groups and on & set(MASKED_TERMS):
             found |= self._reconstruction_terms(batch, tokens, encoded, num_words, on, measure)
         if "video" in groups:
-            pooled = self._pool(encoded, groups, "vtc", measure)
+            if measure:
+                pooled = self._pool(encoded, groups, "vtc")
             if (own := self._encode_text(tokens, groups["text"])) is not None:
                 pooled["text"] = own
             found["vtc"], similarity = self._contrast_term(batch, pooled, cached)
         if "vtm" in on:
-            pooled = self._pool(encoded, groups, "vtm", measure)
+            if measure:
+                pooled = self._pool(encoded, groups, "vtm")
             if needs_pairs and negatives is None:
                 negatives = self._draw(batch, similarity, generator)
                 groups = {"negative": tokens.pairs_with(negatives.videos, first_text=first_text)}
-                pooled |= self._pool(self._encode(tokens, groups), groups, "vtm", measure)
+                further = self._encode(tokens, groups)
+                pooled |= self._pool(further, groups, "vtm" if measure else None)
             found["vtm"] = self._match_term(pooled, negatives)
-        return self._total(found, is_stage=terms is not None)
+        losses = weigh(found, weights=self.weights, balance=self.balance)
+        return losses if terms is None else losses._replace(total=losses.total + self._idle())
 
-    def _total(self, terms: dict[str, Tensor], *, is_stage: bool) -> Losses:
-        weights: dict[str, Any] = self.weights
-        details: dict[str, Tensor] = {}
-        if self.balance is not None:
-            weights = self.balance.weights(tuple(terms))
-            details = {f"weight {name}": weight for name, weight in weights.items()}
-            details |= self.balance.running_norms(tuple(terms))
-        total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-        if is_stage:
-            # Every parameter has a gradient in every step: data parallelism waits for them all.
-            idle = [self.model.match_head, self.model.text_encoder]
-            total = total + 0 * sum(p.sum() for part in idle if part for p in part.parameters())
-        return Losses(total, terms, details)
+    def _idle(self) -> Tensor:
+        """0 that depends on what a stage may leave out: data parallelism waits for gradients."""
+        parts = [self.model.match_head, self.model.text_encoder]
+        weights = [p for part in parts if part is not None for p in part.parameters()]
+        return torch.stack([weight.sum() for weight in weights]).sum() * 0
 
     def compile_pixel_error(self) -> None:
         """Let the pixel error run through `torch.compile`, so that no target is ever stored."""
@@ -198,7 +199,7 @@ class Objective(nn.Module):
         on = frozenset({"vtc"})
         tokens = self._embed(batch, on)
         groups = self._groups(tokens, on)
-        pooled = self._pool(self._encode(tokens, groups), groups, "vtc", False)
+        pooled = self._pool(self._encode(tokens, groups), groups)
         own = self._encode_text(tokens, groups["text"])
         return pooled["video"], pooled["text"] if own is None else own
 
@@ -266,11 +267,11 @@ class Objective(nn.Module):
         return {name: group for name, group in groups.items() if name not in own}
 
     def _pool(
-        self, encoded: PackedTokens, groups: dict[str, SequenceGroup], term: str, measure: bool
+        self, encoded: PackedTokens, groups: dict[str, SequenceGroup], term: str | None = None
     ) -> dict[str, Tensor]:
-        """Feature of each sequence as a term sees it, `(batch, width)` for each group."""
+        """Feature of each sequence, `(batch, width)` for each group; `term` is measured by it."""
         groups = self._shared(groups)
-        values = self._tap(encoded.values, term, measure)
+        values = encoded.values if term is None else self._tap(encoded.values, term, True)
         pooled = self.model.encoder.pool(PackedTokens(values, encoded.layout))
         counts = [len(group.lengths) for group in groups.values()]
         return dict(zip(groups, pooled.split(counts), strict=True))

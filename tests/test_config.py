@@ -142,3 +142,16 @@ def test_mask_ratios_that_the_grid_rounds_to_nothing_are_refused(sizes, masking,
 def test_nothing_needs_to_be_hidden_where_no_pixel_is_reconstructed():
     words = ObjectiveConfig(pixel_weight=0.0)
     assert PretrainConfig(masking=MaskingConfig(video_ratio=0.0), objective=words)
+
+
+def test_runs_from_scratch_balance_gradients_and_others_follow_the_paper():
+    scratch, begun = PretrainConfig(), PretrainConfig(init_video="videomae.pth")
+    assert (scratch.balances_gradients, scratch.masked_share) == (True, 0.1)
+    assert (begun.balances_gradients, begun.masked_share) == (False, 0.0)
+    chosen = ObjectiveConfig(balance="fixed", masked_first=0.5)
+    assert not PretrainConfig(objective=chosen).balances_gradients
+    assert PretrainConfig(objective=chosen, init_video="videomae.pth").masked_share == 0.5
+    contrast = ObjectiveConfig(pixel_weight=0, word_weight=0)
+    assert PretrainConfig(objective=contrast).masked_share == 0
+    with pytest.raises(ValueError, match=r"masked_first is 0.5, but pixel_weight and word_weight"):
+        ObjectiveConfig(pixel_weight=0, word_weight=0, masked_first=0.5)

@@ -1,6 +1,6 @@
 """The four losses, each a pure function."""
 
-from simvtp.losses.balance import GradientBalance
+from simvtp.losses.balance import GradientBalance, weigh
 from simvtp.losses.contrast import Contrast, contrastive_loss, false_negatives
 from simvtp.losses.grad_cache import CachedContrast, cache_contrast
 from simvtp.losses.match import Negatives, match_loss, sample_negatives
@@ -37,5 +37,6 @@ __all__ = [
     "tubelet_pixels",
     "tubelet_statistics",
     "tubelet_targets",
+    "weigh",
     "word_loss",
 ]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from simvtp.layers import mean_over_ranks
+from simvtp.losses.terms import Losses
 
 
 class GradientBalance(nn.Module):
@@ -99,3 +100,26 @@ class GradientBalance(nn.Module):
 
     def _place(self, name: str) -> int:
         return list(self.shares).index(name)
+
+
+def weigh(
+    terms: dict[str, Tensor],
+    *,
+    weights: Mapping[str, float],
+    balance: GradientBalance | None = None,
+) -> Losses:
+    """Terms and their weighted sum.
+
+    Args:
+        terms: `()` each.
+        weights: factor of each term.
+        balance: gives the factors instead, and figures of them for the log.
+    """
+    factors: Mapping[str, float | Tensor] = weights
+    details: dict[str, Tensor] = {}
+    if balance is not None:
+        factors = by_name = balance.weights(tuple(terms))
+        details = {f"weight {name}": weight for name, weight in by_name.items()}
+        details |= balance.running_norms(tuple(terms))
+    total = torch.stack([factors[name] * term for name, term in terms.items()]).sum()
+    return Losses(total, terms, details)

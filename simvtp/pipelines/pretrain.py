@@ -98,7 +98,7 @@ _CORPUS_GB = 4.0
 # What the command does when it is told nothing: minutes on a laptop, not the paper's recipe.
 LAPTOP_RECIPE: dict[str, Any] = {
     **{f"model.{name}": value for name, value in PRESETS["tiny"].items()},
-    # Eight by eight tubes, so that an object covers several; eight frames of two seconds.
+    # Eight by eight tubes, so that an object covers several; eight frames over two seconds.
     "model.num_frames": 8,
     "model.patch_size": 8,
     "model.decoder_depth": 2,

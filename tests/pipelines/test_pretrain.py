@@ -85,6 +85,8 @@ def test_every_step_is_logged_with_all_terms(finished):
         own = masked if number < 1 else terms
         assert {name for name in terms if name in line} == set(own)
         assert {"loss", "lr", "gradient_norm", *(f"gradient {name}" for name in own)} <= set(line)
+        # Measured in the stage's first step, and known from the next one on.
+        assert all((line[f"gradient {name}"] > 0) == (number > (name in terms[2:])) for name in own)
         total = sum(line[f"weight {name}"] * line[name] for name in own)
         assert abs(total - line["loss"]) < 1e-4 * line["loss"]
 
