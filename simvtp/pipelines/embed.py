@@ -42,10 +42,10 @@ from simvtp.pipelines.embedding import (
     embed_captions,
 )
 from simvtp.pipelines.faults import is_expected, reason_of
-from simvtp.pipelines.job import choose_device, choose_precision
 from simvtp.pipelines.stopping import StopNow, StopRequest
 from simvtp.pipelines.unknown_words import tell_unknown_captions
 from simvtp.printing import Console, PlainColumn
+from simvtp.training import choose_device, choose_precision
 
 __all__ = ["EmbeddedBatch", "EmbeddedCaptions", "embed", "embed_captions", "main"]
 

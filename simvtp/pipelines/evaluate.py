@@ -36,7 +36,6 @@ from simvtp.pipelines.evaluation_report import (
     Findings,
     as_report,
 )
-from simvtp.pipelines.job import choose_device
 from simvtp.pipelines.learned import measure_learned
 from simvtp.pipelines.learned_figures import Learned, learned_table
 from simvtp.pipelines.report import retrieval_table
@@ -45,6 +44,7 @@ from simvtp.pipelines.retrieval_sheet import make_sheet
 from simvtp.pipelines.sheet_files import draw_sheet, require_sheet_name
 from simvtp.pipelines.unknown_words import tell_unknown_captions
 from simvtp.printing import Console, printable
+from simvtp.training import choose_device
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -40,8 +40,6 @@ from simvtp.pipelines.finetune_settings import DEFAULTS, SECTIONS, FinetuneConfi
 from simvtp.pipelines.finetune_tasks import Task, build_task
 from simvtp.pipelines.frozen_features import fit_frozen
 from simvtp.pipelines.job import (
-    choose_device,
-    choose_precision,
     end_with,
     only_run,
     run_job,
@@ -63,6 +61,8 @@ from simvtp.training import (
     ProcessGroupInfo,
     RunLog,
     WeightAverage,
+    choose_device,
+    choose_precision,
     initialize,
     is_main,
     main_first,

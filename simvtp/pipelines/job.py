@@ -6,9 +6,8 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
-import torch
 from torch import nn
 
 from simvtp.config import RunConfig
@@ -171,23 +170,3 @@ def end_with(exit_code: int) -> NoReturn:
     for stop_signal in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(stop_signal, signal.SIG_IGN)
     raise SystemExit(exit_code)
-
-
-def choose_device(run: RunConfig) -> str:
-    """The device asked for; auto takes CUDA where there is one.
-
-    Raises:
-        ValueError: CUDA is asked for and there is none.
-    """
-    if run.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("run.device is cuda but torch sees no CUDA device; use cpu or auto")
-    if run.device != "auto":
-        return run.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def choose_precision(run: RunConfig, *, device: torch.device) -> Literal["fp32", "bf16"]:
-    """The precision asked for; auto takes bf16 on CUDA."""
-    if run.precision != "auto":
-        return run.precision
-    return "bf16" if device.type == "cuda" else "fp32"

@@ -41,8 +41,6 @@ from simvtp.pipelines.arguments import (
 )
 from simvtp.pipelines.initial_weights import load_initial_weights
 from simvtp.pipelines.job import (
-    choose_device,
-    choose_precision,
     end_with,
     only_run,
     run_job,
@@ -76,6 +74,8 @@ from simvtp.training import (
     CheckpointStore,
     ProcessGroupInfo,
     RunLog,
+    choose_device,
+    choose_precision,
     initialize,
     is_main,
     main_first,

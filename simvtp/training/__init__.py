@@ -4,6 +4,7 @@ from simvtp.training.allocator import keep_freed_memory
 from simvtp.training.averaging import WeightAverage
 from simvtp.training.checkpoint import CheckpointStore, CheckpointWarning
 from simvtp.training.curves import plot_curves
+from simvtp.training.device import choose_device, choose_precision
 from simvtp.training.distributed import (
     Agreement,
     MainFailedError,
@@ -42,6 +43,8 @@ __all__ = [
     "WeightAverage",
     "all_true",
     "build_optimizer",
+    "choose_device",
+    "choose_precision",
     "cosine_lr",
     "gather_parameters",
     "gather_state",
