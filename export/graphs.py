@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from simvtp.encoders import TextEmbedding, VideoEmbedding
+from simvtp.encoders import JointEncoder, TextEmbedding, VideoEmbedding, encode_beside
 from simvtp.layers import Transformer, attend_padded, place_tubelets, tubelet_contrast
 from simvtp.layers.tubelets import IMAGENET_MEAN, IMAGENET_STD
 from simvtp.losses import tubelet_statistics
@@ -73,7 +73,7 @@ class VideoGraph(nn.Module):
     def __init__(self, model: SimVTP, *, mix: Mix) -> None:
         super().__init__()
         self.tubelets = _Tubelets(model.video_embedding)
-        self.encoder = _Encoder(model.encoder.transformer, mix=mix)
+        self.encoder = _Encoder.of(model.encoder, mix=mix)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Embed `(batch, frames, channels, height, width)` uint8 as `(batch, width)` float32."""
@@ -88,7 +88,7 @@ class TextGraph(nn.Module):
         super().__init__()
         self.words = _Words(model.text_embedding)
         encoder = model.encoder if model.text_encoder is None else model.text_encoder
-        self.encoder = _Encoder(encoder.transformer, mix=mix)
+        self.encoder = _Encoder.of(encoder, mix=mix)
 
     def forward(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Embed `(batch, tokens)` int64 ids, 1 in the mask where real, as `(batch, width)`."""
@@ -193,7 +193,7 @@ class _Tubelets(nn.Module):
         self.weight = nn.Parameter(embedding.projection.weight.flatten(1))
         self.bias = embedding.projection.bias
         self.positions = nn.Parameter(embedding.positions)
-        self.contrast = embedding.contrast
+        self.contrast, self.norm = embedding.contrast, embedding.norm
         mean, std = (
             torch.tensor(values).view(-1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
         )
@@ -210,7 +210,8 @@ class _Tubelets(nn.Module):
         if self.contrast is not None:
             seen = tubelet_contrast(_cut(clips, grid=self.grid, tubelet=self.tubelet))
             tokens = tokens + self.contrast(seen.flatten(2).to(self.weight.dtype))
-        return tokens + self.positions
+        tokens = tokens + self.positions
+        return tokens if self.norm is None else self.norm(tokens)
 
 
 class _Words(nn.Module):
@@ -229,15 +230,26 @@ class _Words(nn.Module):
 
 
 class _Encoder(nn.Module):
-    """A transformer over a padded batch."""
+    """A transformer over a padded batch, with `extra` tokens `(extra, width)` in each sequence."""
 
-    def __init__(self, transformer: Transformer, *, mix: Mix) -> None:
+    def __init__(
+        self, transformer: Transformer, *, mix: Mix, extra: nn.Parameter | None = None
+    ) -> None:
         super().__init__()
         self.transformer = transformer
         self.mix = mix
+        self.extra = extra
+
+    @classmethod
+    def of(cls, encoder: JointEncoder, *, mix: Mix) -> "_Encoder":
+        """The model's encoder."""
+        return cls(encoder.transformer, mix=mix, extra=encoder.extra_tokens)
 
     def forward(self, tokens: Tensor, is_real: Tensor | None = None) -> Tensor:
         """Encode `(batch, tokens, width)`; `is_real` `(batch, tokens)` tells padding apart."""
+        return encode_beside(self.extra, tokens, is_real, encode=self._encode)
+
+    def _encode(self, tokens: Tensor, is_real: Tensor | None) -> Tensor:
         return self.transformer(tokens, partial(self.mix, key_mask=is_real))
 
     def pooled(self, mean: Tensor) -> Tensor:
@@ -258,7 +270,7 @@ class _Joint(nn.Module):
         super().__init__()
         self.tubelets = _Tubelets(model.video_embedding)
         self.words = _Words(model.text_embedding)
-        self.encoder = _Encoder(model.encoder.transformer, mix=mix)
+        self.encoder = _Encoder.of(model.encoder, mix=mix)
 
     def forward(
         self, video: Tensor, token_ids: Tensor, attention_mask: Tensor

@@ -34,6 +34,8 @@ def layer_scales(module: nn.Module, *, decay: float) -> dict[str, float]:
         if isinstance(part, VideoEmbedding | TextEmbedding):
             layers |= dict.fromkeys(part.parameters(), 0)
     for encoder in encoders:
+        if encoder.extra_tokens is not None:
+            layers[encoder.extra_tokens] = 0
         for layer, block in enumerate(encoder.transformer.blocks, start=1):
             layers |= dict.fromkeys(block.parameters(), layer)
     return {

@@ -25,6 +25,8 @@ from simvtp.seeding import derive_generator, derive_seed
         (ModelConfig, {"image_size": 225}),
         (ModelConfig, {"depth": 0}),
         (ModelConfig, {"decoder_depth": -1}),
+        (ModelConfig, {"extra_tokens": -1}),
+        (ModelConfig, {"norm_eps": 0.0}),
         (ModelConfig, {"text_dropout": 1.0}),
         (MaskingConfig, {"video_ratio": 1.0}),
         (MaskingConfig, {"text_ratio": 1.5}),

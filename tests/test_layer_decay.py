@@ -11,7 +11,7 @@ from simvtp.training import build_optimizer, gather_state, scatter_state
 
 SIZES = {"image_size": 32, "num_frames": 4, "width": 16, "depth": 3, "num_heads": 2}
 DECODER = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
-CONFIG = ModelConfig(**SIZES, **DECODER, vocab_size=20)
+CONFIG = ModelConfig(**SIZES, **DECODER, vocab_size=20, extra_tokens=2)
 
 
 @pytest.mark.parametrize("kind", ["objective", "classifier", "own text encoder"])
@@ -28,7 +28,7 @@ def test_every_parameter_has_the_scale_of_its_layer(kind):
     scales = layer_scales(module, decay=0.5)
     assert scales.keys() == dict(module.named_parameters()).keys()
     for name, scale in scales.items():
-        if "embedding" in name:
+        if "embedding" in name or name.endswith("encoder.extra_tokens"):
             expected = 0.5**4
         elif "encoder.transformer.blocks." in name and "_decoder" not in name:
             expected = 0.5 ** (3 - int(name.split("blocks.")[1].split(".")[0]))

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from simvtp.config.checks import require, require_positive, require_share, require_types
 
 _LARGEST = 10_000_000
-# Even their shapes alone take a millisecond each to make.
+# Even the blocks' shapes alone take a millisecond each to make.
 _MOST_BLOCKS = 1_000
 _MOST_TUBELETS = 1 << 17
 _MOST_PIXELS = 1 << 31
@@ -57,6 +57,11 @@ class ModelConfig:
         depth: blocks of the encoder.
         num_heads: attention heads of the encoder.
         mlp_ratio: hidden width of the feed-forward layers over their width.
+        activation: of the encoder's feed-forward layers: the exact GELU (the paper's), its tanh
+            approximation (SigLIP's) or x sigmoid(1.702 x) (CLIP's).
+        norm_eps: added to the variance by the encoder's LayerNorms.
+        extra_tokens: learned tokens that every sequence holds within the encoder and that do not
+            come out: class and register tokens of image transformers.
         text_dropout: dropout after the word embedding.
         decoder_width: width of the pixel decoder.
         decoder_depth: blocks of the pixel decoder; 0 is a linear head over the encoder's output.
@@ -73,6 +78,7 @@ class ModelConfig:
             model learns to fill tubelets in far sooner with both.
         text_encoder: captions by themselves go through the one encoder, or through a second one
             of their own, as the paper fine-tunes for retrieval.
+        video_norm: a LayerNorm over the embedded tubelets, as CLIP has it, or none (the paper's).
         pooling: a sequence's feature is the mean of its tokens after the encoder's last LayerNorm
             (the paper's pre-training), or that LayerNorm of their mean (its fine-tuning, and
             VideoMAE's). Decoders see tokens after the LayerNorm either way.
@@ -88,6 +94,9 @@ class ModelConfig:
     depth: int = 12
     num_heads: int = 12
     mlp_ratio: float = 4.0
+    activation: Literal["gelu", "gelu_tanh", "quick_gelu"] = "gelu"
+    norm_eps: float = 1e-6
+    extra_tokens: int = 0
     text_dropout: float = 0.1
     decoder_width: int = 384
     decoder_depth: int = 4
@@ -98,6 +107,7 @@ class ModelConfig:
     video_positions: Literal["formula", "learned", "axes"] = "formula"
     video_input: Literal["pixels", "pixels and contrast"] = "pixels"
     text_encoder: Literal["shared", "own"] = "shared"
+    video_norm: Literal["none", "layer_norm"] = "none"
     pooling: Literal["norm_then_mean", "mean_then_norm"] = "norm_then_mean"
 
     def __post_init__(self) -> None:
@@ -105,7 +115,7 @@ class ModelConfig:
         require_positive(
             self,
             *("num_frames", "image_size", "tubelet_frames", "patch_size", "vocab_size"),
-            *("max_text_length", "width", "depth", "num_heads", "mlp_ratio"),
+            *("max_text_length", "width", "depth", "num_heads", "mlp_ratio", "norm_eps"),
             *("decoder_width", "decoder_heads"),
         )
         self._require_bounds()
@@ -121,11 +131,8 @@ class ModelConfig:
                 f"{size} must be a multiple of {part}, got {whole} and {divisor}; "
                 f"the nearest multiple is {max(1, round(whole / divisor)) * divisor}",
             )
-        require(self.decoder_depth >= 0, f"decoder_depth must be >= 0, got {self.decoder_depth}")
-        require(
-            self.word_decoder_depth >= 0,
-            f"word_decoder_depth must be >= 0, got {self.word_decoder_depth}",
-        )
+        for name in ("decoder_depth", "word_decoder_depth", "extra_tokens"):
+            require(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
         require_share("text_dropout", self.text_dropout, below_one=True)
 
     def _require_bounds(self) -> None:
@@ -133,7 +140,7 @@ class ModelConfig:
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
             if type(value) in (int, float):
-                most = _MOST_BLOCKS if name.endswith("depth") else _LARGEST
+                most = _MOST_BLOCKS if name.endswith(("depth", "extra_tokens")) else _LARGEST
                 require(value <= most, f"{name} must be at most {most:,}, got {value!r:.80}")
         pixels = self.num_frames * self.image_size**2
         require(

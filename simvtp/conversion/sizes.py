@@ -22,10 +22,12 @@ _PUBLISHED_DECODER_DEPTHS = (4, 8, 12)
 _SETTINGS_OF_PART = {
     "video_embedding": (
         *("width", "patch_size", "tubelet_frames", "num_frames", "image_size"),
-        "video_positions",
-        "video_input",
+        *("video_positions", "video_input", "video_norm"),
     ),
-    "encoder": ("width", "depth", "num_heads", "mlp_ratio", "pooling"),
+    "encoder": (
+        *("width", "depth", "num_heads", "mlp_ratio", "pooling"),
+        *("activation", "norm_eps", "extra_tokens"),
+    ),
     "text_encoder": ("text_encoder",),
     "pixel_decoder": ("decoder_width", "decoder_depth", "decoder_heads", "pixel_target"),
     "text_embedding": ("width", "vocab_size", "max_text_length", "padding_id", "text_dropout"),

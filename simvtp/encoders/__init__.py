@@ -1,7 +1,7 @@
 """Embeddings of video and text, and the encoder they share."""
 
 from simvtp.encoders.build import build_encoder, build_text_embedding, build_video_embedding
-from simvtp.encoders.joint import JointEncoder
+from simvtp.encoders.joint import JointEncoder, encode_beside
 from simvtp.encoders.text import TextEmbedding
 from simvtp.encoders.video import VideoEmbedding
 
@@ -12,4 +12,5 @@ __all__ = [
     "build_encoder",
     "build_text_embedding",
     "build_video_embedding",
+    "encode_beside",
 ]

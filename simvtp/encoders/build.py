@@ -14,6 +14,7 @@ def build_video_embedding(config: ModelConfig) -> VideoEmbedding:
         tubelet=config.tubelet,
         positions=config.video_positions,
         with_contrast=config.video_input == "pixels and contrast",
+        norm_eps=config.norm_eps if config.video_norm == "layer_norm" else None,
     )
 
 
@@ -35,5 +36,8 @@ def build_encoder(config: ModelConfig) -> JointEncoder:
         depth=config.depth,
         num_heads=config.num_heads,
         mlp_ratio=config.mlp_ratio,
+        activation=config.activation,
+        norm_eps=config.norm_eps,
+        extra_tokens=config.extra_tokens,
         pooling=config.pooling,
     )

@@ -1,5 +1,6 @@
 """The one transformer that encodes video, text, and both together."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -9,6 +10,7 @@ from torch.nn import functional
 
 from simvtp.config.checks import require_choice, require_whole
 from simvtp.layers import (
+    Activation,
     PackedLayout,
     PackedTokens,
     Transformer,
@@ -31,6 +33,10 @@ class JointEncoder(nn.Module):
         depth: number of blocks.
         num_heads: attention heads.
         mlp_ratio: hidden width of the feed-forward layers over `width`.
+        activation: of the feed-forward layers, as in `Block`.
+        norm_eps: added to the variance by the LayerNorms.
+        extra_tokens: learned tokens that stand before every sequence within the blocks, and do
+            not come out.
         pooling: the last LayerNorm belongs to the tokens that come out, or to their mean.
     """
 
@@ -41,16 +47,25 @@ class JointEncoder(nn.Module):
         depth: int = 12,
         num_heads: int = 12,
         mlp_ratio: float = 4.0,
+        activation: Activation = "gelu",
+        norm_eps: float = 1e-6,
+        extra_tokens: int = 0,
         pooling: Literal["norm_then_mean", "mean_then_norm"] = "norm_then_mean",
     ) -> None:
         super().__init__()
         require_choice("pooling", pooling, ("norm_then_mean", "mean_then_norm"))
+        require_whole("extra_tokens", extra_tokens, least=0)
         self.transformer = Transformer(
             width,
             depth=depth,
             num_heads=num_heads,
             mlp_ratio=mlp_ratio,
+            activation=activation,
+            norm_eps=norm_eps,
             norm_tokens=pooling == "norm_then_mean",
+        )
+        self.extra_tokens = (
+            nn.Parameter(0.02 * torch.randn(extra_tokens, width)) if extra_tokens else None
         )
 
     def forward(self, tokens: PackedTokens) -> PackedTokens:
@@ -60,7 +75,19 @@ class JointEncoder(nn.Module):
             TypeError: the tokens are not packed.
             ValueError: they are not as many as their layout says, or not as wide as the encoder.
         """
-        return self.transformer.forward_packed(tokens)
+        if self.extra_tokens is None:
+            return self.transformer.forward_packed(tokens)
+        require_packed("tokens", tokens, width=self.transformer.width)
+        layout, device = tokens.layout, tokens.values.device
+        count, num_sequences = len(self.extra_tokens), layout.num_sequences
+        rows = join_rows(PackedLayout((count,) * num_sequences, device), layout)
+        values = torch.cat([self.extra_tokens.repeat(num_sequences, 1), tokens.values])
+        joined = PackedTokens(
+            values[to_device(rows, device)],
+            PackedLayout(tuple(count + length for length in layout.lengths), device),
+        )
+        own = to_device(rows.argsort()[count * num_sequences :], device)
+        return PackedTokens(self.transformer.forward_packed(joined).values[own], layout)
 
     def encode_padded(self, tokens: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """Encode a padded batch with the same weights, as exported graphs do.
@@ -78,6 +105,9 @@ class JointEncoder(nn.Module):
         """
         self._check_padded("tokens", tokens)
         check_key_mask(key_mask, tokens)
+        return encode_beside(self.extra_tokens, tokens, key_mask, encode=self._encode_rows)
+
+    def _encode_rows(self, tokens: Tensor, key_mask: Tensor | None) -> Tensor:
         return self.transformer(tokens, partial(attend_padded, key_mask=key_mask))
 
     def pool(self, tokens: PackedTokens | Tensor) -> Tensor:
@@ -145,3 +175,31 @@ class JointEncoder(nn.Module):
             raise ValueError(
                 f"{name} must be {self.transformer.width} wide, got {tuple(tokens.shape)}; {fix}"
             )
+
+
+def encode_beside(
+    extra: Tensor | None,
+    tokens: Tensor,
+    key_mask: Tensor | None,
+    *,
+    encode: Callable[[Tensor, Tensor | None], Tensor],
+) -> Tensor:
+    """Encode a padded batch with extra tokens before every sequence, which do not come out.
+
+    Args:
+        extra: `(extra, width)`; None for none.
+        tokens: `(batch, tokens, width)`.
+        key_mask: `(batch, tokens)` bool, True where a token is real; None when all are.
+        encode: maps tokens and their mask to `(batch, tokens, width)`.
+
+    Returns:
+        `(batch, tokens, width)`.
+    """
+    if extra is None:
+        return encode(tokens, key_mask)
+    # Not len(): an exported graph's batch would become the number it was traced with.
+    batch = tokens.shape[0]
+    joined = torch.cat([extra.expand(batch, -1, -1), tokens], dim=1)
+    if key_mask is not None:
+        key_mask = torch.cat([key_mask.new_ones(batch, len(extra)), key_mask], dim=1)
+    return encode(joined, key_mask)[:, len(extra) :]

@@ -33,6 +33,7 @@ class VideoEmbedding(nn.Module):
             a parameter, or a formula along each axis.
         with_contrast: also see each tubelet without its brightness, as `tubelet_contrast` makes
             it, through a projection of its own.
+        norm_eps: of a LayerNorm over the embedded tubelets, as CLIP has it; None for none.
         num_channels: colour channels.
         mean: mean of each channel, in units of full intensity.
         std: standard deviation of each channel, likewise.
@@ -54,6 +55,7 @@ class VideoEmbedding(nn.Module):
         tubelet: tuple[int, int, int] = (2, 16, 16),
         positions: Literal["formula", "learned", "axes"] = "formula",
         with_contrast: bool = False,
+        norm_eps: float | None = None,
         num_channels: int = 3,
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
@@ -70,6 +72,7 @@ class VideoEmbedding(nn.Module):
         self.contrast: nn.Linear | None = None
         if with_contrast:
             self.contrast = nn.Linear(num_channels * math.prod(tubelet), width, bias=False)
+        self.norm = None if norm_eps is None else nn.LayerNorm(width, eps=norm_eps)
         if positions == "axes":
             table = sincos_axes(grid, width)
         else:
@@ -108,7 +111,8 @@ class VideoEmbedding(nn.Module):
         tokens = functional.linear(pixels.flatten(2), weight, self.projection.bias)
         if self.contrast is not None:
             tokens = tokens + self.contrast(tubelet_contrast(tubelets).flatten(2).to(pixels.dtype))
-        return tokens + self.positions[index]
+        tokens = tokens + self.positions[index]
+        return tokens if self.norm is None else self.norm(tokens)
 
     def _check(self, video: Tensor) -> None:
         axes, fix = "(batch, frames, channels, height, width)", "one clip is clip.unsqueeze(0)"

@@ -7,6 +7,7 @@ from simvtp.layers.attention import (
     attention_backend,
 )
 from simvtp.layers.block import (
+    Activation,
     Block,
     Transformer,
     compile_blocks,
@@ -53,6 +54,7 @@ from simvtp.layers.tubelets import (
 )
 
 __all__ = [
+    "Activation",
     "Attend",
     "Attention",
     "Block",

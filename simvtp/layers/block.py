@@ -2,34 +2,67 @@
 
 from collections.abc import Callable
 from functools import lru_cache, partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from simvtp.config.checks import is_in, require, require_whole
+from simvtp.config.checks import is_in, require, require_choice, require_whole
 from simvtp.layers.attention import Attend, Attention, attend, takes_any_lengths
 from simvtp.layers.packing import PackedLayout, PackedTokens, require_packed
 
 Projected = tuple[Tensor, Tensor, Tensor]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+
+
+class QuickGELU(nn.Module):
+    """`x sigmoid(1.702 x)`: the approximation of GELU that CLIP was trained with."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Of each value by itself."""
+        return values * torch.sigmoid(1.702 * values)
+
+
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
+    "quick_gelu": QuickGELU,
+}
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: attention, then a feed-forward layer with exact GELU.
+    """Pre-norm transformer block: attention, then a feed-forward layer.
 
     Args:
         width: width of the tokens.
         num_heads: attention heads.
         mlp_ratio: hidden width of the feed-forward layer over `width`.
+        activation: exact GELU, its tanh approximation or CLIP's quick one.
+        norm_eps: added to the variance by the LayerNorms.
+
+    Raises:
+        ValueError: there is no such activation.
     """
 
-    def __init__(self, width: int, *, num_heads: int, mlp_ratio: float = 4.0) -> None:
+    def __init__(
+        self,
+        width: int,
+        *,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        activation: Activation = "gelu",
+        norm_eps: float = 1e-6,
+    ) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(width, eps=1e-6)
+        require_choice("activation", activation, tuple(_ACTIVATIONS))
+        self.attention_norm = nn.LayerNorm(width, eps=norm_eps)
         self.attention = Attention(width, num_heads=num_heads)
-        self.mlp_norm = nn.LayerNorm(width, eps=1e-6)
+        self.mlp_norm = nn.LayerNorm(width, eps=norm_eps)
         hidden = round(width * mlp_ratio)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden), _ACTIVATIONS[activation](), nn.Linear(hidden, width)
+        )
         self.is_compiled = False
         self.is_recomputed = False
 
@@ -132,6 +165,8 @@ class Transformer(nn.Module):
         depth: number of blocks; 0 leaves only the LayerNorm.
         num_heads: attention heads.
         mlp_ratio: hidden width of the feed-forward layers over `width`.
+        activation: of the feed-forward layers, as in `Block`.
+        norm_eps: added to the variance by the LayerNorms.
         norm_tokens: apply the LayerNorm to every token; else it is left to the caller.
 
     Raises:
@@ -145,6 +180,8 @@ class Transformer(nn.Module):
         depth: int,
         num_heads: int,
         mlp_ratio: float = 4.0,
+        activation: Activation = "gelu",
+        norm_eps: float = 1e-6,
         norm_tokens: bool = True,
     ) -> None:
         super().__init__()
@@ -152,9 +189,16 @@ class Transformer(nn.Module):
         require_whole("depth", depth, least=0)
         require(mlp_ratio * width >= 1, f"mlp_ratio must be above 0, got {mlp_ratio}; 4 is usual")
         self.blocks = nn.ModuleList(
-            Block(width, num_heads=num_heads, mlp_ratio=mlp_ratio) for _ in range(depth)
+            Block(
+                width,
+                num_heads=num_heads,
+                mlp_ratio=mlp_ratio,
+                activation=activation,
+                norm_eps=norm_eps,
+            )
+            for _ in range(depth)
         )
-        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.norm = nn.LayerNorm(width, eps=norm_eps)
         self.norm_tokens = norm_tokens
         self.drop_path = 0.0
         self.width = width

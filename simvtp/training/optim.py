@@ -60,4 +60,5 @@ def build_optimizer(
 
 
 def _is_spared(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim <= 1 or name.endswith(("bias", "mask_token", "video_embedding.positions"))
+    tokens = ("bias", "mask_token", "extra_tokens", "video_embedding.positions")
+    return parameter.ndim <= 1 or name.endswith(tokens)

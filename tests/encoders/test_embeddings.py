@@ -106,13 +106,37 @@ def test_packed_words_take_the_positions_they_are_given():
 
 
 @settings(max_examples=20)
-@given(sizes=st.lists(st.integers(1, 6), min_size=1, max_size=5))
-def test_packed_and_padded_encoding_agree(sizes):
+@given(sizes=st.lists(st.integers(1, 6), min_size=1, max_size=5), extra=st.integers(0, 3))
+def test_packed_and_padded_encoding_agree(sizes, extra):
     torch.manual_seed(0)
-    encoder = JointEncoder(16, depth=2, num_heads=2).double()
+    encoder = JointEncoder(16, depth=2, num_heads=2, extra_tokens=extra).double()
     parts = [torch.randn(size, 16, dtype=torch.float64) for size in sizes]
     padded = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=3.0)
     real = torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]
     rows = encoder.encode_padded(padded, real)
     for number, encoded in enumerate(unpack(encoder(pack(parts)))):
         torch.testing.assert_close(rows[number][real[number]], encoded)
+
+
+@settings(max_examples=20)
+@given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=5), extra=st.integers(1, 3))
+def test_extra_tokens_are_tokens_of_every_sequence_that_do_not_come_out(lengths, extra):
+    torch.manual_seed(0)
+    encoder = JointEncoder(16, depth=2, num_heads=2, extra_tokens=extra).double()
+    parts = [torch.randn(length, 16, dtype=torch.float64) for length in lengths]
+    for part, encoded in zip(parts, unpack(encoder(pack(parts))), strict=True):
+        sequence = torch.cat([encoder.extra_tokens, part])
+        alone = encoder.transformer.forward_packed(pack([sequence])).values
+        torch.testing.assert_close(encoded, alone[extra:])
+
+
+def test_a_norm_over_the_embedded_tubelets():
+    plain = VideoEmbedding(10, grid=GRID, tubelet=TUBELET)
+    normed = VideoEmbedding(10, grid=GRID, tubelet=TUBELET, norm_eps=0.5)
+    normed.load_state_dict(plain.state_dict(), strict=False)
+    torch.nn.init.normal_(normed.norm.weight)
+    video = clips()
+    tokens = plain(video).double()
+    spread = (tokens.var(dim=-1, correction=0, keepdim=True) + 0.5).sqrt()
+    expected = (tokens - tokens.mean(dim=-1, keepdim=True)) / spread * normed.norm.weight
+    torch.testing.assert_close(normed(video), expected.float())

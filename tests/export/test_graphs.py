@@ -38,6 +38,11 @@ OTHERS = {
     "deeper words, raw pixels": {"word_decoder_depth": 1, "pixel_target": "raw"},
     "padding elsewhere": {"padding_id": 7},
     "norm after mean": {"pooling": "mean_then_norm", "text_encoder": "own"},
+    "as CLIP": {
+        **{"activation": "quick_gelu", "norm_eps": 1e-5, "extra_tokens": 1},
+        "video_norm": "layer_norm",
+    },
+    "as SigLIP with registers": {"activation": "gelu_tanh", "extra_tokens": 3},
 }
 SIZES = {
     "batch": st.integers(1, 4),

@@ -295,3 +295,14 @@ def test_latencies(exported_model_folder, tmp_path, capsys):
     ]
     assert all(0 < row["p50_ms"] <= row["p95_ms"] for row in rows)
     assert f"Timed on {machine_text(describe_machine())} with threads: 1" in said
+
+
+def test_the_options_of_image_transformers(exported_model, tmp_path, capsys):
+    options = {"activation": "quick_gelu", "norm_eps": 1e-5, "extra_tokens": 2}
+    config = replace(exported_model.config, **options, video_norm="layer_norm")
+    model = SimVTP(config, tokenizer=exported_model.tokenizer)
+    model.load_state_dict(exported_model.state_dict(), strict=False)
+    model.save_pretrained(tmp_path / "model")
+    command = ("--model", tmp_path / "model", "--out", tmp_path / "out", "--graphs", "match")
+    code, said = run(capsys, *command, *QUICK)
+    assert code == 0, said

@@ -255,3 +255,28 @@ def test_compiled_blocks_have_equal_outputs_and_gradients(tmp_path):
         for parameter in compiled.parameters():
             parameter.mul_(1.5)
     assert_equal_up_to_rounding(run_both(twin, [4, 4], batch=3), run_both(plain, [4, 4], batch=3))
+
+
+@pytest.mark.parametrize(
+    ("activation", "formula"),
+    [
+        ("gelu", lambda x: x * 0.5 * (1 + torch.erf(x / 2**0.5))),
+        (
+            "gelu_tanh",
+            lambda x: 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3))),
+        ),
+        ("quick_gelu", lambda x: x / (1 + torch.exp(-1.702 * x))),
+    ],
+)
+def test_activations_and_the_epsilon_are_as_asked(activation, formula):
+    torch.manual_seed(0)
+    block = Block(8, num_heads=2, activation=activation, norm_eps=0.5).double()
+    tokens = torch.randn(5, 8, dtype=torch.float64)
+    # With values that attention mixes to nothing, only the feed-forward layer adds to the tokens.
+    output = block(tokens, lambda query, key, value: torch.zeros_like(value))
+    tokens = tokens + block.attention.projection.bias
+    spread = (tokens.var(dim=-1, correction=0, keepdim=True) + 0.5).sqrt()
+    normed = (tokens - tokens.mean(dim=-1, keepdim=True)) / spread
+    torch.testing.assert_close(output, tokens + block.mlp[2](formula(block.mlp[0](normed))))
+    with pytest.raises(ValueError, match=r"activation must be one of gelu, .*'relu'"):
+        Block(8, num_heads=2, activation="relu")
