@@ -35,6 +35,8 @@ SIZES: dict[str, Any] = {
     "optim.warmup_epochs": 0.5,
     "run.batch_size": 4,
     "run.epochs": 2,
+    # The same figures on every machine.
+    "run.precision": "fp32",
     "run.log_every": 1,
 }
 # Saved after nearly every step, evaluated twice on the way.

@@ -148,7 +148,7 @@ def test_nothing_needs_to_be_hidden_where_no_pixel_is_reconstructed():
 
 def test_runs_from_scratch_balance_gradients_and_others_follow_the_paper():
     scratch, begun = PretrainConfig(), PretrainConfig(init_video="videomae.pth")
-    assert (scratch.balances_gradients, scratch.masked_share) == (True, 0.1)
+    assert (scratch.balances_gradients, scratch.masked_share) == (True, 0.15)
     assert (begun.balances_gradients, begun.masked_share) == (False, 0.0)
     chosen = ObjectiveConfig(balance="fixed", masked_first=0.5)
     assert not PretrainConfig(objective=chosen).balances_gradients

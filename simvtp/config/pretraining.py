@@ -52,7 +52,7 @@ class ObjectiveConfig:
             they differ by orders of magnitude. `auto`: gradient, or fixed with `--init-video`,
             `--init-text`.
         masked_first: share of the steps that belong to masked modelling alone, before the
-            contrastive and the matching loss come in; null is 0.1, or 0 with `--init-video` or
+            contrastive and the matching loss come in; null is 0.15, or 0 with `--init-video` or
             `--init-text`, whose source has done that.
         contrast_text: caption seen by the contrastive pass; the paper's code used the masked one.
         match_text: caption of the matching pairs: the masked one costs no pass for pairs that
@@ -229,7 +229,7 @@ class PretrainConfig:
         if objective.masked_first is not None:
             return objective.masked_first
         masks = objective.pixel_weight > 0 or objective.word_weight > 0
-        return 0.1 if self.is_from_scratch and masks else 0.0
+        return 0.15 if self.is_from_scratch and masks else 0.0
 
     def __post_init__(self) -> None:
         self._check_masks()

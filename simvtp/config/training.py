@@ -58,7 +58,8 @@ class RunConfig:
         accumulate: micro-batches summed before an optimiser step.
         seed: seed of everything random.
         device: cpu, cuda, or auto for CUDA when there is a device.
-        precision: number format of the matrix products; auto is bf16 on CUDA, else fp32.
+        precision: number format of the matrix products; auto is bf16 on CUDA and on CPUs that
+            multiply it natively (AMX, AVX512-BF16), else fp32.
         compile: run the transformer blocks through torch.compile; the first step takes a minute.
         recompute: keep all activations for the backward pass, or one per block and compute the
             others again (a third more work, far less memory).

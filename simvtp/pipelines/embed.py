@@ -45,7 +45,7 @@ from simvtp.pipelines.faults import is_expected, reason_of
 from simvtp.pipelines.stopping import StopNow, StopRequest
 from simvtp.pipelines.unknown_words import tell_unknown_captions
 from simvtp.printing import Console, PlainColumn
-from simvtp.training import choose_device, choose_precision
+from simvtp.training import choose_device
 
 __all__ = ["EmbeddedBatch", "EmbeddedCaptions", "embed", "embed_captions", "main"]
 
@@ -122,9 +122,11 @@ def _embed_to_file(options: argparse.Namespace, stop: StopRequest, console: Cons
     with stop.interruptible():
         records = load_clips(options.data, root=options.root)
         folder = find_model_folder(options.model, download_options={})
-        run = RunConfig(device=options.device, precision=options.precision)
-        model = SimVTP.from_pretrained(folder).to(choose_device(run))
-        precision = choose_precision(run, device=model.device)
+        device = choose_device(RunConfig(device=options.device))
+        model = SimVTP.from_pretrained(folder).to(device)
+        # Features are kept and compared for long: on CPUs they are fp32 unless told otherwise.
+        automatic = "bf16" if device == "cuda" else "fp32"
+        precision = automatic if options.precision == "auto" else options.precision
         compute = {"batch_size": options.batch_size, "precision": precision}
         settings = _settings(options, records, model, folder) | compute
     tables = {VIDEO: video_schema(model.config.width)}

@@ -12,6 +12,7 @@ from simvtp.training import cosine_lr, peak_lr
 
 # Below this many steps a run shows that everything works, and little else.
 _FEW_STEPS, _ENOUGH_STEPS = 100, 500
+_HIGH_RATE = 4e-3
 # Streams drawn from the run's seed, beside those of the samples.
 MODEL_STREAM, STEP_STREAM = 1, 2
 
@@ -49,7 +50,15 @@ class RunPlan:
 
     @property
     def advice(self) -> str | None:
-        """What to set where the run is too short to learn anything; None where it is not."""
+        """What to set where a run is too short, or its rate too high; None where neither is so."""
+        batch = self.sampler.global_batch * self.run.accumulate
+        rate = peak_lr(self.optim.lr_per_256, global_batch_size=batch)
+        if rate > _HIGH_RATE:
+            return (
+                f"a learning rate of {rate:.2g} is more than most transformers train with: "
+                f"--optim.lr_per_256 is scaled by {batch} clips a step; "
+                f"{0.256 / batch:.2g} would make it 0.001"
+            )
         if self.num_steps >= _FEW_STEPS:
             return None
         epochs = math.ceil(_ENOUGH_STEPS / self.steps_per_epoch)

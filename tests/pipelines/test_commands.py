@@ -52,7 +52,7 @@ def test_command_line_beats_file_beats_default(tmp_path):
     file = tmp_path / "settings.yaml"
     file.write_text("run:\n  epochs: 5\n  seed: 3\n")
     parsed = parse_settings(pretrain.build_parser(), [f"--config={file}", "--run.seed=4"])
-    assert (parsed.run.epochs, parsed.run.seed, parsed.run.batch_size) == (5, 4, 64)
+    assert (parsed.run.epochs, parsed.run.seed, parsed.run.batch_size) == (5, 4, 16)
 
 
 def test_printed_settings_can_be_read_back(tmp_path, capsys):

@@ -26,6 +26,7 @@ SETTINGS = {
     "optim.warmup_epochs": 0.5,
     "run.batch_size": 4,
     "run.epochs": 2,
+    "run.precision": "fp32",
     "run.log_every": 1,
 }
 
