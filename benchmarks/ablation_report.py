@@ -56,6 +56,8 @@ CLAIMS = (
 )
 # Where this library's defaults are its own.
 DEFAULTS = (
+    Claim("balanced gradients fill in pixels better", "the paper's weights", "pixel error", 1),
+    Claim("masked modelling first helps words", "all losses from the start", "word accuracy", -1),
     Claim("VTC does better with the clean caption", "masked text in VTC", "recall@10", -1),
     Claim("hard negatives make re-ranking better", "random negatives", "re-ranked recall@1", -1),
 )

@@ -109,7 +109,7 @@ LAPTOP_RECIPE: dict[str, Any] = {
     "optim.lr_per_256": 16e-3,
     "optim.min_lr_per_256": 16e-5,
     "optim.warmup_epochs": 0.5,
-    "run.epochs": 4,
+    "run.epochs": 3,
     "run.batch_size": 16,
     "run.log_every": 8,
 }
