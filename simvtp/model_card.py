@@ -1,6 +1,5 @@
 """Where a model comes from and what it can do, kept in its folder and told by its model card."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -206,14 +205,3 @@ def _stage(stage: Any, where: str) -> Stage:
                 f"{where}.metrics.{name} must be a number, got {value!r:.80}; save the model anew"
             )
     return Stage(**stage)
-
-
-def flat_settings(settings: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= flat_settings(value, prefix=f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = json.loads(json.dumps(value, default=str))
-    return flat

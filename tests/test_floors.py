@@ -7,11 +7,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
-    4: ("simvtp.pipelines", "export"),
+    5: ("simvtp.pipelines", "export"),
+    4: ("simvtp.retrieval", "simvtp.tasks"),
     3: (
         *("simvtp.model", "simvtp.objective", "simvtp.batch", "simvtp.layer_decay"),
-        "simvtp.model_card",
-        *("simvtp.reconstruction", "simvtp.model_folder", "simvtp.step_tokens", "simvtp.tasks"),
+        *("simvtp.model_card", "simvtp.trainer"),
+        *("simvtp.reconstruction", "simvtp.model_folder", "simvtp.step_tokens"),
     ),
     2: (
         *("simvtp.encoders", "simvtp.decoders", "simvtp.masking", "simvtp.losses"),

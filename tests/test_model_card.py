@@ -8,8 +8,9 @@ import torch
 from huggingface_hub import HfApi, ModelCard
 
 from simvtp import ModelConfig, SimVTP
+from simvtp.config.flat import flat_settings
 from simvtp.conversion import Origin, map_weights, origins_of, read_weights
-from simvtp.model_card import ModelFacts, Stage, flat_settings, read_facts
+from simvtp.model_card import ModelFacts, Stage, read_facts
 from simvtp.tasks import VideoClassifier
 
 CONFIG = ModelConfig(

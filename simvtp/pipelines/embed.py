@@ -41,10 +41,10 @@ from simvtp.pipelines.embedding import (
     embed,
     embed_captions,
 )
-from simvtp.pipelines.faults import is_expected, reason_of
-from simvtp.pipelines.stopping import StopNow, StopRequest
 from simvtp.pipelines.unknown_words import tell_unknown_captions
 from simvtp.printing import Console, PlainColumn
+from simvtp.trainer.faults import is_expected, reason_of
+from simvtp.trainer.stopping import StopNow, StopRequest
 from simvtp.training import choose_device
 
 __all__ = ["EmbeddedBatch", "EmbeddedCaptions", "embed", "embed_captions", "main"]

@@ -39,23 +39,23 @@ from simvtp.pipelines.finetune_report import kept_state, results_table
 from simvtp.pipelines.finetune_settings import DEFAULTS, SECTIONS, FinetuneConfig
 from simvtp.pipelines.finetune_tasks import Task, build_task
 from simvtp.pipelines.frozen_features import fit_frozen
-from simvtp.pipelines.job import (
+from simvtp.pipelines.summary import recipe_of, save_model
+from simvtp.pipelines.unknown_words import tell_unknown_captions, tell_unknown_texts
+from simvtp.printing import Console
+from simvtp.seeding import derive_seed
+from simvtp.trainer.job import (
     end_with,
     only_run,
     run_job,
     set_up_blocks,
     train_to_end,
 )
-from simvtp.pipelines.optimizer_step import OptimizerStep, optimizer_of
-from simvtp.pipelines.plan import MODEL_STREAM, RunPlan, TrainingLoader
-from simvtp.pipelines.sameness import digests_of, require_alike
-from simvtp.pipelines.saved_state import on_these_ranks, require_run_state
-from simvtp.pipelines.stopping import StopRequest
-from simvtp.pipelines.summary import recipe_of, save_model
-from simvtp.pipelines.trainer import Trainer
-from simvtp.pipelines.unknown_words import tell_unknown_captions, tell_unknown_texts
-from simvtp.printing import Console
-from simvtp.seeding import derive_seed
+from simvtp.trainer.optimizer_step import OptimizerStep, optimizer_of
+from simvtp.trainer.run_plan import MODEL_STREAM, RunPlan, TrainingLoader
+from simvtp.trainer.sameness import digests_of, require_alike
+from simvtp.trainer.saved_state import on_these_ranks, require_run_state
+from simvtp.trainer.stopping import StopRequest
+from simvtp.trainer.trainer import Trainer
 from simvtp.training import (
     CheckpointStore,
     ProcessGroupInfo,

@@ -40,17 +40,6 @@ from simvtp.pipelines.arguments import (
     settings_parser,
 )
 from simvtp.pipelines.initial_weights import load_initial_weights
-from simvtp.pipelines.job import (
-    end_with,
-    only_run,
-    run_job,
-    set_up_blocks,
-    train_to_end,
-)
-from simvtp.pipelines.optimizer_step import optimizer_of
-from simvtp.pipelines.plan import RunPlan
-from simvtp.pipelines.sameness import digests_of, require_alike
-from simvtp.pipelines.saved_state import on_these_ranks, require_run_state
 from simvtp.pipelines.setup import (
     TrainingData,
     build_model,
@@ -60,16 +49,27 @@ from simvtp.pipelines.setup import (
     load_data,
 )
 from simvtp.pipelines.step import TrainStep
-from simvtp.pipelines.stopping import StopRequest
 from simvtp.pipelines.summary import (
     evaluate_held_out,
     finish,
     log_held_out,
     print_start,
 )
-from simvtp.pipelines.trainer import Trainer
 from simvtp.pipelines.whole_model import whole_model
 from simvtp.printing import Console
+from simvtp.trainer.job import (
+    end_with,
+    only_run,
+    run_job,
+    set_up_blocks,
+    train_to_end,
+)
+from simvtp.trainer.optimizer_step import optimizer_of
+from simvtp.trainer.run_plan import RunPlan
+from simvtp.trainer.sameness import digests_of, require_alike
+from simvtp.trainer.saved_state import on_these_ranks, require_run_state
+from simvtp.trainer.stopping import StopRequest
+from simvtp.trainer.trainer import Trainer
 from simvtp.training import (
     CheckpointStore,
     ProcessGroupInfo,

@@ -29,8 +29,8 @@ from simvtp.data.synthetic import render_corpus
 from simvtp.masking import RunningCellMasker, TextMasker, TubeMasker
 from simvtp.model import SimVTP
 from simvtp.objective import Objective
-from simvtp.pipelines.plan import MODEL_STREAM, TrainingLoader
 from simvtp.seeding import derive_seed
+from simvtp.trainer.run_plan import MODEL_STREAM, TrainingLoader
 
 
 class TrainingData(NamedTuple):

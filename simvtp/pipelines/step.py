@@ -9,7 +9,7 @@ from torch import Tensor
 from simvtp.batch import Batch
 from simvtp.losses import MASKED_TERMS, CachedContrast, Losses, cache_contrast
 from simvtp.objective import Objective
-from simvtp.pipelines.optimizer_step import OptimizerStep, StepResult
+from simvtp.trainer.optimizer_step import OptimizerStep, StepResult
 
 
 class TrainStep(OptimizerStep):

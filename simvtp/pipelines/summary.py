@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from simvtp.config import PretrainConfig
+from simvtp.config.flat import flat_settings
 from simvtp.conversion import read_origins
 from simvtp.data import TooManyBadClips
 from simvtp.data.quarantine import require_few_bad
 from simvtp.model import SimVTP
-from simvtp.model_card import Stage, flat_settings
+from simvtp.model_card import Stage
 from simvtp.pipelines.learned import measure_learned
 from simvtp.pipelines.learned_figures import Learned, learned_table
 from simvtp.pipelines.pictures import CONSIDERED_CLIPS, picture_of

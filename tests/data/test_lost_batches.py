@@ -12,8 +12,8 @@ from torch.utils.data import BatchSampler, Dataset, SequentialSampler
 
 from simvtp.data import build_loader
 from simvtp.data.reading_places import ReadingPlaces
-from simvtp.pipelines.faults import is_fault, reason_of
-from simvtp.pipelines.stopping import StopRequest
+from simvtp.trainer.faults import is_fault, reason_of
+from simvtp.trainer.stopping import StopRequest
 
 SHARED_MEMORY = -1
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from simvtp.config import OptimConfig, RunConfig
-from simvtp.pipelines.plan import RunPlan
+from simvtp.trainer.run_plan import RunPlan
 
 
 class Sampler(SimpleNamespace):

@@ -12,7 +12,7 @@ from filelock import FileLock
 from simvtp.data import durable
 from simvtp.pipelines import pretrain
 from simvtp.pipelines.arguments import parse_settings
-from simvtp.pipelines.plan import RunPlan
+from simvtp.trainer.run_plan import RunPlan
 from simvtp.training import CheckpointStore, CheckpointWarning
 from tests.pipelines.conftest import SIZES
 from tests.pipelines.test_pretrain import StopAfter, final_state

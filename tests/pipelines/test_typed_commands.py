@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from simvtp.pipelines.arguments import parse_job, save_settings
-from simvtp.pipelines.faults import failure_of_run
-from simvtp.pipelines.job import print_how_to_go_on
 from simvtp.pipelines.pretrain import build_parser
 from simvtp.printing import Console
+from simvtp.trainer.faults import failure_of_run
+from simvtp.trainer.job import print_how_to_go_on
 
 COMMAND = "pipe:cat clips.tar"
 STRANGE = "runs/a b; touch ran $(touch ran) 'c'"

@@ -4,20 +4,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from simvtp.pipelines.faults import (
+from simvtp.seeding import derive_seed
+from simvtp.trainer.faults import (
     blame_clip,
     failure_of_run,
     is_fault,
     spoilt_state,
     too_many_bad_steps,
 )
-from simvtp.pipelines.interval import Interval
-from simvtp.pipelines.optimizer_step import OptimizerStep, TrainingBatch
-from simvtp.pipelines.plan import STEP_STREAM, RunPlan, TrainingLoader
-from simvtp.pipelines.sameness import require_begun_with
-from simvtp.pipelines.saved_state import not_finite
-from simvtp.pipelines.stopping import StopNow, StopRequest
-from simvtp.seeding import derive_seed
+from simvtp.trainer.log_interval import LogInterval
+from simvtp.trainer.optimizer_step import OptimizerStep, TrainingBatch
+from simvtp.trainer.run_plan import STEP_STREAM, RunPlan, TrainingLoader
+from simvtp.trainer.sameness import require_begun_with
+from simvtp.trainer.saved_state import not_finite
+from simvtp.trainer.stopping import StopNow, StopRequest
 from simvtp.training import (
     Agreement,
     CheckpointStore,
@@ -75,7 +75,7 @@ class Trainer:
         self.patience = patience
         self.step = 0
         self.agreement = Agreement()
-        self._interval = Interval()
+        self._interval = LogInterval()
         self._bad_streak = 0
         self._evaluated = 0
         self._best: tuple[int, float] | None = None
@@ -230,7 +230,7 @@ class Trainer:
 
     def _log(self, log: RunLog) -> OSError | None:
         """Read the interval's figures from the device, once, and act on steps that went bad."""
-        interval, self._interval = self._interval, Interval()
+        interval, self._interval = self._interval, LogInterval()
         figures, finite = interval.read()
         # A term that came in later, or a step that is not finite, leaves gaps.
         mean = (figures[finite] if any(finite) else figures).nanmean(dim=0)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from simvtp.layers import mean_over_ranks
-from simvtp.pipelines.optimizer_step import StepResult
+from simvtp.trainer.optimizer_step import StepResult
 from simvtp.training import Agreement, is_main, world_size
 
 
-class Interval:
+class LogInterval:
     """Figures of steps, kept on the device until they are read.
 
     Attributes:

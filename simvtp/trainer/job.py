@@ -14,10 +14,10 @@ from simvtp.config import RunConfig
 from simvtp.data.durable import locked
 from simvtp.data.processes import num_usable_cores
 from simvtp.layers import compile_blocks, recompute_blocks
-from simvtp.pipelines.faults import is_expected, reason_of
-from simvtp.pipelines.stopping import StopNow, StopRequest
-from simvtp.pipelines.trainer import Trainer
 from simvtp.printing import Console
+from simvtp.trainer.faults import is_expected, reason_of
+from simvtp.trainer.stopping import StopNow, StopRequest
+from simvtp.trainer.trainer import Trainer
 from simvtp.training import RunLog, is_launched_first, is_main, keep_freed_memory, main_first
 
 # How many processes a launcher has started, where it says so.

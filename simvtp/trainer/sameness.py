@@ -9,9 +9,9 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from simvtp.config.flat import flat_settings
 from simvtp.data import ClipRecord, ClipTable
 from simvtp.data.task_datasets import LabelledClips, QuestionSet
-from simvtp.model_card import flat_settings
 from simvtp.training import require_same
 
 # Where things lie on a machine, and how fast it reads, changes no step.
