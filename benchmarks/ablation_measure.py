@@ -15,7 +15,7 @@ from simvtp.data.synthetic import render_corpus
 from simvtp.metrics import area_under_curve
 from simvtp.model import SimVTP
 from simvtp.pipelines.learned import measure_learned
-from simvtp.pipelines.retrieval import embed_gallery, score
+from simvtp.retrieval.gallery import embed_gallery, score
 
 _PROBE_CLIPS = 1000
 

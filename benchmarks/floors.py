@@ -25,8 +25,8 @@ from simvtp.model import SimVTP
 from simvtp.pipelines.learned_figures import pixel_figures
 from simvtp.pipelines.pixel_errors import TubeletErrors, tubelet_errors
 from simvtp.pipelines.pretrain import FROM_SCRATCH, LAPTOP_RECIPE
-from simvtp.pipelines.retrieval import clip_batches
 from simvtp.printing import Console
+from simvtp.retrieval.gallery import clip_batches
 from simvtp.seeding import derive_generator
 
 _REACH = 2

@@ -8,10 +8,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = {
     5: ("simvtp.pipelines", "export"),
-    4: ("simvtp.retrieval", "simvtp.tasks"),
+    4: ("simvtp.retrieval",),
     3: (
         *("simvtp.model", "simvtp.objective", "simvtp.batch", "simvtp.layer_decay"),
-        *("simvtp.model_card", "simvtp.trainer"),
+        *("simvtp.model_card", "simvtp.tasks", "simvtp.trainer"),
         *("simvtp.reconstruction", "simvtp.model_folder", "simvtp.step_tokens"),
     ),
     2: (
@@ -19,7 +19,13 @@ FLOORS = {
         *("simvtp.data", "simvtp.training", "simvtp.metrics", "simvtp.conversion"),
     ),
     1: ("simvtp.layers", "simvtp.decoding"),
-    0: ("simvtp.config", "simvtp.seeding", "simvtp.named_files", "simvtp.printing"),
+    0: (
+        "simvtp.config",
+        "simvtp.seeding",
+        "simvtp.named_files",
+        "simvtp.printing",
+        "simvtp.lettering",
+    ),
 }
 FILES = sorted([*ROOT.glob("simvtp/**/*.py"), *ROOT.glob("export/**/*.py")])
 

@@ -29,20 +29,20 @@ from simvtp.data import (
     load_clips,
 )
 from simvtp.data.clip_table import portable_name
-from simvtp.data.feature_file import QUARANTINE, FeatureFile
-from simvtp.data.feature_tables import ROWS_PER_GROUP, table_of, text_schema, video_schema
 from simvtp.data.quarantine import require_few_bad
 from simvtp.model import SimVTP
 from simvtp.model_folder import find_model_folder
 from simvtp.pipelines.arguments import at_least
-from simvtp.pipelines.embedding import (
+from simvtp.pipelines.unknown_words import tell_unknown_captions
+from simvtp.printing import Console, PlainColumn
+from simvtp.retrieval.embedding import (
     EmbeddedBatch,
     EmbeddedCaptions,
     embed,
     embed_captions,
 )
-from simvtp.pipelines.unknown_words import tell_unknown_captions
-from simvtp.printing import Console, PlainColumn
+from simvtp.retrieval.feature_file import QUARANTINE, FeatureFile
+from simvtp.retrieval.feature_tables import ROWS_PER_GROUP, table_of, text_schema, video_schema
 from simvtp.trainer.faults import is_expected, reason_of
 from simvtp.trainer.stopping import StopNow, StopRequest
 from simvtp.training import choose_device

@@ -22,14 +22,6 @@ from simvtp.data.annotations import Missing, load_retrieval
 from simvtp.data.quarantine import require_few_bad
 from simvtp.model import SimVTP
 from simvtp.pipelines.arguments import at_least
-from simvtp.pipelines.comparison import (
-    LEVEL,
-    PERCENT,
-    compare,
-    comparison_table,
-    in_words,
-    intervals_of,
-)
 from simvtp.pipelines.evaluation_report import (
     COMPARISON_NOTE,
     DUAL_SOFTMAX_NOTE,
@@ -38,12 +30,20 @@ from simvtp.pipelines.evaluation_report import (
 )
 from simvtp.pipelines.learned import measure_learned
 from simvtp.pipelines.learned_figures import Learned, learned_table
-from simvtp.pipelines.report import retrieval_table
-from simvtp.pipelines.retrieval_methods import COSINE, DUAL_SOFTMAX, Evaluation, evaluate
-from simvtp.pipelines.retrieval_sheet import make_sheet
-from simvtp.pipelines.sheet_files import draw_sheet, require_sheet_name
 from simvtp.pipelines.unknown_words import tell_unknown_captions
 from simvtp.printing import Console, printable
+from simvtp.retrieval.comparison import (
+    LEVEL,
+    PERCENT,
+    compare,
+    comparison_table,
+    in_words,
+    intervals_of,
+)
+from simvtp.retrieval.methods import COSINE, DUAL_SOFTMAX, Evaluation, evaluate
+from simvtp.retrieval.sheet import make_sheet
+from simvtp.retrieval.sheet_files import draw_sheet, require_sheet_name
+from simvtp.retrieval.table import retrieval_table
 from simvtp.training import choose_device
 
 

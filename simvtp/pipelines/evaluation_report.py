@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from simvtp.data import ClipRecord
-from simvtp.pipelines.comparison import Comparison, Intervals, in_words
-from simvtp.pipelines.retrieval_methods import COSINE, DUAL_SOFTMAX, Evaluation
+from simvtp.retrieval.comparison import Comparison, Intervals, in_words
+from simvtp.retrieval.methods import COSINE, DUAL_SOFTMAX, Evaluation
 
 DUAL_SOFTMAX_NOTE = (
     "dual softmax uses the whole query set: a query's scores depend on all the others, and papers "

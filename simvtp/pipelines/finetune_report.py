@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-from simvtp.pipelines.comparison import PERCENT
 from simvtp.pipelines.finetune_settings import FinetuneConfig
 from simvtp.pipelines.measuring import HIGH, LOW
+from simvtp.retrieval.comparison import PERCENT
 
 
 def kept_state(config: FinetuneConfig, headline: str) -> str:

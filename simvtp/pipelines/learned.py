@@ -28,10 +28,10 @@ from simvtp.pipelines.learned_figures import (
     word_figures,
 )
 from simvtp.pipelines.pixel_errors import TubeletErrors, tubelet_errors
-from simvtp.pipelines.retrieval import Gallery, clip_batches, embed_gallery
 from simvtp.pipelines.trained_masks import trained_ratio
 from simvtp.printing import Console
 from simvtp.reconstruction import fill_in
+from simvtp.retrieval.gallery import Gallery, clip_batches, embed_gallery
 from simvtp.seeding import derive_generator
 
 _CAPTIONS_COUNTED = 20_000

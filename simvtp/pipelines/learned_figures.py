@@ -8,7 +8,7 @@ from torch import Tensor
 
 from simvtp.metrics import area_under_curve, chance_metrics, retrieval_metrics
 from simvtp.pipelines.pixel_errors import TubeletErrors
-from simvtp.pipelines.reranking import Matched, first_of
+from simvtp.retrieval.reranking import Matched, first_of
 
 _MOST_CONTRAST = 0.25
 _KS = (1, 10)

@@ -23,15 +23,15 @@ from simvtp.metrics import (
     squared_error,
 )
 from simvtp.model import SimVTP
-from simvtp.pipelines.comparison import LEVEL, intervals_of
-from simvtp.pipelines.reranking import match_best
-from simvtp.pipelines.retrieval import (
+from simvtp.retrieval.comparison import LEVEL, intervals_of
+from simvtp.retrieval.gallery import (
     Scores,
     clip_batches,
     embed_gallery,
     rank_queries,
     summarize_ranks,
 )
+from simvtp.retrieval.reranking import match_best
 from simvtp.tasks import TaskModel, VideoAnswerer, VideoClassifier
 
 _KS = (1, 5)

@@ -2,20 +2,45 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from simvtp.data import CentreCrop, ClipRecord, EvaluationDataset
 from simvtp.layers import unpack
+from simvtp.lettering import lettered
 from simvtp.model import SimVTP
-from simvtp.pipelines.report import PictureRow, draw_reconstruction
 from simvtp.reconstruction import Reconstruction
 from simvtp.seeding import derive_generator
 
 # Clips to choose from: those whose patches have most contrast leave most to be filled in.
 CONSIDERED_CLIPS = 32
 _PICTURED_CLIPS = 4
+_FRAMES_SHOWN = 6
+
+
+class PictureRow(NamedTuple):
+    """One clip of a reconstruction picture.
+
+    Attributes:
+        original: `(frames, channels, height, width)` uint8.
+        masked: likewise, dropped tubelets grey.
+        reconstructed: likewise, as the model fills it in.
+        caption: the caption.
+        masked_caption: the caption with [MASK].
+        predicted_caption: the caption with the predicted words in brackets.
+    """
+
+    original: Tensor
+    masked: Tensor
+    reconstructed: Tensor
+    caption: str
+    masked_caption: str
+    predicted_caption: str
 
 
 def picture_of(
@@ -100,3 +125,37 @@ def _texts(model: SimVTP, filled: Reconstruction) -> list[tuple[str, str]]:
         guesses = [f"[{after}]" if before == "[MASK]" else after for before, after in pairs]
         texts.append((" ".join(gaps), " ".join(guesses)))
     return texts
+
+
+def draw_reconstruction(rows: Sequence[PictureRow], *, out_png: Path, note: str) -> None:
+    """Draw original, masked and reconstructed frames of some clips with their captions."""
+    height = 4.6 * len(rows) + 0.4
+    figure = Figure(figsize=(1.35 * _FRAMES_SHOWN + 1.2, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(note, fontsize=9)
+    parts = np.atleast_1d(np.asarray(figure.subfigures(len(rows), 1), dtype=object))
+    for part, row in zip(parts, rows, strict=True):
+        lines = (
+            f"caption:    {row.caption}",
+            f"masked:     {row.masked_caption}",
+            f"predicted:  {row.predicted_caption}",
+        )
+        text, style = lettered(*(_shorten(line) for line in lines), family="monospace")
+        part.suptitle(text, fontsize=8, x=0.01, ha="left", **style)
+        axes = part.subplots(3, _FRAMES_SHOWN)
+        clips = (row.original, row.masked, row.reconstructed)
+        for line, clip, name in zip(
+            axes, clips, ("original", "masked", "reconstructed"), strict=True
+        ):
+            frames = np.linspace(0, len(clip) - 1, _FRAMES_SHOWN).round().astype(int)
+            for axis, frame in zip(line, frames, strict=True):
+                axis.imshow(clip[frame].permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
+                axis.set_xticks([])
+                axis.set_yticks([])
+            line[0].set_ylabel(name, fontsize=8)
+    out_png.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out_png, dpi=110)
+
+
+def _shorten(text: str, limit: int = 130) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -17,11 +17,11 @@ from simvtp.model_card import Stage
 from simvtp.pipelines.learned import measure_learned
 from simvtp.pipelines.learned_figures import Learned, learned_table
 from simvtp.pipelines.pictures import CONSIDERED_CLIPS, picture_of
-from simvtp.pipelines.report import retrieval_table
-from simvtp.pipelines.retrieval import Retrieval, embed_gallery, score
 from simvtp.pipelines.setup import TrainingData
 from simvtp.pipelines.unknown_words import tell_unknown_captions
 from simvtp.printing import Console
+from simvtp.retrieval.gallery import Retrieval, embed_gallery, score
+from simvtp.retrieval.table import retrieval_table
 from simvtp.training import RunLog, plot_curves
 
 # Half of what `evaluate --learned` matches each caption with: a run's end should not take long.

@@ -10,8 +10,8 @@ import torch
 from export import triton
 from simvtp.config import DataConfig, FrameSpacing
 from simvtp.data import CentreCrop, ClipDataset, ClipRecord
-from simvtp.pipelines.embedding import embed
-from simvtp.pipelines.retrieval import clip_batches
+from simvtp.retrieval.embedding import embed
+from simvtp.retrieval.gallery import clip_batches
 from tests.export.test_triton import Request, as_json, configs_of, load_backend_model
 
 RATES = (12, 25, 30, 60)

@@ -18,8 +18,8 @@ from simvtp.pipelines.learned_figures import (
     pixel_figures,
 )
 from simvtp.pipelines.pixel_errors import TubeletErrors, tubelet_errors
-from simvtp.pipelines.retrieval import clip_batches
 from simvtp.printing import Console
+from simvtp.retrieval.gallery import clip_batches
 from tests.sample_batches import small_config
 
 RATIOS = {"video_ratio": 0.5, "text_ratio": 0.5}

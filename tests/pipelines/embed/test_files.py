@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import simvtp
-from simvtp.data.feature_file import FeatureFile
 from simvtp.pipelines.embed import embed, embed_captions
+from simvtp.retrieval.feature_file import FeatureFile
 from tests.pipelines.embed.conftest import CAPTIONS, CLIPS, FRAMES, GOOD, STRIDE, files, run
 
 

@@ -10,8 +10,8 @@ from simvtp import SimVTP
 from simvtp.data import CentreCrop, MissingVideosWarning, load_manifest, read_clip
 from simvtp.metrics import retrieval_metrics
 from simvtp.pipelines import evaluate
-from simvtp.pipelines.retrieval import embed_gallery
-from simvtp.pipelines.retrieval_methods import DUAL_SOFTMAX
+from simvtp.retrieval.gallery import embed_gallery
+from simvtp.retrieval.methods import DUAL_SOFTMAX
 
 
 def test_figures_are_those_of_a_brute_force_ranking(model_folder, corpus, tmp_path):

@@ -8,9 +8,9 @@ import torch
 from simvtp import SimVTP
 from simvtp.config import DEFAULT_SPACING
 from simvtp.data import CentreCrop, EvaluationDataset, ViewDataset, load_manifest, read_clip
-from simvtp.pipelines.reranking import match_best
-from simvtp.pipelines.retrieval import embed_gallery, keep_clips, score
-from simvtp.pipelines.retrieval_methods import over_same_clips
+from simvtp.retrieval.gallery import embed_gallery, keep_clips, score
+from simvtp.retrieval.methods import over_same_clips
+from simvtp.retrieval.reranking import match_best
 
 CUT = {"num_frames": 4, "spacing": DEFAULT_SPACING}
 

@@ -14,9 +14,9 @@ from PIL import Image
 from simvtp import SimVTP
 from simvtp.config import DEFAULT_SPACING
 from simvtp.data import CentreCrop, EvaluationDataset, load_manifest
-from simvtp.pipelines.retrieval import embed_gallery
-from simvtp.pipelines.retrieval_sheet import SheetClip, select_queries
-from simvtp.pipelines.sheet_files import _title
+from simvtp.retrieval.gallery import embed_gallery
+from simvtp.retrieval.sheet import SheetClip, select_queries
+from simvtp.retrieval.sheet_files import _title
 
 
 class Page(HTMLParser):

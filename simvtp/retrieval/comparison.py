@@ -7,7 +7,7 @@ from rich.table import Table
 from torch import Tensor
 
 from simvtp.metrics import Difference, Interval, bootstrap_intervals, compare_ranks, summarize
-from simvtp.pipelines.retrieval import Gallery, Ranks
+from simvtp.retrieval.gallery import Gallery, Ranks
 
 # Confidence of the intervals, and the p-value below which a difference is called one.
 LEVEL = 0.95

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import font_manager
 
-from simvtp.pipelines import lettering
-from simvtp.pipelines.lettering import lettered
-from simvtp.pipelines.report import PictureRow, draw_reconstruction
+from simvtp import lettering
+from simvtp.lettering import lettered
+from simvtp.pipelines.pictures import PictureRow, draw_reconstruction
 
 ODD = "狗 🐕 ภาษา $x_{ $5 \ud83d tab\there\nline \x1b[31m ệ"
 

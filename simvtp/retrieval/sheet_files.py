@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from simvtp.pipelines.lettering import lettered
-from simvtp.pipelines.retrieval_sheet import Sheet, SheetClip, SheetQuery
+from simvtp.lettering import lettered
+from simvtp.retrieval.sheet import Sheet, SheetClip, SheetQuery
 
 # Letters that fit above the frames of a clip.
 _TITLE_LENGTH = 46

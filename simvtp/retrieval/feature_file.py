@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from simvtp.data.durable import changed_settings, locked, publish, sync
-from simvtp.data.feature_tables import ROWS_PER_GROUP, regrouped
+from simvtp.retrieval.feature_tables import ROWS_PER_GROUP, regrouped
 
 QUARANTINE = ".quarantine.jsonl"
 _SETTINGS_NAME = "settings.json"

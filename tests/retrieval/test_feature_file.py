@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simvtp.data.feature_file import FeatureFile, FeatureFileError
-from simvtp.data.feature_tables import ROWS_PER_GROUP, table_of, text_schema, video_schema
+from simvtp.retrieval.feature_file import FeatureFile, FeatureFileError
+from simvtp.retrieval.feature_tables import ROWS_PER_GROUP, table_of, text_schema, video_schema
 
 WIDTH = 3
 VIDEO, TEXT = ".parquet", ".text.parquet"
@@ -170,7 +170,7 @@ def kill_everywhere(folder: Path, *, overwrite: bool) -> None:
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_killed_before_any_touch_of_the_disk(tmp_path, overwrite):
     name = f"{__name__.rpartition('.')[2]}"
-    code = f"from tests.data.{name} import *; kill_everywhere(Path({str(tmp_path)!r}), "
+    code = f"from tests.retrieval.{name} import *; kill_everywhere(Path({str(tmp_path)!r}), "
     done = subprocess.run(
         [sys.executable, "-c", f"{code}overwrite={overwrite})"],
         capture_output=True,

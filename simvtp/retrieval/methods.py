@@ -7,8 +7,8 @@ from rich.progress import Progress
 
 from simvtp.data import ClipRecord
 from simvtp.model import SimVTP
-from simvtp.pipelines.reranking import match_best
-from simvtp.pipelines.retrieval import (
+from simvtp.printing import Console
+from simvtp.retrieval.gallery import (
     Gallery,
     Ranks,
     Retrieval,
@@ -18,7 +18,7 @@ from simvtp.pipelines.retrieval import (
     rank_queries,
     summarize_ranks,
 )
-from simvtp.printing import Console
+from simvtp.retrieval.reranking import match_best
 
 COSINE = "cosine"
 DUAL_SOFTMAX = "dual softmax over all queries"

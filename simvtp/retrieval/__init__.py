@@ -1,0 +1,1 @@
+"""Video-text retrieval: features of clips and captions, ranks, their certainty, sheets."""
