@@ -22,8 +22,8 @@ from simvtp.layers import gather_tubelets
 from simvtp.losses import tubelet_targets
 from simvtp.masking import TubeMask, TubeMasker
 from simvtp.model import SimVTP
-from simvtp.pipelines.learned_figures import pixel_figures
-from simvtp.pipelines.pixel_errors import TubeletErrors, tubelet_errors
+from simvtp.pipelines.learned.figures import pixel_figures
+from simvtp.pipelines.learned.pixel_errors import TubeletErrors, tubelet_errors
 from simvtp.pipelines.pretrain import FROM_SCRATCH, LAPTOP_RECIPE
 from simvtp.printing import Console
 from simvtp.retrieval.gallery import clip_batches

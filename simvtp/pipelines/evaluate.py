@@ -29,7 +29,7 @@ from simvtp.pipelines.evaluation_report import (
     as_report,
 )
 from simvtp.pipelines.learned import measure_learned
-from simvtp.pipelines.learned_figures import Learned, learned_table
+from simvtp.pipelines.learned.figures import Learned, learned_table
 from simvtp.pipelines.unknown_words import tell_unknown_captions
 from simvtp.printing import Console, printable
 from simvtp.retrieval.comparison import (

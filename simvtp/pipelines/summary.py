@@ -15,7 +15,7 @@ from simvtp.data.quarantine import require_few_bad
 from simvtp.model import SimVTP
 from simvtp.model_card import Stage
 from simvtp.pipelines.learned import measure_learned
-from simvtp.pipelines.learned_figures import Learned, learned_table
+from simvtp.pipelines.learned.figures import Learned, learned_table
 from simvtp.pipelines.pictures import CONSIDERED_CLIPS, picture_of
 from simvtp.pipelines.setup import TrainingData
 from simvtp.pipelines.unknown_words import tell_unknown_captions

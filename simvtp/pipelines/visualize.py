@@ -6,8 +6,8 @@ from pathlib import Path
 
 from simvtp.data import ClipRecord, FetchError, load_clips
 from simvtp.model import SimVTP
+from simvtp.pipelines.learned.trained_masks import trained_ratio
 from simvtp.pipelines.pictures import CONSIDERED_CLIPS, picture_of
-from simvtp.pipelines.trained_masks import trained_ratio
 from simvtp.pipelines.unknown_words import tell_unknown_captions
 from simvtp.printing import Console
 

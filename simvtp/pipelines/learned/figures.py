@@ -7,7 +7,7 @@ from rich.table import Table
 from torch import Tensor
 
 from simvtp.metrics import area_under_curve, chance_metrics, retrieval_metrics
-from simvtp.pipelines.pixel_errors import TubeletErrors
+from simvtp.pipelines.learned.pixel_errors import TubeletErrors
 from simvtp.retrieval.reranking import Matched, first_of
 
 _MOST_CONTRAST = 0.25

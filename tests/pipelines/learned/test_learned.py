@@ -9,15 +9,14 @@ from simvtp import SimVTP
 from simvtp.data import ClipRecord, load_manifest, train_tokenizer
 from simvtp.masking import TubeMask
 from simvtp.metrics import area_under_curve
-from simvtp.pipelines import learned
-from simvtp.pipelines.learned import measure_learned
-from simvtp.pipelines.learned_figures import (
+from simvtp.pipelines.learned import measure_learned, measures
+from simvtp.pipelines.learned.figures import (
     MatchedPairs,
     learned_table,
     pair_figures,
     pixel_figures,
 )
-from simvtp.pipelines.pixel_errors import TubeletErrors, tubelet_errors
+from simvtp.pipelines.learned.pixel_errors import TubeletErrors, tubelet_errors
 from simvtp.printing import Console
 from simvtp.retrieval.gallery import clip_batches
 from tests.sample_batches import small_config
@@ -49,14 +48,14 @@ def model(corpus):
 def masks(model, records):
     """Clips, tubes, captions and partners as the measurement with seed 0 draws them."""
     kept = {}
-    original = learned._fill_in_all
+    original = measures._fill_in_all
 
     def keep(model, video, **settings):
         kept.update(settings, video=video)
         return original(model, video, **settings)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learned, "_fill_in_all", keep)
+        patch.setattr(measures, "_fill_in_all", keep)
         kept["measured"] = measure_learned(model, records, top=3, batch_size=4, **RATIOS)
     return kept
 

@@ -20,15 +20,15 @@ from simvtp.layers import PackedLayout, PackedTokens, to_device
 from simvtp.masking import TextMask, TextMasker, TubeMask, TubeMasker
 from simvtp.metrics import guess_words
 from simvtp.model import SimVTP
-from simvtp.pipelines.learned_figures import (
+from simvtp.pipelines.learned.figures import (
     Learned,
     MatchedPairs,
     pair_figures,
     pixel_figures,
     word_figures,
 )
-from simvtp.pipelines.pixel_errors import TubeletErrors, tubelet_errors
-from simvtp.pipelines.trained_masks import trained_ratio
+from simvtp.pipelines.learned.pixel_errors import TubeletErrors, tubelet_errors
+from simvtp.pipelines.learned.trained_masks import trained_ratio
 from simvtp.printing import Console
 from simvtp.reconstruction import fill_in
 from simvtp.retrieval.gallery import Gallery, clip_batches, embed_gallery
