@@ -17,7 +17,7 @@ from simvtp.losses import sample_negatives
 from simvtp.masking import RunningCellMasker, TextMasker, TubeMasker
 from simvtp.model import SimVTP
 from simvtp.objective import Objective
-from simvtp.pipelines.step import TrainStep
+from simvtp.pipelines.pretrain.step import TrainStep
 from simvtp.training import build_optimizer
 
 _SPECIAL = (0, 100, 101, 102, 103)

@@ -5,7 +5,7 @@ import torch
 
 from simvtp.layers import pack
 from simvtp.objective import Objective
-from simvtp.pipelines.step import TrainStep
+from simvtp.pipelines.pretrain.step import TrainStep
 from simvtp.training import build_optimizer
 from tests.sample_batches import samples_of, small_collator, small_model
 

@@ -39,7 +39,7 @@ from simvtp.pipelines.finetune_report import kept_state, results_table
 from simvtp.pipelines.finetune_settings import DEFAULTS, SECTIONS, FinetuneConfig
 from simvtp.pipelines.finetune_tasks import Task, build_task
 from simvtp.pipelines.frozen_features import fit_frozen
-from simvtp.pipelines.summary import recipe_of, save_model
+from simvtp.pipelines.saved_model import recipe_of, save_model
 from simvtp.pipelines.unknown_words import tell_unknown_captions, tell_unknown_texts
 from simvtp.printing import Console
 from simvtp.seeding import derive_seed

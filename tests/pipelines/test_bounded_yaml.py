@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonargparse import get_loader
 
-from simvtp.pipelines import pretrain
 from simvtp.pipelines.arguments import parse_settings
 from simvtp.pipelines.bounded_yaml import load_yaml
+from simvtp.pipelines.pretrain import command as pretrain
 
 LEVELS = "\n".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]"

@@ -8,8 +8,9 @@ from PIL import Image
 from simvtp import ModelConfig, SimVTP
 from simvtp.config import FrameSpacing
 from simvtp.data import load_manifest, train_tokenizer
-from simvtp.pipelines import pretrain, visualize
+from simvtp.pipelines import visualize
 from simvtp.pipelines.arguments import parse_settings
+from simvtp.pipelines.pretrain import command as pretrain
 from tests.sample_batches import small_config
 
 

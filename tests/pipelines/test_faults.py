@@ -21,11 +21,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from simvtp.pipelines import evaluate, pretrain
+from simvtp.pipelines import evaluate
+from simvtp.pipelines.pretrain import command as pretrain
 from simvtp.training import CheckpointStore, CheckpointWarning
 from tests.pipelines.conftest import SIZES, by_hand
-from tests.pipelines.test_kills import assert_same_run
-from tests.pipelines.test_pretrain import final_state
+from tests.pipelines.pretrain.test_kills import assert_same_run
+from tests.pipelines.pretrain.test_pretrain import final_state
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ import io
 import sys
 
 from simvtp.data import load_manifest
-from simvtp.pipelines import embed, evaluate, prepare, pretrain, visualize
+from simvtp.pipelines import embed, evaluate, prepare, visualize
+from simvtp.pipelines.pretrain import command as pretrain
 
 
 def test_emoji_in_names_and_captions_end_nothing(settings_for, corpus, tmp_path, monkeypatch):

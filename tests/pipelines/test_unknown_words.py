@@ -10,8 +10,8 @@ from simvtp import SimVTP
 from simvtp.config import PretrainConfig
 from simvtp.data import ClipRecord, load_clips, load_manifest, train_tokenizer
 from simvtp.pipelines import embed, evaluate, unknown_words, visualize
-from simvtp.pipelines.setup import TrainingData
-from simvtp.pipelines.summary import print_start
+from simvtp.pipelines.pretrain.setup import TrainingData
+from simvtp.pipelines.pretrain.summary import print_start
 from simvtp.pipelines.unknown_words import tell_unknown_captions
 from tests.sample_batches import small_config
 

@@ -24,8 +24,8 @@ from simvtp.data.view_reading import read_views
 from simvtp.model import SimVTP
 from simvtp.pipelines.embed import embed
 from tests.pipelines.embed.conftest import SIZE, files, run
+from tests.pipelines.pretrain.test_kills import KILLS
 from tests.pipelines.test_faults import Disk, when
-from tests.pipelines.test_kills import KILLS
 
 
 def test_a_video_that_hangs_costs_no_other(model, records, tmp_path):

@@ -15,8 +15,8 @@ from simvtp.pipelines import finetune
 from simvtp.pipelines.splits import keep_out
 from simvtp.tasks import VideoAnswerer, VideoClassifier, fit_head
 from simvtp.training import CheckpointStore
-from tests.pipelines.test_pretrain import StopAfter, assert_same, final_state, losses_of
-from tests.pipelines.test_ranks_run import finish, torchrun
+from tests.pipelines.pretrain.test_pretrain import StopAfter, assert_same, final_state, losses_of
+from tests.pipelines.pretrain.test_ranks_run import finish, torchrun
 
 TASKS = ("retrieval", "classification", "qa")
 

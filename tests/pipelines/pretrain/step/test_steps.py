@@ -9,8 +9,8 @@ import torch
 from simvtp.layers import Attention
 from simvtp.losses import CachedContrast
 from simvtp.objective import Objective
-from simvtp.pipelines.step import TrainStep
-from tests.pipelines.step.conftest import split, train_step, weights_of
+from simvtp.pipelines.pretrain.step import TrainStep
+from tests.pipelines.pretrain.step.conftest import split, train_step, weights_of
 from tests.sample_batches import samples_of, small_collator, small_model
 
 

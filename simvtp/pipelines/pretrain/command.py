@@ -4,20 +4,12 @@ Without arguments a tiny model is trained on an embedded corpus of captioned cli
 minutes on two cores. With `--data.train clips.csv --data.root DIR` it trains on your own clips.
 """
 
-import os
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-if __name__ == "__main__":
-    # The imports below take seconds. A run that is told to stop in them has nothing to save.
-    for stop_signal in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(stop_signal, lambda *_: os._exit(0))
-
 
 from simvtp.config import (
     PRESETS,
@@ -39,8 +31,8 @@ from simvtp.pipelines.arguments import (
     save_settings,
     settings_parser,
 )
-from simvtp.pipelines.initial_weights import load_initial_weights
-from simvtp.pipelines.setup import (
+from simvtp.pipelines.pretrain.initial_weights import load_initial_weights
+from simvtp.pipelines.pretrain.setup import (
     TrainingData,
     build_model,
     build_objective,
@@ -48,17 +40,16 @@ from simvtp.pipelines.setup import (
     build_training_loader,
     load_data,
 )
-from simvtp.pipelines.step import TrainStep
-from simvtp.pipelines.summary import (
+from simvtp.pipelines.pretrain.step import TrainStep
+from simvtp.pipelines.pretrain.summary import (
     evaluate_held_out,
     finish,
     log_held_out,
     print_start,
 )
-from simvtp.pipelines.whole_model import whole_model
+from simvtp.pipelines.pretrain.whole_model import whole_model
 from simvtp.printing import Console
 from simvtp.trainer.job import (
-    end_with,
     only_run,
     run_job,
     set_up_blocks,
@@ -288,7 +279,3 @@ def _evaluation(
         return sum(recall.values()) / len(recall)
 
     return evaluate
-
-
-if __name__ == "__main__":
-    end_with(main())

@@ -5,7 +5,7 @@ import pytest
 
 from simvtp.config import DataConfig
 from simvtp.data.synthetic import render_corpus
-from simvtp.pipelines import setup
+from simvtp.pipelines.pretrain import setup
 
 
 def test_the_embedded_corpus_has_as_many_clips_as_asked_for_and_draws_them_later(

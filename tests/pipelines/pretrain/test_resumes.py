@@ -10,12 +10,12 @@ import torch
 from filelock import FileLock
 
 from simvtp.data import durable
-from simvtp.pipelines import pretrain
 from simvtp.pipelines.arguments import parse_settings
+from simvtp.pipelines.pretrain import command as pretrain
 from simvtp.trainer.run_plan import RunPlan
 from simvtp.training import CheckpointStore, CheckpointWarning
 from tests.pipelines.conftest import SIZES
-from tests.pipelines.test_pretrain import StopAfter, final_state
+from tests.pipelines.pretrain.test_pretrain import StopAfter, final_state
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from simvtp.pipelines import pretrain
-from tests.pipelines.test_pretrain import final_state, losses_of
+from simvtp.pipelines.pretrain import command as pretrain
+from tests.pipelines.pretrain.test_pretrain import final_state, losses_of
 
 pytestmark = pytest.mark.slow
 

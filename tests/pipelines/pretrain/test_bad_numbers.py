@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from simvtp.data import EpochSampler, load_manifest
-from simvtp.pipelines import pretrain
+from simvtp.pipelines.pretrain import command as pretrain
 from tests.pipelines.conftest import by_hand
-from tests.pipelines.test_pretrain import final_state
+from tests.pipelines.pretrain.test_pretrain import final_state
 
 # In the steps of argv[1] a gradient of rank 1 is NaN; in those of argv[2] its loss is infinite,
 # but every gradient is finite. Each rank writes a digest of what it has learnt after each step.
@@ -18,7 +18,7 @@ POISONED = """
 import hashlib, json, math, os, sys
 from pathlib import Path
 from simvtp.objective import Objective
-from simvtp.pipelines import pretrain
+from simvtp.pipelines.pretrain import command as pretrain
 from simvtp.training import rank, whole
 
 nan_gradient, infinite_loss = json.loads(sys.argv[1]), json.loads(sys.argv[2])

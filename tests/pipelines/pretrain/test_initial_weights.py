@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from simvtp.config import PretrainConfig
 from simvtp.conversion import read_origins
 from simvtp.data import load_tokenizer
-from simvtp.pipelines import pretrain
 from simvtp.pipelines.arguments import parse_settings
-from simvtp.pipelines.initial_weights import load_initial_weights
-from simvtp.pipelines.setup import build_model
+from simvtp.pipelines.pretrain import command as pretrain
+from simvtp.pipelines.pretrain.initial_weights import load_initial_weights
+from simvtp.pipelines.pretrain.setup import build_model
 from tests.pipelines.test_convert import PIECES, printed
 
 

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 
 from simvtp.data import dataset
-from simvtp.pipelines import pretrain
+from simvtp.pipelines.pretrain import command as pretrain
 
 
 def test_a_clip_that_crashes_its_decoder_is_named_and_left_out(

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.kills import Killed, kill, output_of
 from benchmarks.small_runs import differences, start, write_shards
-from simvtp.pipelines import pretrain
+from simvtp.pipelines.pretrain import command as pretrain
 from simvtp.training import CheckpointStore
 
 pytestmark = pytest.mark.slow

@@ -1,15 +1,11 @@
 """What a pre-training run says at its start and leaves at its end."""
 
 import shlex
-import shutil
 import time
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from simvtp.config import PretrainConfig
-from simvtp.config.flat import flat_settings
-from simvtp.conversion import read_origins
 from simvtp.data import TooManyBadClips
 from simvtp.data.quarantine import require_few_bad
 from simvtp.model import SimVTP
@@ -17,7 +13,8 @@ from simvtp.model_card import Stage
 from simvtp.pipelines.learned import measure_learned
 from simvtp.pipelines.learned.figures import Learned, learned_table
 from simvtp.pipelines.pictures import CONSIDERED_CLIPS, picture_of
-from simvtp.pipelines.setup import TrainingData
+from simvtp.pipelines.pretrain.setup import TrainingData
+from simvtp.pipelines.saved_model import recipe_of, save_model
 from simvtp.pipelines.unknown_words import tell_unknown_captions
 from simvtp.printing import Console
 from simvtp.retrieval.gallery import Retrieval, embed_gallery, score
@@ -174,30 +171,6 @@ def _card_metrics(held_out: HeldOut) -> dict[str, float]:
     """Figures for the model card: of what was learned the model's own."""
     learned = () if held_out.learned is None else held_out.learned.figures
     return {**figures(held_out.retrieval), **{figure.name: figure.value for figure in learned}}
-
-
-def recipe_of(config: Any) -> dict[str, Any]:
-    """Settings for a model card, without paths of this machine."""
-    flat = flat_settings(asdict(config))
-    hidden = ("data.train", "data.validation", "data.test", "data.root", "data.tokenizer")
-    paths = (*hidden, "run.out", "run.device", "init_video", "init_text")
-    kept = {name: value for name, value in flat.items() if name not in paths}
-    if "model" in kept:
-        kept["model"] = Path(kept["model"]).name
-    return kept
-
-
-def save_model(model: Any, folder: Path) -> None:
-    """Put the model folder in place once it is whole, with the origins that its run noted."""
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    origins = read_origins(folder.parent)
-    if origins:
-        model.facts = replace(model.facts, origins=origins)
-    model.save_pretrained(partial)
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
 
 
 def _print_next_steps(console: Console, config: PretrainConfig, *, data: TrainingData) -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from simvtp.pipelines.step import TrainStep
+from simvtp.pipelines.pretrain.step import TrainStep
 from tests.sample_batches import small_collator
 
 # AdamW's first update is almost the sign of the gradient; a large epsilon keeps it smooth.

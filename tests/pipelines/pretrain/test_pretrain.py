@@ -12,7 +12,7 @@ from PIL import Image
 
 from simvtp import SimVTP
 from simvtp.config import DataConfig
-from simvtp.pipelines import pretrain
+from simvtp.pipelines.pretrain import command as pretrain
 from simvtp.training import CheckpointStore
 from tests.pipelines.conftest import by_hand
 

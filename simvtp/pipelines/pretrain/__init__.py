@@ -1,0 +1,17 @@
+"""The pre-training job: its command, the parts it is made of, what it says and leaves."""
+
+from simvtp.pipelines.early_stops import stop_at_once
+
+# The imports below take seconds.
+stop_at_once()
+
+from simvtp.pipelines.pretrain.command import (  # noqa: E402
+    FROM_SCRATCH,
+    LAPTOP_RECIPE,
+    SECTIONS,
+    build_parser,
+    main,
+)
+from simvtp.pipelines.pretrain.step import TrainStep  # noqa: E402
+
+__all__ = ["FROM_SCRATCH", "LAPTOP_RECIPE", "SECTIONS", "TrainStep", "build_parser", "main"]
