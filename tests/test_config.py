@@ -14,7 +14,7 @@ from simvtp.config import (
     PretrainConfig,
     RunConfig,
 )
-from simvtp.pipelines.finetune_settings import AugmentConfig, TaskDataConfig, TuneConfig
+from simvtp.pipelines.finetune.settings import AugmentConfig, TaskDataConfig, TuneConfig
 from simvtp.seeding import derive_generator, derive_seed
 
 

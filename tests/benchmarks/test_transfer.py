@@ -10,7 +10,7 @@ from benchmarks import transfer
 from benchmarks.transfer_data import Annotations, render_tasks
 from simvtp import SimVTP
 from simvtp.data import train_tokenizer
-from simvtp.pipelines import finetune
+from simvtp.pipelines.finetune import command as finetune
 from tests.sample_batches import small_config
 
 NAMES = {"classification": "top-1", "qa": "accuracy", "retrieval": "t2v recall@10"}

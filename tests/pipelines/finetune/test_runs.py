@@ -11,8 +11,8 @@ from simvtp import SimVTP
 from simvtp.data.annotations import load_labelled
 from simvtp.data.clips import read_clip
 from simvtp.data.transforms import CentreCrop
-from simvtp.pipelines import finetune
-from simvtp.pipelines.splits import keep_out
+from simvtp.pipelines.finetune import command as finetune
+from simvtp.pipelines.finetune.splits import keep_out
 from simvtp.tasks import VideoAnswerer, VideoClassifier, fit_head
 from simvtp.training import CheckpointStore
 from tests.pipelines.pretrain.test_pretrain import StopAfter, assert_same, final_state, losses_of

@@ -8,8 +8,8 @@ import yaml
 from simvtp import SimVTP
 from simvtp.data import load_manifest
 from simvtp.data.annotations import MissingVideosWarning, load_labelled
-from simvtp.pipelines import finetune
-from simvtp.pipelines.splits import SharedVideosWarning, keep_out, share_of
+from simvtp.pipelines.finetune import command as finetune
+from simvtp.pipelines.finetune.splits import SharedVideosWarning, keep_out, share_of
 from simvtp.tasks import VideoClassifier
 
 

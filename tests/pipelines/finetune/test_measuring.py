@@ -13,14 +13,14 @@ from simvtp.data import ClipRecord, load_manifest, load_tokenizer
 from simvtp.data.task_datasets import LabelledClips, Question, QuestionSet
 from simvtp.data.views import ViewDataset
 from simvtp.metrics import bootstrap_intervals, mean_interval, query_ranks
-from simvtp.pipelines.finetune_report import results_table
-from simvtp.pipelines.measuring import (
+from simvtp.pipelines.finetune.measuring import (
     HIGH,
     LOW,
     measure_answers,
     measure_classes,
     measure_retrieval,
 )
+from simvtp.pipelines.finetune.report import results_table
 from simvtp.tasks import VideoAnswerer, VideoClassifier
 
 VIEWS = (2, 3)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-from simvtp.pipelines.finetune_settings import FinetuneConfig
-from simvtp.pipelines.measuring import HIGH, LOW
+from simvtp.pipelines.finetune.measuring import HIGH, LOW
+from simvtp.pipelines.finetune.settings import FinetuneConfig
 from simvtp.retrieval.comparison import PERCENT
 
 

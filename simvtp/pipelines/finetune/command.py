@@ -5,19 +5,12 @@ validation split is kept, and measured once on the test split.
 """
 
 import json
-import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-if __name__ == "__main__":
-    # The imports below take seconds. A run that is told to stop in them has nothing to save.
-    for stop_signal in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(stop_signal, lambda *_: os._exit(0))
 
 import torch
 from torch import nn
@@ -35,16 +28,15 @@ from simvtp.pipelines.arguments import (
     save_settings,
     settings_parser,
 )
-from simvtp.pipelines.finetune_report import kept_state, results_table
-from simvtp.pipelines.finetune_settings import DEFAULTS, SECTIONS, FinetuneConfig
-from simvtp.pipelines.finetune_tasks import Task, build_task
-from simvtp.pipelines.frozen_features import fit_frozen
+from simvtp.pipelines.finetune.frozen_features import fit_frozen
+from simvtp.pipelines.finetune.report import kept_state, results_table
+from simvtp.pipelines.finetune.settings import DEFAULTS, SECTIONS, FinetuneConfig
+from simvtp.pipelines.finetune.tasks import Task, build_task
 from simvtp.pipelines.saved_model import recipe_of, save_model
 from simvtp.pipelines.unknown_words import tell_unknown_captions, tell_unknown_texts
 from simvtp.printing import Console
 from simvtp.seeding import derive_seed
 from simvtp.trainer.job import (
-    end_with,
     only_run,
     run_job,
     set_up_blocks,
@@ -307,7 +299,3 @@ def _finish(config: FinetuneConfig, *, task: Task, model: Any, console: Console)
             what=f"(see {out}/quarantine.jsonl) the {split} figures are",
             option="--data.max_bad_share",
         )
-
-
-if __name__ == "__main__":
-    end_with(main())

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from simvtp.data.quarantine import require_few_bad
 from simvtp.data.task_datasets import LabelledClips
-from simvtp.pipelines.measuring import view_batches
+from simvtp.pipelines.finetune.measuring import view_batches
 from simvtp.tasks import VideoClassifier, fit_head
 
 

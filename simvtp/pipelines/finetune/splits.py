@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from simvtp.data import ClipRecord
-from simvtp.pipelines.finetune_settings import FinetuneConfig
+from simvtp.pipelines.finetune.settings import FinetuneConfig
 from simvtp.printing import printable
 
 _SPLIT_STREAM, _SHARE_STREAM = 11, 12

@@ -28,9 +28,9 @@ from simvtp.losses import FeatureMemory
 from simvtp.masking import TextMasker, TubeMasker
 from simvtp.model import SimVTP
 from simvtp.objective import Objective
-from simvtp.pipelines.finetune_settings import FinetuneConfig
-from simvtp.pipelines.measuring import measure_answers, measure_classes, measure_retrieval
-from simvtp.pipelines.splits import read_splits
+from simvtp.pipelines.finetune.measuring import measure_answers, measure_classes, measure_retrieval
+from simvtp.pipelines.finetune.settings import FinetuneConfig
+from simvtp.pipelines.finetune.splits import read_splits
 from simvtp.tasks import (
     AnsweringObjective,
     ClassificationObjective,
