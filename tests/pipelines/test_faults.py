@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from simvtp.pipelines import evaluate
+from simvtp.pipelines.evaluate import command as evaluate
 from simvtp.pipelines.pretrain import command as pretrain
 from simvtp.training import CheckpointStore, CheckpointWarning
 from tests.pipelines.conftest import SIZES, by_hand

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simvtp.pipelines import evaluate, prepare, visualize
+from simvtp.pipelines import prepare, visualize
+from simvtp.pipelines.evaluate import command as evaluate
 from simvtp.pipelines.pretrain import command as pretrain
 
 COMMANDS = {"evaluate": evaluate.main, "visualize": visualize.main}

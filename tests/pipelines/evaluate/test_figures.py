@@ -9,7 +9,7 @@ import torch
 from simvtp import SimVTP
 from simvtp.data import CentreCrop, MissingVideosWarning, load_manifest, read_clip
 from simvtp.metrics import retrieval_metrics
-from simvtp.pipelines import evaluate
+from simvtp.pipelines.evaluate import command as evaluate
 from simvtp.retrieval.gallery import embed_gallery
 from simvtp.retrieval.methods import DUAL_SOFTMAX
 

@@ -22,7 +22,7 @@ from simvtp.data.annotations import Missing, load_retrieval
 from simvtp.data.quarantine import require_few_bad
 from simvtp.model import SimVTP
 from simvtp.pipelines.arguments import at_least
-from simvtp.pipelines.evaluation_report import (
+from simvtp.pipelines.evaluate.report import (
     COMPARISON_NOTE,
     DUAL_SOFTMAX_NOTE,
     Findings,
@@ -300,7 +300,3 @@ def _draw(
             progress=progress,
         )
     draw_sheet(sheet, out=options.sheet)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
