@@ -7,7 +7,7 @@ import pytest
 
 from simvtp.data import TooManyBadClips, load_manifest
 from simvtp.data.quarantine import require_few_bad
-from simvtp.pipelines import embed
+from simvtp.pipelines.embed import command as embed
 from simvtp.pipelines.evaluate import command as evaluate
 from simvtp.pipelines.finetune import command as finetune
 from simvtp.pipelines.pretrain import command as pretrain

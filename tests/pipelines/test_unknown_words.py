@@ -9,7 +9,8 @@ from rich.console import Console
 from simvtp import SimVTP
 from simvtp.config import PretrainConfig
 from simvtp.data import ClipRecord, load_clips, load_manifest, train_tokenizer
-from simvtp.pipelines import embed, unknown_words, visualize
+from simvtp.pipelines import unknown_words, visualize
+from simvtp.pipelines.embed import command as embed
 from simvtp.pipelines.evaluate import command as evaluate
 from simvtp.pipelines.pretrain.setup import TrainingData
 from simvtp.pipelines.pretrain.summary import print_start

@@ -9,7 +9,7 @@ import torch
 from simvtp.config import FrameSpacing, ModelConfig
 from simvtp.data import load_manifest, load_tokenizer
 from simvtp.model import SimVTP
-from simvtp.pipelines import embed as command
+from simvtp.pipelines.embed import command
 from tests.data.conftest import write_video_file
 
 CLIPS = {"a": 31, "b": 3, "c": 24, "bad": 0, "d": 12, "e": 40, "f": 26}

@@ -47,8 +47,6 @@ from simvtp.trainer.faults import is_expected, reason_of
 from simvtp.trainer.stopping import StopNow, StopRequest
 from simvtp.training import choose_device
 
-__all__ = ["EmbeddedBatch", "EmbeddedCaptions", "embed", "embed_captions", "main"]
-
 VIDEO, TEXT = ".parquet", ".text.parquet"
 
 
@@ -315,7 +313,3 @@ def _report(file: FeatureFile, num_videos: int, console: Console) -> None:
     if bad:
         said = f"videos that cannot be read: {bad}, see {file.outputs[QUARANTINE]}"
         console.print(said)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
