@@ -14,7 +14,7 @@ from simvtp.data import ClipRecord, probe, read_clip
 from simvtp.data.clip_checks import CheckedClip
 from simvtp.data.inspection import inspect_video
 from simvtp.data.transcode import Encoding, transcode
-from simvtp.pipelines.clip_report import ClipReport, check_table
+from simvtp.pipelines.prepare.report import ClipReport, check_table
 from tests.data.conftest import write_video_file
 from tests.data.test_clips import set_matrix
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simvtp.pipelines import prepare, visualize
+from simvtp.pipelines import visualize
 from simvtp.pipelines.evaluate import command as evaluate
+from simvtp.pipelines.prepare import command as prepare
 from simvtp.pipelines.pretrain import command as pretrain
 
 COMMANDS = {"evaluate": evaluate.main, "visualize": visualize.main}

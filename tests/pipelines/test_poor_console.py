@@ -4,9 +4,10 @@ import io
 import sys
 
 from simvtp.data import load_manifest
-from simvtp.pipelines import prepare, visualize
+from simvtp.pipelines import visualize
 from simvtp.pipelines.embed import command as embed
 from simvtp.pipelines.evaluate import command as evaluate
+from simvtp.pipelines.prepare import command as prepare
 from simvtp.pipelines.pretrain import command as pretrain
 
 

@@ -70,7 +70,7 @@ def test_workers_and_parts_change_no_byte(
 
 
 def test_shards_are_embedded_like_files(model_folder, manifest, undisturbed, tmp_path):
-    from simvtp.pipelines import prepare
+    from simvtp.pipelines.prepare import command as prepare
 
     shards = tmp_path / "shards"
     settings = ["--num-processes=1", "--max-bad-share=1"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from simvtp.data import ClipRecord, read_clip
-from simvtp.pipelines import prepare
+from simvtp.pipelines.prepare import command as prepare
 from tests.data.conftest import write_video_file
 
 NUM_CLIPS = 7

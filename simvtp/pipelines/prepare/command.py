@@ -30,7 +30,7 @@ from simvtp.data.shard_index import INDEX_NAME
 from simvtp.data.shard_writer import REPORT_NAME, DroppedClip, ShardFolder, damaged_shards
 from simvtp.data.transcode import Encoding
 from simvtp.pipelines.arguments import at_least
-from simvtp.pipelines.clip_report import (
+from simvtp.pipelines.prepare.report import (
     ClipReport,
     bad_clip_lines,
     check_table,
@@ -249,7 +249,3 @@ def _followed(
                 yield clip
 
         yield counted()
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
