@@ -12,7 +12,6 @@ if TYPE_CHECKING:
         with_known_answers,
     )
     from simvtp.data.clip_table import ByteSpan, ClipRecord, ClipTable, write_clip_table
-    from simvtp.data.clips import ClipError, ClipInfo, frame_indices, probe, read_clip, read_clips
     from simvtp.data.dataset import (
         ClipDataset,
         ClipTransform,
@@ -48,7 +47,15 @@ if TYPE_CHECKING:
         train_tokenizer,
         vocabulary_size,
     )
-    from simvtp.data.transforms import CentreCrop, CropBox, MultiScaleCrop
+    from simvtp.data.video.clips import (
+        ClipError,
+        ClipInfo,
+        frame_indices,
+        probe,
+        read_clip,
+        read_clips,
+    )
+    from simvtp.data.video.transforms import CentreCrop, CropBox, MultiScaleCrop
     from simvtp.data.views import ViewDataset, ViewedClip
 
 __all__ = [
@@ -117,7 +124,7 @@ _NAMES = {
     ),
     "clip_table": ("ByteSpan", "ClipRecord", "ClipTable", "write_clip_table"),
     "fetch": ("FetchError", "ShardCache"),
-    "clips": ("ClipError", "ClipInfo", "frame_indices", "probe", "read_clip", "read_clips"),
+    "video.clips": ("ClipError", "ClipInfo", "frame_indices", "probe", "read_clip", "read_clips"),
     "dataset": (
         *("ClipDataset", "ClipTransform", "EvaluationClip", "EvaluationDataset", "Sample"),
     ),
@@ -137,7 +144,7 @@ _NAMES = {
         *("EncodedCaption", "SpecialTokens", "encode_caption", "load_tokenizer"),
         *("special_token_ids", "train_tokenizer", "vocabulary_size"),
     ),
-    "transforms": ("CentreCrop", "CropBox", "MultiScaleCrop"),
+    "video.transforms": ("CentreCrop", "CropBox", "MultiScaleCrop"),
     "views": ("ViewDataset", "ViewedClip"),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}

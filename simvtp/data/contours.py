@@ -12,7 +12,7 @@ from simvtp.data.clip_table import ClipRecord
 from simvtp.data.drawing import cover_scene
 from simvtp.data.scenes import Scene, Split, sample_scenes
 from simvtp.data.synthetic import FRAMES_PER_SECOND, read_description
-from simvtp.data.transforms import CentreCrop
+from simvtp.data.video.transforms import CentreCrop
 from simvtp.decoding.clips import frame_indices, frame_places
 
 _INSIDE, _OUTSIDE = 0.7, 0.3

@@ -6,8 +6,8 @@ import torch
 
 from benchmarks import loader
 from simvtp.data import ClipRecord
-from simvtp.data.clips import read_clip
 from simvtp.data.synthetic import render_corpus
+from simvtp.data.video.clips import read_clip
 from simvtp.seeding import derive_generator
 
 

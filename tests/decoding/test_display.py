@@ -16,7 +16,7 @@ from simvtp.data.inspection import inspect_video
 from simvtp.data.transcode import Encoding, transcode
 from simvtp.pipelines.prepare.report import ClipReport, check_table
 from tests.data.conftest import write_video_file
-from tests.data.test_clips import set_matrix
+from tests.data.video.test_clips import set_matrix
 
 RED, GREEN, BLUE, WHITE = (230, 30, 30), (30, 230, 30), (30, 30, 230), (230, 230, 230)
 MATRICES = [(a, 0, 0, d) for a, d in product((1, -1), repeat=2)] + [

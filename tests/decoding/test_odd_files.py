@@ -9,7 +9,7 @@ from simvtp.data.clip_table import ClipRecord
 from simvtp.data.inspection import inspect_video
 from simvtp.data.transcode import Encoding, transcode
 from tests.data.conftest import read_numbers
-from tests.data.test_clips import position_of
+from tests.data.video.test_clips import position_of
 from tests.decoding.odd_files import ODD_FILES
 
 # The first 25 of 90 frames are hidden in the file that was cut.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from export.clips import decode_clip, read_clips
 from simvtp.config import FrameSpacing
 from simvtp.data import CentreCrop, ClipError, ClipRecord, EvaluationDataset, read_clip
-from simvtp.data import clips as training
+from simvtp.data.video import clips as training
 from simvtp.decoding import clips as decoding
 from simvtp.decoding.limits import Limits
 from tests.decoding.odd_files import ODD_FILES

@@ -16,14 +16,14 @@ from simvtp.data.annotations import (
     load_retrieval,
     with_known_answers,
 )
-from simvtp.data.augment import ClipAugment
-from simvtp.data.mix import MixAugment
 from simvtp.data.task_datasets import (
     LabelledClips,
     LabelledDataset,
     QuestionDataset,
     QuestionSet,
 )
+from simvtp.data.video.augment import ClipAugment
+from simvtp.data.video.mix import MixAugment
 from simvtp.losses import FeatureMemory
 from simvtp.masking import TextMasker, TubeMasker
 from simvtp.model import SimVTP

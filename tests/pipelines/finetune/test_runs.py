@@ -9,8 +9,8 @@ import yaml
 
 from simvtp import SimVTP
 from simvtp.data.annotations import load_labelled
-from simvtp.data.clips import read_clip
-from simvtp.data.transforms import CentreCrop
+from simvtp.data.video.clips import read_clip
+from simvtp.data.video.transforms import CentreCrop
 from simvtp.pipelines.finetune import command as finetune
 from simvtp.pipelines.finetune.splits import keep_out
 from simvtp.tasks import VideoAnswerer, VideoClassifier, fit_head

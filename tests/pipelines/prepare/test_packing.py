@@ -14,7 +14,7 @@ from simvtp.data import load_manifest, load_shards, probe, read_clip
 from simvtp.data.shard_index import read_index
 from simvtp.decoding.video_file import open_video
 from tests.data.conftest import read_numbers, write_video_file
-from tests.data.test_clips import set_rotation
+from tests.data.video.test_clips import set_rotation
 from tests.pipelines.prepare.conftest import CAPTIONS, NUM_CLIPS, drawn, run, tree, write_manifest
 
 

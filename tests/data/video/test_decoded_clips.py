@@ -12,7 +12,7 @@ import torch
 from simvtp.config import DataConfig
 from simvtp.data import ClipDataset, ClipRecord, EpochSampler, Sample, build_loader
 from simvtp.data import dataset as dataset_module
-from simvtp.data.decoded_clips import DecodedClips
+from simvtp.data.video.decoded_clips import DecodedClips
 
 AssertSame = Callable[[Sequence[Sample], Sequence[Sample]], None]
 NUM_STARTS = 2

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simvtp.data.augment import ClipAugment
-from simvtp.data.mix import MixAugment
+from simvtp.data.video.augment import ClipAugment
+from simvtp.data.video.mix import MixAugment
 
 
 def generator(seed):

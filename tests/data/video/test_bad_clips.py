@@ -12,7 +12,7 @@ import torch
 
 from simvtp.data import ClipError, frame_indices, probe, read_clip
 from simvtp.decoding.limits import Limits
-from tests.data.test_clips import position_of
+from tests.data.video.test_clips import position_of
 
 WriteVideo = Callable[..., Path]
 

@@ -1,0 +1,1 @@
+"""Clips of one video: read, cropped, changed at random, kept decoded."""
