@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     )
     from simvtp.data.fetch import FetchError, ShardCache
     from simvtp.data.loader import EpochSampler, build_loader
-    from simvtp.data.manifest import ManifestError, load_manifest
+    from simvtp.data.manifests.loading import ManifestError, load_manifest
     from simvtp.data.places import Command, Url, named_place
     from simvtp.data.quarantine import Quarantine, TooManyBadClips
     from simvtp.data.shard_index import ShardError
@@ -129,7 +129,7 @@ _NAMES = {
         *("ClipDataset", "ClipTransform", "EvaluationClip", "EvaluationDataset", "Sample"),
     ),
     "loader": ("EpochSampler", "build_loader"),
-    "manifest": ("ManifestError", "load_manifest"),
+    "manifests.loading": ("ManifestError", "load_manifest"),
     "places": ("Command", "Url", "named_place"),
     "quarantine": ("Quarantine", "TooManyBadClips"),
     "shard_order": ("ShardOrder",),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from simvtp.data.manifest_checks import MAX_CAPTION_CHARACTERS
+from simvtp.data.manifests.checks import MAX_CAPTION_CHARACTERS
 from simvtp.layers import describe, require_tensor
 
 _FIX = "give a caption, a list of them, or a tensor (batch, tokens) of token ids"

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from simvtp.data.manifest_checks import MAX_CAPTION_CHARACTERS
-from simvtp.data.manifest_rows import shown
+from simvtp.data.manifests.checks import MAX_CAPTION_CHARACTERS
+from simvtp.data.manifests.rows import shown
 from simvtp.data.places import Command, Place, Url
 
 _ROWS_PER_BATCH = 16_384

@@ -10,7 +10,7 @@ import fsspec
 
 from simvtp.data.clip_table import ClipTable
 from simvtp.data.fetch import FetchError, ShardCache
-from simvtp.data.manifest_rows import shown
+from simvtp.data.manifests.rows import shown
 from simvtp.data.places import Url
 from simvtp.named_files import file_beside, require_plain_name
 from simvtp.printing import printable

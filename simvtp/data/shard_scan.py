@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, Self
 
 from simvtp.data.clip_table import ByteSpan, ClipRecord
-from simvtp.data.manifest_checks import checked_captions
-from simvtp.data.manifest_rows import ProblemError, Row
+from simvtp.data.manifests.checks import checked_captions
+from simvtp.data.manifests.rows import ProblemError, Row
 from simvtp.data.shard_index import ShardError
 
 VIDEO_SUFFIXES = ("mp4", "m4v", "mov", "webm", "mkv", "avi", "gif")

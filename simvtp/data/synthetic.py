@@ -29,7 +29,7 @@ from simvtp.data import drawing, scenes
 from simvtp.data.cache import cache_folder
 from simvtp.data.clip_table import ClipTable
 from simvtp.data.drawing import draw_scene
-from simvtp.data.manifest import load_manifest
+from simvtp.data.manifests.loading import load_manifest
 from simvtp.data.places import Place
 from simvtp.data.processes import end_with_parent, num_usable_cores
 from simvtp.data.scenes import Scene, Split, sample_scenes

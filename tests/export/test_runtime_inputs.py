@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from export.captions import MAX_CHARACTERS, encode_captions, load_tokenizer
 from export.runtime import Runtime
-from simvtp.data.manifest_checks import MAX_CAPTION_CHARACTERS
+from simvtp.data.manifests.checks import MAX_CAPTION_CHARACTERS
 from simvtp.data.tokenizer import encode_caption
 from tests.export.conftest import CAPTIONS, clips
 

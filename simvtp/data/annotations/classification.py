@@ -28,8 +28,8 @@ from simvtp.data.annotations.class_formats import (
 from simvtp.data.annotations.document import Document, listed_rows
 from simvtp.data.annotations.video_files import Missing, Video, locate, require_missing
 from simvtp.data.clip_table import ClipRecord
-from simvtp.data.manifest import Problems
-from simvtp.data.manifest_rows import shown
+from simvtp.data.manifests.loading import Problems
+from simvtp.data.manifests.rows import shown
 from simvtp.data.task_datasets import LabelledClips
 
 _KNOWN = (

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from simvtp.data.annotations.plain_pickle import read_plain_pickle
-from simvtp.data.manifest import ManifestError, Problems, require_plain_text
-from simvtp.data.manifest_checks import text_fault
-from simvtp.data.manifest_rows import delimiter_of, shown
+from simvtp.data.manifests.checks import text_fault
+from simvtp.data.manifests.loading import ManifestError, Problems, require_plain_text
+from simvtp.data.manifests.rows import delimiter_of, shown
 
 _PICKLES = (".pkl", ".pickle")
 _MAX_HEADER = 10_000

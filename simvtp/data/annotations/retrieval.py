@@ -28,7 +28,7 @@ from simvtp.data.annotations.video_files import (
     require_missing,
 )
 from simvtp.data.clip_table import ClipRecord
-from simvtp.data.manifest_rows import delimiter_of, shown
+from simvtp.data.manifests.rows import delimiter_of, shown
 from simvtp.data.places import Place, named_place
 from simvtp.data.sources import load_clips
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from simvtp.data.annotations.document import Document
-from simvtp.data.manifest import Problems
-from simvtp.data.manifest_checks import MissingFileError, checked_path
-from simvtp.data.manifest_rows import ProblemError, Row, shown
+from simvtp.data.manifests.checks import MissingFileError, checked_path
+from simvtp.data.manifests.loading import Problems
+from simvtp.data.manifests.rows import ProblemError, Row, shown
 from simvtp.printing import Console
 
 # Flickr's videos in DiDeMo, which most keep as .mp4, have many others.

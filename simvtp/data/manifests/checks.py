@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from simvtp.data.manifest_rows import ProblemError, Row, shown
+from simvtp.data.manifests.rows import ProblemError, Row, shown
 
 MAX_CAPTION_CHARACTERS = 10_000
 _BROKEN_CHARACTERS = re.compile("[\0\ud800-\udfff]")

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simvtp.data import ClipRecord, ManifestError, load_manifest, manifest
+from simvtp.data import ClipRecord, ManifestError, load_manifest
+from simvtp.data.manifests import loading as manifest
 
 Write = Callable[..., Path]
 
