@@ -19,14 +19,14 @@ if TYPE_CHECKING:
         EvaluationDataset,
         Sample,
     )
-    from simvtp.data.fetch import FetchError, ShardCache
     from simvtp.data.loader import EpochSampler, build_loader
     from simvtp.data.manifests.loading import ManifestError, load_manifest
     from simvtp.data.places import Command, Url, named_place
     from simvtp.data.quarantine import Quarantine, TooManyBadClips
-    from simvtp.data.shard_index import ShardError
-    from simvtp.data.shard_order import ShardOrder
-    from simvtp.data.shards import ShardWarning, load_shards
+    from simvtp.data.shards.fetch import FetchError, ShardCache
+    from simvtp.data.shards.index import ShardError
+    from simvtp.data.shards.listing import ShardWarning, load_shards
+    from simvtp.data.shards.order import ShardOrder
     from simvtp.data.sources import load_clips
     from simvtp.data.task_datasets import (
         LabelledClips,
@@ -123,7 +123,7 @@ _NAMES = {
         *("with_known_answers",),
     ),
     "clip_table": ("ByteSpan", "ClipRecord", "ClipTable", "write_clip_table"),
-    "fetch": ("FetchError", "ShardCache"),
+    "shards.fetch": ("FetchError", "ShardCache"),
     "video.clips": ("ClipError", "ClipInfo", "frame_indices", "probe", "read_clip", "read_clips"),
     "dataset": (
         *("ClipDataset", "ClipTransform", "EvaluationClip", "EvaluationDataset", "Sample"),
@@ -132,9 +132,9 @@ _NAMES = {
     "manifests.loading": ("ManifestError", "load_manifest"),
     "places": ("Command", "Url", "named_place"),
     "quarantine": ("Quarantine", "TooManyBadClips"),
-    "shard_order": ("ShardOrder",),
-    "shard_index": ("ShardError",),
-    "shards": ("ShardWarning", "load_shards"),
+    "shards.order": ("ShardOrder",),
+    "shards.index": ("ShardError",),
+    "shards.listing": ("ShardWarning", "load_shards"),
     "sources": ("load_clips",),
     "task_datasets": (
         *("LabelledClips", "LabelledDataset", "LabelledSample", "encode_question"),

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from simvtp.data.clip_table import ByteSpan, ClipRecord
-from simvtp.data.fetch import ShardCache
 from simvtp.data.inspection import Inspection, inspect_video
 from simvtp.data.processes import Lost, isolated
+from simvtp.data.shards.fetch import ShardCache
 from simvtp.data.transcode import Encoding, transcode
 from simvtp.decoding.limits import ClipError
 

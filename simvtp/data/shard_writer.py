@@ -19,7 +19,7 @@ from simvtp.config.json_file import read_json
 from simvtp.data.clip_checks import CheckedClip
 from simvtp.data.clip_table import ClipRecord, write_clip_table
 from simvtp.data.durable import changed_settings, locked, publish
-from simvtp.data.shard_index import (
+from simvtp.data.shards.index import (
     INDEX_NAME,
     TABLE_NAME,
     IndexedShard,
@@ -28,7 +28,7 @@ from simvtp.data.shard_index import (
     shard_entry,
     write_index,
 )
-from simvtp.data.shard_scan import VIDEO_SUFFIXES, scan_shard
+from simvtp.data.shards.scan import VIDEO_SUFFIXES, scan_shard
 from simvtp.named_files import file_beside
 
 REPORT_NAME = "report.json"

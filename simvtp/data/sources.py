@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from simvtp.data.clip_table import ClipTable
-from simvtp.data.fetch import ShardCache
 from simvtp.data.manifests.loading import load_manifest
 from simvtp.data.manifests.rows import READERS
 from simvtp.data.places import Place, named_place
-from simvtp.data.shard_index import ShardError
-from simvtp.data.shards import load_shards
+from simvtp.data.shards.fetch import ShardCache
+from simvtp.data.shards.index import ShardError
+from simvtp.data.shards.listing import load_shards
 
 
 def load_clips(

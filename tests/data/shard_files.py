@@ -9,7 +9,7 @@ from simvtp.data import (
     ClipTable,
     write_clip_table,
 )
-from simvtp.data.shard_index import IndexedShard, write_index
+from simvtp.data.shards.index import IndexedShard, write_index
 
 Members = list[tuple[str, bytes]]
 

@@ -19,8 +19,8 @@ from simvtp.data import (
     load_retrieval,
 )
 from simvtp.data.durable import changed_settings
-from simvtp.data.shard_index import read_index
 from simvtp.data.shard_writer import ShardFolder
+from simvtp.data.shards.index import read_index
 from simvtp.model_card import Stage, read_facts
 from simvtp.training import RunLog
 from simvtp.training.curves import _collect, _records

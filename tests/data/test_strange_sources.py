@@ -20,11 +20,11 @@ from simvtp.data import (
     load_retrieval,
     load_shards,
     named_place,
-    shard_index,
     write_clip_table,
 )
-from simvtp.data.shard_index import IndexedShard, write_index
-from simvtp.data.shards import expand_shards
+from simvtp.data.shards import index as shard_index
+from simvtp.data.shards.index import IndexedShard, write_index
+from simvtp.data.shards.listing import expand_shards
 from simvtp.pipelines.prepare import main
 from tests.data.shard_files import index_of
 

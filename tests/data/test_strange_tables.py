@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from simvtp.data import ByteSpan, ClipError, ClipRecord, ClipTable, load_shards, read_clip
 from simvtp.data.clip_table import write_clip_table
-from simvtp.data.shard_index import IndexedShard, write_index
+from simvtp.data.shards.index import IndexedShard, write_index
 from simvtp.retrieval.feature_file import FeatureFile
 from tests.strange_json import VALUES
 

@@ -26,8 +26,8 @@ from simvtp.data.clip_table import portable_place
 from simvtp.data.places import named_place
 from simvtp.data.processes import num_usable_cores
 from simvtp.data.quarantine import require_few_bad
-from simvtp.data.shard_index import INDEX_NAME
 from simvtp.data.shard_writer import REPORT_NAME, DroppedClip, ShardFolder, damaged_shards
+from simvtp.data.shards.index import INDEX_NAME
 from simvtp.data.transcode import Encoding
 from simvtp.pipelines.arguments import at_least
 from simvtp.pipelines.prepare.report import (

@@ -24,7 +24,7 @@ from simvtp.data import (
     train_tokenizer,
     vocabulary_size,
 )
-from simvtp.data.fetch import ClipFiles
+from simvtp.data.shards.fetch import ClipFiles
 from simvtp.data.synthetic import render_corpus
 from simvtp.masking import RunningCellMasker, TextMasker, TubeMasker
 from simvtp.model import SimVTP

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from simvtp.data import load_manifest, load_shards, probe, read_clip
-from simvtp.data.shard_index import read_index
+from simvtp.data.shards.index import read_index
 from simvtp.decoding.video_file import open_video
 from tests.data.conftest import read_numbers, write_video_file
 from tests.data.video.test_clips import set_rotation

@@ -16,11 +16,11 @@ from simvtp.data import (
     FetchError,
     ShardCache,
     Url,
-    fetch,
     load_clips,
     load_shards,
     named_place,
 )
+from simvtp.data.shards import fetch
 from tests.data.shard_files import index_of
 
 

@@ -19,7 +19,7 @@ from simvtp.data import (
     read_clip,
     write_clip_table,
 )
-from simvtp.data.shards import expand_shards
+from simvtp.data.shards.listing import expand_shards
 from tests.data.shard_files import index_of, write_shard
 
 
