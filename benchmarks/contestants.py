@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmarks.reference import reference_features, reference_losses
 from simvtp.batch import Batch, Collator
 from simvtp.config import ModelConfig
-from simvtp.data.dataset import Sample
+from simvtp.data.datasets.clips import Sample
 from simvtp.layers import attention_backend, compile_blocks
 from simvtp.layers.attention import Backend
 from simvtp.losses import sample_negatives

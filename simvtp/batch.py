@@ -13,7 +13,7 @@ from simvtp.masking import RunningCellMasker, TextMasker, TubeMasker
 
 if TYPE_CHECKING:
     # Decoders of video take a quarter of a second to import.
-    from simvtp.data.dataset import Sample
+    from simvtp.data.datasets.clips import Sample
 
 
 @dataclass(frozen=True)

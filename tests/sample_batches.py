@@ -4,7 +4,7 @@ import torch
 
 from simvtp.batch import Batch, Collator
 from simvtp.config import ModelConfig
-from simvtp.data.dataset import Sample
+from simvtp.data.datasets.clips import Sample
 from simvtp.masking import TextMasker, TubeMasker
 from simvtp.model import SimVTP
 

@@ -12,23 +12,15 @@ if TYPE_CHECKING:
         with_known_answers,
     )
     from simvtp.data.clip_table import ByteSpan, ClipRecord, ClipTable, write_clip_table
-    from simvtp.data.dataset import (
+    from simvtp.data.datasets.clips import (
         ClipDataset,
         ClipTransform,
         EvaluationClip,
         EvaluationDataset,
         Sample,
     )
-    from simvtp.data.loader import EpochSampler, build_loader
-    from simvtp.data.manifests.loading import ManifestError, load_manifest
-    from simvtp.data.places import Command, Url, named_place
-    from simvtp.data.quarantine import Quarantine, TooManyBadClips
-    from simvtp.data.shards.fetch import FetchError, ShardCache
-    from simvtp.data.shards.index import ShardError
-    from simvtp.data.shards.listing import ShardWarning, load_shards
-    from simvtp.data.shards.order import ShardOrder
-    from simvtp.data.sources import load_clips
-    from simvtp.data.task_datasets import (
+    from simvtp.data.datasets.quarantine import Quarantine, TooManyBadClips
+    from simvtp.data.datasets.tasks import (
         LabelledClips,
         LabelledDataset,
         LabelledSample,
@@ -38,6 +30,15 @@ if TYPE_CHECKING:
         QuestionSet,
         encode_question,
     )
+    from simvtp.data.datasets.views import ViewDataset, ViewedClip
+    from simvtp.data.loader import EpochSampler, build_loader
+    from simvtp.data.manifests.loading import ManifestError, load_manifest
+    from simvtp.data.places import Command, Url, named_place
+    from simvtp.data.shards.fetch import FetchError, ShardCache
+    from simvtp.data.shards.index import ShardError
+    from simvtp.data.shards.listing import ShardWarning, load_shards
+    from simvtp.data.shards.order import ShardOrder
+    from simvtp.data.sources import load_clips
     from simvtp.data.tokenizer import (
         EncodedCaption,
         SpecialTokens,
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
         read_clips,
     )
     from simvtp.data.video.transforms import CentreCrop, CropBox, MultiScaleCrop
-    from simvtp.data.views import ViewDataset, ViewedClip
 
 __all__ = [
     "ByteSpan",
@@ -125,18 +125,18 @@ _NAMES = {
     "clip_table": ("ByteSpan", "ClipRecord", "ClipTable", "write_clip_table"),
     "shards.fetch": ("FetchError", "ShardCache"),
     "video.clips": ("ClipError", "ClipInfo", "frame_indices", "probe", "read_clip", "read_clips"),
-    "dataset": (
+    "datasets.clips": (
         *("ClipDataset", "ClipTransform", "EvaluationClip", "EvaluationDataset", "Sample"),
     ),
     "loader": ("EpochSampler", "build_loader"),
     "manifests.loading": ("ManifestError", "load_manifest"),
     "places": ("Command", "Url", "named_place"),
-    "quarantine": ("Quarantine", "TooManyBadClips"),
+    "datasets.quarantine": ("Quarantine", "TooManyBadClips"),
     "shards.order": ("ShardOrder",),
     "shards.index": ("ShardError",),
     "shards.listing": ("ShardWarning", "load_shards"),
     "sources": ("load_clips",),
-    "task_datasets": (
+    "datasets.tasks": (
         *("LabelledClips", "LabelledDataset", "LabelledSample", "encode_question"),
         *("Question", "QuestionDataset", "QuestionSample", "QuestionSet"),
     ),
@@ -145,7 +145,7 @@ _NAMES = {
         *("special_token_ids", "train_tokenizer", "vocabulary_size"),
     ),
     "video.transforms": ("CentreCrop", "CropBox", "MultiScaleCrop"),
-    "views": ("ViewDataset", "ViewedClip"),
+    "datasets.views": ("ViewDataset", "ViewedClip"),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from simvtp.config import DEFAULT_SPACING, FrameSpacing, ModelConfig
 from simvtp.data.captions import caption_list
-from simvtp.data.task_datasets import Question, encode_question
+from simvtp.data.datasets.tasks import Question, encode_question
 from simvtp.encoders import build_text_embedding
 from simvtp.layers import (
     PackedLayout,

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from simvtp.batch import TensorBatch
-from simvtp.data.task_datasets import LabelledSample, QuestionSample
+from simvtp.data.datasets.tasks import LabelledSample, QuestionSample
 from simvtp.layers import PackedLayout, PackedTokens
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from torch.distributed import DistError
 from torch.utils.data import DataLoader
 
 from simvtp.data import FetchError, TooManyBadClips
-from simvtp.data.dataset import RandomClips
+from simvtp.data.datasets.clips import RandomClips
 from simvtp.data.loader import BatchLostError
 from simvtp.printing import OutputClosedError
 from simvtp.training import CheckpointError, MainFailedError

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from simvtp.config.flat import flat_settings
 from simvtp.data import ClipRecord, ClipTable
-from simvtp.data.task_datasets import LabelledClips, QuestionSet
+from simvtp.data.datasets.tasks import LabelledClips, QuestionSet
 from simvtp.training import require_same
 
 # Where things lie on a machine, and how fast it reads, changes no step.

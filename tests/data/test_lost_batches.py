@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import BatchSampler, Dataset, SequentialSampler
 
 from simvtp.data import build_loader
-from simvtp.data.reading_places import ReadingPlaces
+from simvtp.data.datasets.reading_places import ReadingPlaces
 from simvtp.trainer.faults import is_fault, reason_of
 from simvtp.trainer.stopping import StopRequest
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from simvtp.data import TooManyBadClips, load_manifest
-from simvtp.data.quarantine import require_few_bad
+from simvtp.data.datasets.quarantine import require_few_bad
 from simvtp.pipelines.embed import command as embed
 from simvtp.pipelines.evaluate import command as evaluate
 from simvtp.pipelines.finetune import command as finetune

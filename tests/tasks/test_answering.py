@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.reference import embed_text, encode, visible_tokens
-from simvtp.data.task_datasets import QuestionSample
+from simvtp.data.datasets.tasks import QuestionSample
 from simvtp.layers import pack, set_drop_path
 from simvtp.tasks import AnsweringObjective, QuestionCollator, VideoAnswerer, train_parts
 from tests.sample_batches import CLS, SEP, small_model

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simvtp.data.task_datasets import LabelledSample, QuestionSample
+from simvtp.data.datasets.tasks import LabelledSample, QuestionSample
 from simvtp.data.video.mix import MixAugment
 from simvtp.tasks import LabelledCollator, QuestionCollator
 

@@ -29,7 +29,7 @@ from simvtp.data import (
     load_clips,
 )
 from simvtp.data.clip_table import portable_name
-from simvtp.data.quarantine import require_few_bad
+from simvtp.data.datasets.quarantine import require_few_bad
 from simvtp.model import SimVTP
 from simvtp.model_folder import find_model_folder
 from simvtp.pipelines.arguments import at_least

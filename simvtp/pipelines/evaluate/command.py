@@ -19,7 +19,7 @@ from rich.progress import Progress
 from simvtp.config import RunConfig
 from simvtp.data import ClipRecord, TooManyBadClips
 from simvtp.data.annotations import Missing, load_retrieval
-from simvtp.data.quarantine import require_few_bad
+from simvtp.data.datasets.quarantine import require_few_bad
 from simvtp.model import SimVTP
 from simvtp.pipelines.arguments import at_least
 from simvtp.pipelines.evaluate.report import (

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from simvtp.data import EpochSampler, build_loader
-from simvtp.data.quarantine import require_few_bad
+from simvtp.data.datasets.quarantine import require_few_bad
 from simvtp.layer_decay import layer_scales
 from simvtp.layers import set_drop_path
 from simvtp.model import SimVTP

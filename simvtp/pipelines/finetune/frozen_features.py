@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from simvtp.data.quarantine import require_few_bad
-from simvtp.data.task_datasets import LabelledClips
+from simvtp.data.datasets.quarantine import require_few_bad
+from simvtp.data.datasets.tasks import LabelledClips
 from simvtp.pipelines.finetune.measuring import view_batches
 from simvtp.tasks import VideoClassifier, fit_head
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from simvtp.data import ClipRecord, Quarantine
-from simvtp.data.task_datasets import LabelledClips, QuestionSet
+from simvtp.data.datasets.tasks import LabelledClips, QuestionSet
 from simvtp.metrics import (
     Interval,
     RetrievalMetrics,

@@ -16,7 +16,7 @@ from simvtp.data.annotations import (
     load_retrieval,
     with_known_answers,
 )
-from simvtp.data.task_datasets import (
+from simvtp.data.datasets.tasks import (
     LabelledClips,
     LabelledDataset,
     QuestionDataset,

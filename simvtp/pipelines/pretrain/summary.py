@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from simvtp.config import PretrainConfig
 from simvtp.data import TooManyBadClips
-from simvtp.data.quarantine import require_few_bad
+from simvtp.data.datasets.quarantine import require_few_bad
 from simvtp.model import SimVTP
 from simvtp.model_card import Stage
 from simvtp.pipelines.learned import measure_learned

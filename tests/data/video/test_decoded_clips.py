@@ -11,7 +11,7 @@ import torch
 
 from simvtp.config import DataConfig
 from simvtp.data import ClipDataset, ClipRecord, EpochSampler, Sample, build_loader
-from simvtp.data import dataset as dataset_module
+from simvtp.data.datasets import clips as dataset_module
 from simvtp.data.video.decoded_clips import DecodedClips
 
 AssertSame = Callable[[Sequence[Sample], Sequence[Sample]], None]

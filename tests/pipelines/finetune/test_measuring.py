@@ -10,8 +10,8 @@ from rich.console import Console
 
 from simvtp import ModelConfig, SimVTP
 from simvtp.data import ClipRecord, load_manifest, load_tokenizer
-from simvtp.data.task_datasets import LabelledClips, Question, QuestionSet
-from simvtp.data.views import ViewDataset
+from simvtp.data.datasets.tasks import LabelledClips, Question, QuestionSet
+from simvtp.data.datasets.views import ViewDataset
 from simvtp.metrics import bootstrap_intervals, mean_interval, query_ranks
 from simvtp.pipelines.finetune.measuring import (
     HIGH,

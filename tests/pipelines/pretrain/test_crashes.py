@@ -8,7 +8,7 @@ import time
 import warnings
 from pathlib import Path
 
-from simvtp.data import dataset
+from simvtp.data.datasets import clips as dataset
 from simvtp.pipelines.pretrain import command as pretrain
 
 

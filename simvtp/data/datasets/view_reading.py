@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from simvtp.data.clip_table import ClipRecord
+from simvtp.data.datasets.views import ViewDataset, ViewedClip
 from simvtp.data.processes import Lost, isolated
 from simvtp.data.shards.fetch import ShardCache
-from simvtp.data.views import ViewDataset, ViewedClip
 
 # Decoded views are large, unlike what most jobs give back.
 _AHEAD_PER_PROCESS = 4

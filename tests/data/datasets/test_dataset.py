@@ -17,7 +17,7 @@ from simvtp.data import (
     Quarantine,
     TooManyBadClips,
 )
-from simvtp.data import dataset as dataset_module
+from simvtp.data.datasets import clips as dataset_module
 
 AssertSame = Callable[..., None]
 

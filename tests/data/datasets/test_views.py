@@ -22,7 +22,7 @@ from simvtp.data import (
     read_clips,
 )
 from simvtp.decoding import video_file
-from tests.data.test_task_datasets import assert_equal
+from tests.data.datasets.test_task_datasets import assert_equal
 
 WriteVideo = Callable[..., Path]
 

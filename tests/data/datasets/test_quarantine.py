@@ -5,7 +5,7 @@ import multiprocessing
 from pathlib import Path
 
 from simvtp.data import ClipRecord, Quarantine
-from simvtp.data import quarantine as quarantine_module
+from simvtp.data.datasets import quarantine as quarantine_module
 
 NUM_WORKERS, NUM_CLIPS = 4, 60
 

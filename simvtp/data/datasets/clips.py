@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 
 from simvtp.config import FrameSpacing
 from simvtp.data.clip_table import ClipRecord
-from simvtp.data.quarantine import KILLED, Quarantine, TooManyBadClips
-from simvtp.data.reading_places import ReadingPlaces, ended_if_stuck
+from simvtp.data.datasets.quarantine import KILLED, Quarantine, TooManyBadClips
+from simvtp.data.datasets.reading_places import ReadingPlaces, ended_if_stuck
 from simvtp.data.shards.fetch import ClipFiles, ShardCache
 from simvtp.data.tokenizer import encode_caption
 from simvtp.data.video.clips import ClipError, read_clip

@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from simvtp.config import FrameSpacing
 from simvtp.data.clip_table import ClipRecord
-from simvtp.data.dataset import require_records
+from simvtp.data.datasets.clips import require_records
 from simvtp.data.shards.fetch import ShardCache
 from simvtp.data.video.clips import ClipError, read_clips
 from simvtp.data.video.transforms import CentreCrop

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from simvtp.data.clip_table import ClipRecord
-from simvtp.data.dataset import RandomClips, require_records
+from simvtp.data.datasets.clips import RandomClips, require_records
 from simvtp.data.tokenizer import encode_caption, special_token_ids
 
 

@@ -1,0 +1,1 @@
+"""Samples for training and evaluation, and what becomes of clips that cannot be read."""
