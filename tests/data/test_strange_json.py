@@ -19,7 +19,7 @@ from simvtp.data import (
     load_retrieval,
 )
 from simvtp.data.durable import changed_settings
-from simvtp.data.shard_writer import ShardFolder
+from simvtp.data.preparing.shard_writer import ShardFolder
 from simvtp.data.shards.index import read_index
 from simvtp.model_card import Stage, read_facts
 from simvtp.training import RunLog

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from export.clips import decode_clip
 from simvtp.data import ClipRecord, probe, read_clip
-from simvtp.data.clip_checks import CheckedClip
-from simvtp.data.inspection import inspect_video
-from simvtp.data.transcode import Encoding, transcode
+from simvtp.data.preparing.checks import CheckedClip
+from simvtp.data.preparing.inspection import inspect_video
+from simvtp.data.preparing.transcode import Encoding, transcode
 from simvtp.pipelines.prepare.report import ClipReport, check_table
 from tests.data.conftest import write_video_file
 from tests.data.video.test_clips import set_matrix

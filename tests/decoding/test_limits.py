@@ -16,7 +16,7 @@ import pytest
 
 from export.clips import decode_clip
 from simvtp.data import ClipError, probe, read_clip
-from simvtp.data.inspection import inspect_video
+from simvtp.data.preparing.inspection import inspect_video
 from simvtp.decoding.limits import Deadline, Limits
 from simvtp.decoding.mp4_index import claimed_entries
 from tests.data.conftest import write_video_file

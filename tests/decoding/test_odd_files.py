@@ -6,8 +6,8 @@ import torch
 from simvtp.config import FrameSpacing
 from simvtp.data import ViewDataset, frame_indices, probe, read_clip, read_clips
 from simvtp.data.clip_table import ClipRecord
-from simvtp.data.inspection import inspect_video
-from simvtp.data.transcode import Encoding, transcode
+from simvtp.data.preparing.inspection import inspect_video
+from simvtp.data.preparing.transcode import Encoding, transcode
 from tests.data.conftest import read_numbers
 from tests.data.video.test_clips import position_of
 from tests.decoding.odd_files import ODD_FILES

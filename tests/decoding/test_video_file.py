@@ -9,8 +9,8 @@ from PIL import Image
 
 from export.clips import decode_clip
 from simvtp.data import ClipError, probe, read_clip
-from simvtp.data.inspection import inspect_video
-from simvtp.data.transcode import Encoding, transcode
+from simvtp.data.preparing.inspection import inspect_video
+from simvtp.data.preparing.transcode import Encoding, transcode
 from tests.data.conftest import write_video_file
 
 

@@ -21,14 +21,14 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from simvtp.data import ClipTable, TooManyBadClips, load_clips
-from simvtp.data.clip_checks import CheckedClip, check_clips
 from simvtp.data.clip_table import portable_place
 from simvtp.data.datasets.quarantine import require_few_bad
 from simvtp.data.places import named_place
+from simvtp.data.preparing.checks import CheckedClip, check_clips
+from simvtp.data.preparing.shard_writer import REPORT_NAME, DroppedClip, ShardFolder, damaged_shards
+from simvtp.data.preparing.transcode import Encoding
 from simvtp.data.processes import num_usable_cores
-from simvtp.data.shard_writer import REPORT_NAME, DroppedClip, ShardFolder, damaged_shards
 from simvtp.data.shards.index import INDEX_NAME
-from simvtp.data.transcode import Encoding
 from simvtp.pipelines.arguments import at_least
 from simvtp.pipelines.prepare.report import (
     ClipReport,

@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from simvtp.data.clip_checks import CheckedClip
-from simvtp.data.shard_writer import REPORT_NAME, DroppedClip, FinishedPart
+from simvtp.data.preparing.checks import CheckedClip
+from simvtp.data.preparing.shard_writer import REPORT_NAME, DroppedClip, FinishedPart
 from simvtp.printing import printable
 
 _MAX_SHOWN = 5

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from simvtp.data import ClipRecord, load_manifest
-from simvtp.data.clip_checks import check_clips
+from simvtp.data.preparing.checks import check_clips
 from tests.pipelines.prepare.conftest import run
 
 

@@ -16,9 +16,9 @@ from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import quote, unquote
 
 from simvtp.config.json_file import read_json
-from simvtp.data.clip_checks import CheckedClip
 from simvtp.data.clip_table import ClipRecord, write_clip_table
 from simvtp.data.durable import changed_settings, locked, publish
+from simvtp.data.preparing.checks import CheckedClip
 from simvtp.data.shards.index import (
     INDEX_NAME,
     TABLE_NAME,

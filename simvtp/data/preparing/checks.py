@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from simvtp.data.clip_table import ByteSpan, ClipRecord
-from simvtp.data.inspection import Inspection, inspect_video
+from simvtp.data.preparing.inspection import Inspection, inspect_video
+from simvtp.data.preparing.transcode import Encoding, transcode
 from simvtp.data.processes import Lost, isolated
 from simvtp.data.shards.fetch import ShardCache
-from simvtp.data.transcode import Encoding, transcode
 from simvtp.decoding.limits import ClipError
 
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

@@ -1,0 +1,1 @@
+"""Clips checked, encoded anew and packed into shards."""
