@@ -18,7 +18,7 @@ import yaml
 
 from benchmarks.ablation_report import write_report
 from benchmarks.many_runs import Run, run_all
-from simvtp.data.synthetic import Corpus, render_corpus
+from simvtp.data.corpus.rendering import Corpus, render_corpus
 from simvtp.printing import Console
 
 BASELINE = "baseline"

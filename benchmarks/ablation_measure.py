@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from simvtp.data import ClipRecord, load_clips
-from simvtp.data.scenes import COLOURS, MOTIONS, SHAPES
-from simvtp.data.synthetic import render_corpus
+from simvtp.data.corpus.rendering import render_corpus
+from simvtp.data.corpus.scenes import COLOURS, MOTIONS, SHAPES
 from simvtp.metrics import area_under_curve
 from simvtp.model import SimVTP
 from simvtp.pipelines.learned import measure_learned

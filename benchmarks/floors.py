@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from simvtp.config import ModelConfig
 from simvtp.data import ClipRecord
-from simvtp.data.contours import corpus_contours
-from simvtp.data.synthetic import render_corpus
+from simvtp.data.corpus.contours import corpus_contours
+from simvtp.data.corpus.rendering import render_corpus
 from simvtp.layers import gather_tubelets
 from simvtp.losses import tubelet_targets
 from simvtp.masking import TubeMask, TubeMasker

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.measure import Spread, command_line, interleave, machine, timed
 from simvtp.data import ClipError, ClipRecord, ClipTable, MultiScaleCrop, ShardCache, load_clips
-from simvtp.data.synthetic import render_corpus
+from simvtp.data.corpus.rendering import render_corpus
 from simvtp.data.video.clips import frame_indices, read_clip
 from simvtp.printing import Console
 from simvtp.seeding import derive_generator

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from simvtp.data import load_manifest, train_tokenizer
-from simvtp.data.synthetic import Corpus, render_corpus
+from simvtp.data.corpus.rendering import Corpus, render_corpus
 from simvtp.training import CheckpointStore
 
 NUM_CLIPS = 16

@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from simvtp.data.scenes import COLOURS, MOTIONS, Scene, Split, sample_scenes
-from simvtp.data.synthetic import render_scenes
+from simvtp.data.corpus.rendering import render_scenes
+from simvtp.data.corpus.scenes import COLOURS, MOTIONS, Scene, Split, sample_scenes
 
 # Seeds apart from the corpus' own: no clip here was ever pre-trained on.
 _MIXED_SEED, _ALONE_SEED = 101, 202

@@ -13,7 +13,7 @@ from benchmarks.ablation import VARIANTS, main, write_manifests
 from benchmarks.ablation_measure import PROPERTIES, probe, word_labels
 from benchmarks.ablation_report import FIGURES, compare, write_report
 from simvtp.config import MaskingConfig, ObjectiveConfig
-from simvtp.data.synthetic import Corpus, DrawnClips
+from simvtp.data.corpus.rendering import Corpus, DrawnClips
 from simvtp.pipelines.pretrain import LAPTOP_RECIPE
 
 

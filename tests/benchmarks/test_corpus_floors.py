@@ -4,7 +4,7 @@ import torch
 
 from benchmarks.floors import fit, measure, neighbourhoods
 from simvtp import ModelConfig, SimVTP
-from simvtp.data.synthetic import render_corpus
+from simvtp.data.corpus.rendering import render_corpus
 from simvtp.masking import TubeMasker
 
 

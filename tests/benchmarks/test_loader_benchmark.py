@@ -6,7 +6,7 @@ import torch
 
 from benchmarks import loader
 from simvtp.data import ClipRecord
-from simvtp.data.synthetic import render_corpus
+from simvtp.data.corpus.rendering import render_corpus
 from simvtp.data.video.clips import read_clip
 from simvtp.seeding import derive_generator
 

@@ -7,8 +7,8 @@ import pytest
 from benchmarks.transfer_data import render_tasks
 from simvtp.data import read_clip
 from simvtp.data.annotations import load_labelled, load_questions, load_retrieval
-from simvtp.data.drawing import draw_scene
-from simvtp.data.scenes import COLOURS, sample_scenes
+from simvtp.data.corpus.drawing import draw_scene
+from simvtp.data.corpus.scenes import COLOURS, sample_scenes
 
 NUM_TRAIN, NUM_TEST = 40, 12
 

@@ -10,7 +10,7 @@ from export.folder import Range
 from export.onnx_folder import export_folder
 from export.samples import batch_of, batches_of, draw_samples, read_samples
 from simvtp.config import DEFAULT_SPACING
-from simvtp.data.synthetic import render_corpus
+from simvtp.data.corpus.rendering import render_corpus
 
 
 @pytest.fixture(scope="module")

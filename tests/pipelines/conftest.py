@@ -7,7 +7,7 @@ from _pytest.mark import ParameterSet
 
 from benchmarks.small_runs import SIZES
 from simvtp.data import load_manifest, train_tokenizer
-from simvtp.data.synthetic import render_corpus
+from simvtp.data.corpus.rendering import render_corpus
 
 
 def by_hand(*values: object) -> ParameterSet:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from simvtp.data import ClipRecord
-from simvtp.data.contours import corpus_contours
+from simvtp.data.corpus.contours import corpus_contours
 from simvtp.data.tokenizer import encode_caption, special_token_ids
 from simvtp.layers import PackedLayout, PackedTokens, to_device
 from simvtp.masking import TextMask, TextMasker, TubeMask, TubeMasker

@@ -24,8 +24,8 @@ from simvtp.data import (
     train_tokenizer,
     vocabulary_size,
 )
+from simvtp.data.corpus.rendering import render_corpus
 from simvtp.data.shards.fetch import ClipFiles
-from simvtp.data.synthetic import render_corpus
 from simvtp.masking import RunningCellMasker, TextMasker, TubeMasker
 from simvtp.model import SimVTP
 from simvtp.objective import Objective

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from simvtp.config import DataConfig
-from simvtp.data.synthetic import render_corpus
+from simvtp.data.corpus.rendering import render_corpus
 from simvtp.pipelines.pretrain import setup
 
 

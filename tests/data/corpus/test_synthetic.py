@@ -21,11 +21,11 @@ from simvtp.data import (
     ManifestError,
     build_loader,
     load_manifest,
-    synthetic,
 )
-from simvtp.data.drawing import draw_scene
-from simvtp.data.scenes import sample_scenes
-from simvtp.data.synthetic import Corpus, render_corpus, render_scenes
+from simvtp.data.corpus import rendering as synthetic
+from simvtp.data.corpus.drawing import draw_scene
+from simvtp.data.corpus.rendering import Corpus, render_corpus, render_scenes
+from simvtp.data.corpus.scenes import sample_scenes
 
 MINI = {"num_train": 6, "num_validation": 3, "num_frames": 8, "num_processes": 1}
 

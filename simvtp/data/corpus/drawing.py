@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from simvtp.data.scenes import COLOURS, Actor, Scene
+from simvtp.data.corpus.scenes import COLOURS, Actor, Scene
 
 Floats = NDArray[np.floating[Any]]
 Window = tuple[float, float]

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from simvtp.config import FrameSpacing
 from simvtp.data.clip_table import ClipRecord
-from simvtp.data.drawing import cover_scene
-from simvtp.data.scenes import Scene, Split, sample_scenes
-from simvtp.data.synthetic import FRAMES_PER_SECOND, read_description
+from simvtp.data.corpus.drawing import cover_scene
+from simvtp.data.corpus.rendering import FRAMES_PER_SECOND, read_description
+from simvtp.data.corpus.scenes import Scene, Split, sample_scenes
 from simvtp.data.video.transforms import CentreCrop
 from simvtp.decoding.clips import frame_indices, frame_places
 

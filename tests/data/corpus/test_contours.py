@@ -6,10 +6,10 @@ import torch
 
 from simvtp.config import DEFAULT_SPACING, FrameSpacing
 from simvtp.data import CentreCrop, EvaluationDataset, load_manifest
-from simvtp.data.contours import corpus_contours, holds_contour
-from simvtp.data.drawing import cover_scene
-from simvtp.data.scenes import sample_scenes
-from simvtp.data.synthetic import render_corpus
+from simvtp.data.corpus.contours import corpus_contours, holds_contour
+from simvtp.data.corpus.drawing import cover_scene
+from simvtp.data.corpus.rendering import render_corpus
+from simvtp.data.corpus.scenes import sample_scenes
 
 CUT = {"num_frames": 8, "image_size": 64, "tubelet": (2, 8, 8)}
 

@@ -3,8 +3,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from simvtp.data.drawing import RADII, cover_scene, draw_scene, plan_tracks
-from simvtp.data.scenes import COLOURS, Actor, Event, Scene, sample_scenes
+from simvtp.data.corpus.drawing import RADII, cover_scene, draw_scene, plan_tracks
+from simvtp.data.corpus.scenes import COLOURS, Actor, Event, Scene, sample_scenes
 
 
 def words(scenes: list[Scene]) -> set[str]:

@@ -1,0 +1,1 @@
+"""The embedded corpus: scenes, their drawing, the cache they are rendered into."""
