@@ -12,6 +12,7 @@ from torch.utils.data import get_worker_info
 from simvtp.printing import printable
 
 _MOST_WORKERS = 512
+_SLICES = 20
 
 
 class ReadingPlaces:
@@ -63,17 +64,20 @@ def ended_if_stuck(
         yield
         return
 
-    def end() -> None:
+    done = threading.Event()
+
+    def end_late() -> None:
+        # In slices: while the process is stopped (Ctrl-Z) no more than one of them goes by.
+        if any(done.wait(seconds / _SLICES) for _ in range(_SLICES)):
+            return
         reason = f"reading {name} hangs: not done after {seconds:g} s"
         report(reason=reason)
         sys.stderr.write(f"{printable(reason)}; it is left out from the next start on\n")
         sys.stderr.flush()
         os._exit(1)
 
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
+    threading.Thread(target=end_late, daemon=True).start()
     try:
         yield
     finally:
-        timer.cancel()
+        done.set()

@@ -2,6 +2,8 @@ import json
 import multiprocessing
 import os
 import pickle
+import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from simvtp.data import (
     TooManyBadClips,
 )
 from simvtp.data.datasets import clips as dataset_module
+from simvtp.data.datasets.reading_places import ended_if_stuck
 
 AssertSame = Callable[..., None]
 
@@ -155,6 +158,26 @@ def test_a_clip_that_hangs_ends_the_worker_and_is_passed_over_then(
     # What stands in for it is what stands in for any other clip that cannot be read.
     assert again[0, 3].index == make_dataset(gone)[0, 3].index
     assert len((tmp_path / "quarantine.jsonl").read_text().splitlines()) == 1
+
+
+def sleep_twice(started):
+    with ended_if_stuck("a clip", seconds=1.0, report=lambda reason: None):
+        started.set()
+        time.sleep(0.3)
+        time.sleep(0.3)
+
+
+def test_time_in_which_a_process_is_stopped_does_not_count():
+    context = multiprocessing.get_context("fork")
+    started = context.Event()
+    worker = context.Process(target=sleep_twice, args=(started,))
+    worker.start()
+    assert started.wait(30)
+    os.kill(worker.pid, signal.SIGSTOP)
+    time.sleep(1.5)
+    os.kill(worker.pid, signal.SIGCONT)
+    worker.join(timeout=60)
+    assert worker.exitcode == 0
 
 
 def test_only_what_is_unreadable_as_a_whole_is_passed_over_in_the_next_start(
