@@ -24,10 +24,10 @@ from export.contestants import (
     open_contestant,
 )
 from export.examples import example_inputs
-from export.folder import ExportedFolder, read_exported_folder
-from export.input_checks import check_inputs
 from export.machine import describe_machine
 from export.rounds import measure_rounds
+from export.runtime.folder import ExportedFolder, read_exported_folder
+from export.runtime.input_checks import check_inputs
 from simvtp.printing import Console
 
 _PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13", "torch")

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from export.folder import ExportedFolder, file_sha256
 from export.runtime import Runtime
+from export.runtime.folder import ExportedFolder, file_sha256
 
 _RUNTIMES = {
     "onnxruntime-cpu": {"provider": "cpu"},

@@ -14,8 +14,8 @@ from torch import nn
 
 from export.examples import example_inputs
 from export.external_data import external_files
-from export.folder import GraphSpec, Range, TensorSpec, file_sha256
 from export.graphs import INPUTS, OUTPUTS
+from export.runtime.folder import GraphSpec, Range, TensorSpec, file_sha256
 
 # Others are written wrongly without a word: 17 as 18, and 26 as 18 with operators of 23.
 OPSETS = range(18, 26)

@@ -13,12 +13,12 @@ from dataclasses import astuple
 from pathlib import Path
 
 from export.exporting import ExportError
-from export.folder import PRECISIONS, Range
 from export.graphs import GRAPHS
 from export.onnx_folder import export_with
 from export.parity import ParityError
 from export.quantize import METHODS
 from export.report import print_report
+from export.runtime.folder import PRECISIONS, Range
 from export.settings import GATES, ExportSettings
 from simvtp.printing import Console
 

@@ -19,7 +19,6 @@ from export.exporting import (
     store_weights_apart,
     write_graph,
 )
-from export.folder import ExportedFolder, GraphSpec, Range, file_sha256, read_exported_folder
 from export.graphs import build_graph
 from export.machine import describe_machine, machine_text
 from export.parity import corners
@@ -28,6 +27,13 @@ from export.proof import open_candidates, prove
 from export.quantize import quantize_graph
 from export.report import describe_graph, describe_versions, write_report
 from export.resized import resized
+from export.runtime.folder import (
+    ExportedFolder,
+    GraphSpec,
+    Range,
+    file_sha256,
+    read_exported_folder,
+)
 from export.samples import Samples, batches_of, draw_samples, read_samples
 from export.settings import ExportSettings
 from simvtp.model import SimVTP

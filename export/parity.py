@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from export.folder import Range
+from export.runtime.folder import Range
 
 Inputs = Mapping[str, np.ndarray]
 Run = Callable[[Inputs], np.ndarray]

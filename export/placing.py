@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
-from export.folder import REPORT_NAME
+from export.runtime.folder import REPORT_NAME
 
 # What an export and the builders of engines write: an older one may be replaced, no other folder.
 _OWN_FILES = (

@@ -9,9 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from export.folder import GraphSpec
 from export.graphs import INPUTS, OUTPUTS, build_graph
-from export.onnx_session import OnnxSession
 from export.parity import (
     Embeddings,
     Gate,
@@ -25,6 +23,8 @@ from export.parity import (
     gate_failures,
     ranking_change,
 )
+from export.runtime.folder import GraphSpec
+from export.runtime.onnx_session import OnnxSession
 from export.samples import Samples, batch_of, batches_of
 from export.widened import widen
 from simvtp.model import SimVTP

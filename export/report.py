@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 import simvtp
-from export.folder import FORMAT, REPORT_NAME, GraphSpec, TensorSpec
+from export.runtime.folder import FORMAT, REPORT_NAME, GraphSpec, TensorSpec
 from simvtp.printing import Console
 
 _PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")

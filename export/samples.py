@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from export.captions import encode_captions, load_tokenizer
 from export.examples import draw_clips, draw_keep, example_inputs
+from export.runtime.captions import encode_captions, load_tokenizer
 from simvtp.config import FrameSpacing
 
 _COUNT = 16
@@ -92,7 +92,7 @@ def read_samples(
         ValueError: the clips cannot be read, or captions need a tokenizer that is not there.
     """
     # Decoders are needed for real clips only.
-    from export.clips import read_clips
+    from export.runtime.clips import read_clips
 
     read = read_clips(
         clips,

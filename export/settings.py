@@ -8,10 +8,10 @@ from typing import Any
 
 from export.examples import SHORTEST_CAPTION, num_tubelets
 from export.exporting import check_opset
-from export.folder import PRECISIONS, Range
 from export.graphs import GRAPHS
 from export.parity import Gate
 from export.quantize import METHODS
+from export.runtime.folder import PRECISIONS, Range
 
 _USUAL_BATCH = Range(1, 4, 16)
 # Probabilities and the parts of unit-norm embeddings lie in [-1, 1], so one bound fits both.

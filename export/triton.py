@@ -14,9 +14,9 @@ from typing import Any
 
 from rich.table import Table
 
-from export.folder import read_exported_folder
-from export.json_fields import json_field, read_json_object
 from export.placing import put_in_place, unfinished
+from export.runtime.folder import read_exported_folder
+from export.runtime.json_fields import json_field, read_json_object
 from simvtp.printing import Console
 
 _CUT = ("num_frames", "frame_seconds", "frame_stride", "image_size")

@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from export.folder import GraphSpec, TensorSpec
+from export.runtime.folder import GraphSpec, TensorSpec
 
 BACKENDS = ("onnxruntime", "tensorrt", "python")
 DEVICES = ("cpu", "gpu")

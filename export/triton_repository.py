@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from export.captions import load_tokenizer
-from export.engine_file import EngineFile, check_engine_bytes, find_engine_file
-from export.folder import ExportedFolder, GraphSpec, Range, TensorSpec
-from export.json_fields import json_field, read_json_object
+from export.runtime.captions import load_tokenizer
+from export.runtime.engine_file import EngineFile, check_engine_bytes, find_engine_file
+from export.runtime.folder import ExportedFolder, GraphSpec, Range, TensorSpec
+from export.runtime.json_fields import json_field, read_json_object
 from export.triton_config import (
     Config,
     ServingSettings,
@@ -142,7 +142,7 @@ def _copy_graph(
         # The graph names this file, wherever it lies itself.
         shutil.copyfile(exported.path / name, version / name)
     if settings.backend == "python":
-        _copy_code("token_checks.py", version / "token_checks.py")
+        _copy_code("runtime/token_checks.py", version / "token_checks.py")
         _copy_code("triton_files/graph.py", version / "model.py")
 
 
@@ -178,7 +178,7 @@ def _write_tokenize(
     version = _folder(repository, config) / "1"
     version.mkdir()
     shutil.copyfile(tokenizer, version / "tokenizer.json")
-    _copy_code("captions.py", version / "captions.py")
+    _copy_code("runtime/captions.py", version / "captions.py")
     _copy_code("triton_files/tokenize.py", version / "model.py")
     return config
 
@@ -200,7 +200,7 @@ def _write_preprocess(
     )
     version = _folder(repository, config) / "1"
     version.mkdir()
-    _copy_code("clips.py", version / "clips.py")
+    _copy_code("runtime/clips.py", version / "clips.py")
     _copy_decoder(version / "simvtp")
     _copy_code("triton_files/preprocess.py", version / "model.py")
     return config

@@ -14,9 +14,9 @@ from pathlib import Path
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TimeElapsedColumn
 
-from export.engine_file import ENDINGS, read_engine_file
-from export.folder import PRECISIONS, Range
 from export.parity import ParityError
+from export.runtime.engine_file import ENDINGS, read_engine_file
+from export.runtime.folder import PRECISIONS, Range
 from export.trt_job import build_graph_engine, refit_graph_engine
 from export.trt_library import (
     Library,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from rich.progress import Progress
 
-from export.engine_file import Profile
+from export.runtime.engine_file import Profile
 from export.trt_log import native_output_logged, open_log
 from export.trt_parse import BuildError, parse_graph
 from export.trt_progress import watch_build

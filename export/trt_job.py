@@ -5,9 +5,9 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from export.engine_file import read_engine_file
-from export.folder import GraphSpec
 from export.parity import describe_row
+from export.runtime.engine_file import read_engine_file
+from export.runtime.folder import GraphSpec
 from export.trt_build import build_engine
 from export.trt_library import Library
 from export.trt_proof import check_gate, measure_latency, measure_parity

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from export.engine import import_tensorrt
-from export.engine_file import PACKAGES
+from export.runtime.engine import import_tensorrt
+from export.runtime.engine_file import PACKAGES
 
 
 class MissingError(Exception):

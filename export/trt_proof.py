@@ -7,11 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from export.bench import BenchOptions, bench
-from export.engine import Engine
-from export.engine_file import EngineFile
 from export.examples import example_inputs
-from export.folder import ExportedFolder, GraphSpec
-from export.onnx_session import OnnxSession
 from export.parity import (
     Gate,
     ParityError,
@@ -21,6 +17,10 @@ from export.parity import (
     corners,
     gate_failures,
 )
+from export.runtime.engine import Engine
+from export.runtime.engine_file import EngineFile
+from export.runtime.folder import ExportedFolder, GraphSpec
+from export.runtime.onnx_session import OnnxSession
 from export.trt_parse import BuildError
 from export.widened import widen
 

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from export.engine_file import (
+from export.runtime.engine_file import (
     EngineFile,
     check_engine_bytes,
     check_engine_device,
     check_engine_version,
 )
-from export.folder import GraphSpec
+from export.runtime.folder import GraphSpec
 from export.trt_library import Library, MissingError, no_gpu_here
 from export.trt_log import open_log
 from export.trt_parse import BuildError

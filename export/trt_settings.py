@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from export.engine_file import Profile, Shape, ShapeRange
-from export.folder import GraphSpec, Range
+from export.runtime.engine_file import Profile, Shape, ShapeRange
+from export.runtime.folder import GraphSpec, Range
 from export.trt_library import Library, MissingError, no_gpu_here
 
 _MOST_WORKSPACE = 1 << 20

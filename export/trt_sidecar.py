@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from export.engine_file import ENDINGS, Profile
-from export.folder import FORMAT, GraphSpec, file_sha256
+from export.runtime.engine_file import ENDINGS, Profile
+from export.runtime.folder import FORMAT, GraphSpec, file_sha256
 from export.trt_build import BuiltEngine
 from export.trt_library import cuda_version
 from export.trt_log import open_log

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import onnx
 
 from export.external_data import external_files
-from export.folder import (
+from export.runtime.folder import (
     ExportedFolder,
     GraphSpec,
     Range,

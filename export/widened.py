@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from export.folder import GraphSpec, file_sha256
+from export.runtime.folder import GraphSpec, file_sha256
 
 _HALF, _FULL = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from export.clips import decode_clip
+from export.runtime.clips import decode_clip
 from simvtp.data import ClipRecord, probe, read_clip
 from simvtp.data.preparing.checks import CheckedClip
 from simvtp.data.preparing.inspection import inspect_video

@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 
-from export.clips import decode_clip
+from export.runtime.clips import decode_clip
 from simvtp.data import ClipError, probe, read_clip
 from simvtp.data.preparing.inspection import inspect_video
 from simvtp.decoding.limits import Deadline, Limits

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from export.clips import decode_clip
+from export.runtime.clips import decode_clip
 from simvtp.data import ClipError, probe, read_clip
 from simvtp.data.preparing.inspection import inspect_video
 from simvtp.data.preparing.transcode import Encoding, transcode

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from export.folder import ExportedFolder, Range, read_exported_folder
 from export.onnx import main
 from export.onnx_folder import export_folder
 from export.runtime import Runtime
+from export.runtime.folder import ExportedFolder, Range, read_exported_folder
 from simvtp import SimVTP
 from simvtp.config import ModelConfig
 from simvtp.data import train_tokenizer

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 from cuda.bindings import runtime as real
 
-from export.folder import file_sha256
+from export.runtime.folder import file_sha256
 
 VERSION = "10.99.0.1"
 CLIP = [4, 3, 32, 32]

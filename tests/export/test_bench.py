@@ -7,10 +7,10 @@ import torch
 
 from export.bench import BenchOptions, bench, main
 from export.contestants import NAMES
-from export.folder import read_exported_folder
 from export.machine import describe_machine
 from export.rounds import measure_rounds
 from export.runtime import Runtime
+from export.runtime.folder import read_exported_folder
 
 
 def run(capsys, *arguments):

@@ -13,8 +13,8 @@ from torch import nn
 
 from export.examples import example_inputs
 from export.exporting import ExportError, check_file, write_graph
-from export.folder import Range
 from export.graphs import GRAPHS, INPUTS, build_graph
+from export.runtime.folder import Range
 
 
 @pytest.fixture(scope="module")

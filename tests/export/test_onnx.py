@@ -12,12 +12,12 @@ import onnx
 import pytest
 import torch
 
-from export.folder import file_sha256, read_exported_folder
 from export.machine import describe_machine, machine_text
 from export.onnx import main
-from export.onnx_session import OnnxSession
 from export.report import print_report
 from export.runtime import Runtime
+from export.runtime.folder import file_sha256, read_exported_folder
+from export.runtime.onnx_session import OnnxSession
 from simvtp import SimVTP
 from simvtp.printing import Console
 from tests.export.conftest import QUICK, SIZES

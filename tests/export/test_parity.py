@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.folder import Range
 from export.parity import (
     Embeddings,
     Gate,
@@ -16,6 +15,7 @@ from export.parity import (
     gate_failures,
     ranking_change,
 )
+from export.runtime.folder import Range
 
 GATE = Gate(atol=1e-2, min_cosine=0.99)
 

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
-from export.folder import Range
 from export.onnx_folder import export_folder
+from export.runtime.folder import Range
 from export.samples import batch_of, batches_of, draw_samples, read_samples
 from simvtp.config import DEFAULT_SPACING
 from simvtp.data.corpus.rendering import render_corpus

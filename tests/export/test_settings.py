@@ -1,6 +1,6 @@
 from dataclasses import asdict
 
-from export.folder import Range
+from export.runtime.folder import Range
 from export.settings import ExportSettings
 
 

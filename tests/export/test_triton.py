@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
 from export import triton
-from export.folder import GraphSpec, Range, TensorSpec, read_exported_folder
+from export.runtime.folder import GraphSpec, Range, TensorSpec, read_exported_folder
 from export.triton_config import (
     ServingSettings,
     caption_lengths,
@@ -25,7 +25,7 @@ from export.triton_config import (
     graph_config,
     print_config,
 )
-from tests.export.test_clips import write_video
+from tests.export.runtime.test_clips import write_video
 
 TYPES = {"uint8": "TYPE_UINT8", "int64": "TYPE_INT64", "float32": "TYPE_FP32"}
 

@@ -18,10 +18,10 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from export import triton
-from export.captions import encode_captions, load_tokenizer
-from export.clips import decode_clip
 from export.examples import example_inputs
 from export.runtime import Runtime
+from export.runtime.captions import encode_captions, load_tokenizer
+from export.runtime.clips import decode_clip
 from simvtp.data.cache import cache_folder
 from tests.export.test_gate import load_gate, served
 

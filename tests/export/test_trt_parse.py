@@ -5,7 +5,7 @@ import pytest
 from onnx import TensorProto
 
 from export import trt
-from export.engine_file import read_engine_file
+from export.runtime.engine_file import read_engine_file
 from tests.export.rtx import RANGES, RTX, lone_graph, needs_rtx
 
 

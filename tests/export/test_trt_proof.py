@@ -7,9 +7,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from export.engine_file import read_engine_file
-from export.folder import Range, read_exported_folder
 from export.parity import ParityError, ParityRow
+from export.runtime.engine_file import read_engine_file
+from export.runtime.folder import Range, read_exported_folder
 from export.trt_parse import BuildError
 from export.trt_proof import check_gate, measure_latency, measure_parity
 from tests.export.host_tensorrt import (
@@ -33,7 +33,7 @@ def host(monkeypatch):
         "tensorrt": host_tensorrt(ALL_PROFILES, cuda),
         "cuda.bindings.runtime": cuda,
     }
-    monkeypatch.setattr("export.engine.importlib.import_module", modules.__getitem__)
+    monkeypatch.setattr("export.runtime.engine.importlib.import_module", modules.__getitem__)
 
 
 def engine_of(folder, *, graph="text", content=None):

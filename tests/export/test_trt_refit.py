@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from export.engine_file import read_engine_file
+from export.runtime.engine_file import read_engine_file
 from export.trt_library import Gpu, Library
 from export.trt_parse import BuildError
 from export.trt_refit import refit_engine

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.folder import GraphSpec, Range, TensorSpec
+from export.runtime.folder import GraphSpec, Range, TensorSpec
 from export.trt_library import Library
 from export.trt_settings import BuildSettings, check_options, graph_profile
 

@@ -8,9 +8,9 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from export.folder import GraphSpec, read_exported_folder
-from export.input_checks import check_batch, check_inputs
-from export.token_checks import check_attention_mask, check_indices
+from export.runtime.folder import GraphSpec, read_exported_folder
+from export.runtime.input_checks import check_batch, check_inputs
+from export.runtime.token_checks import check_attention_mask, check_indices
 
 BACKENDS = ("onnxruntime", "tensorrt", "rtx")
 TokenArrays = tuple[np.ndarray, np.ndarray]
@@ -151,7 +151,7 @@ class Runtime:
     @cached_property
     def _tokenizer(self) -> Any:
         try:
-            from export.captions import load_tokenizer
+            from export.runtime.captions import load_tokenizer
         except ImportError as error:
             raise ValueError(
                 f"captions as text need the package tokenizers ({error}); pip install "
@@ -162,12 +162,12 @@ class Runtime:
     def _open(self, spec: GraphSpec) -> "_Session":
         # Each backend is imported only where it is used: a server needs one of them.
         if self.provider is None:
-            from export.engine import Engine
-            from export.engine_file import find_engine_file
+            from export.runtime.engine import Engine
+            from export.runtime.engine_file import find_engine_file
 
             file = find_engine_file(self.folder.path, spec, backend=self.backend)
             return Engine(file, device=self._device)
-        from export.onnx_session import OnnxSession
+        from export.runtime.onnx_session import OnnxSession
 
         return OnnxSession(
             self.folder.file(spec.name),
@@ -201,7 +201,7 @@ class Runtime:
         if captions:
             check_batch(self.folder.graph(graph), len(captions))
         tokenizer = self._tokenizer
-        from export.captions import encode_captions
+        from export.runtime.captions import encode_captions
 
         tokens = encode_captions(
             tokenizer,
@@ -224,7 +224,7 @@ def _check_backend(backend: str, provider: str | None) -> str | None:
     """The provider of ONNX Runtime; None for engines."""
     if backend == "onnxruntime":
         try:
-            from export.onnx_session import check_provider
+            from export.runtime.onnx_session import check_provider
         except ImportError as error:
             raise ValueError(
                 f"backend 'onnxruntime' cannot be imported ({error}); pip install onnxruntime"
@@ -236,7 +236,7 @@ def _check_backend(backend: str, provider: str | None) -> str | None:
             f"provider is a setting of backend 'onnxruntime', got {provider!r} with {backend!r}; "
             "leave it out"
         )
-    from export.engine import import_tensorrt
+    from export.runtime.engine import import_tensorrt
 
     import_tensorrt(backend)
     return None

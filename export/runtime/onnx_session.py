@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from export.folder import GraphSpec, check_graph_hash
+from export.runtime.folder import GraphSpec, check_graph_hash
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from export.engine_file import (
+from export.runtime.engine_file import (
     MODULES,
     PACKAGES,
     EngineFile,

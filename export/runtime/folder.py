@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.json_fields import FieldError, json_field, json_value, read_json_object
+from export.runtime.json_fields import FieldError, json_field, json_value, read_json_object
 from simvtp.named_files import file_beside
 
 FORMAT = 1

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.engine import Engine
-from export.engine_file import (
+from export.runtime.engine import Engine
+from export.runtime.engine_file import (
     ShapeRange,
     check_engine_device,
     check_engine_version,

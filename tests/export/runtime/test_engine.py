@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from export.engine import Engine, import_tensorrt
-from export.engine_file import MODULES, read_engine_file
-from export.folder import file_sha256
 from export.runtime import Runtime
+from export.runtime.engine import Engine, import_tensorrt
+from export.runtime.engine_file import MODULES, read_engine_file
+from export.runtime.folder import file_sha256
 from tests.export.conftest import CAPTIONS
 from tests.export.host_tensorrt import (
     CLIP,
@@ -30,7 +30,7 @@ def host(monkeypatch):
         "tensorrt_rtx": host_tensorrt(TEXT_PROFILES, cuda),
         "cuda.bindings.runtime": cuda,
     }
-    monkeypatch.setattr("export.engine.importlib.import_module", modules.__getitem__)
+    monkeypatch.setattr("export.runtime.engine.importlib.import_module", modules.__getitem__)
     return cuda, modules
 
 

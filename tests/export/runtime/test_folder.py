@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from export.folder import Range, TensorSpec, file_sha256, read_exported_folder
+from export.runtime.folder import Range, TensorSpec, file_sha256, read_exported_folder
 
 GRAPH = b"an ONNX file"
 DATA = b"its external data"

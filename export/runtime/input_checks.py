@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from export.folder import GraphSpec, Range, TensorSpec
+from export.runtime.folder import GraphSpec, Range, TensorSpec
 
 _ADVICE = {
     "uint8": "give pixels from 0 to 255 as they are: the graph normalises them",

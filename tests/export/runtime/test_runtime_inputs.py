@@ -9,13 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.captions import MAX_CHARACTERS, encode_captions, load_tokenizer
 from export.runtime import Runtime
+from export.runtime.captions import MAX_CHARACTERS, encode_captions, load_tokenizer
 from simvtp.data.manifests.checks import MAX_CAPTION_CHARACTERS
 from simvtp.data.tokenizer import encode_caption
 from tests.export.conftest import CAPTIONS, clips
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PLAIN = st.text(max_size=40)
 NASTY = st.lists(
     st.sampled_from(

@@ -10,7 +10,7 @@ from av.stream import Disposition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.clips import decode_clip, read_clips
+from export.runtime.clips import decode_clip, read_clips
 from simvtp.config import FrameSpacing
 from simvtp.data import CentreCrop, ClipError, ClipRecord, EvaluationDataset, read_clip
 from simvtp.data.video import clips as training
@@ -85,7 +85,7 @@ def test_serving_training_and_evaluation_see_the_same_frames_of_odd_files(name, 
             np.testing.assert_array_equal(evaluated, served)
 
 
-REAL = Path(__file__).parents[3] / "shared" / "clips"
+REAL = Path(__file__).parents[4] / "shared" / "clips"
 
 
 @pytest.mark.slow

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.folder import FORMAT, GraphSpec, TensorSpec, file_sha256, parse_tensors
-from export.json_fields import FieldError, json_field, json_value, read_json_object
+from export.runtime.folder import FORMAT, GraphSpec, TensorSpec, file_sha256, parse_tensors
+from export.runtime.json_fields import FieldError, json_field, json_value, read_json_object
 
 # Ending of an engine's file, by the backend that built it.
 ENDINGS = {"tensorrt": ".plan", "rtx": ".engine"}
