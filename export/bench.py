@@ -23,7 +23,7 @@ from export.contestants import (
     load_torch_model,
     open_contestant,
 )
-from export.examples import example_inputs
+from export.drawn_inputs import example_inputs
 from export.machine import describe_machine
 from export.rounds import measure_rounds
 from export.runtime.folder import ExportedFolder, read_exported_folder

@@ -12,7 +12,7 @@ import onnx
 import torch
 from torch import nn
 
-from export.examples import example_inputs
+from export.drawn_inputs import example_inputs
 from export.external_data import external_files
 from export.graphs import INPUTS, OUTPUTS
 from export.runtime.folder import GraphSpec, Range, TensorSpec, file_sha256

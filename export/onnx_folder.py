@@ -12,7 +12,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from export.bench import BenchOptions, bench
-from export.examples import SHORTEST_CAPTION
+from export.drawn_inputs import SHORTEST_CAPTION
 from export.exporting import (
     check_file,
     operator_counts,
@@ -22,8 +22,9 @@ from export.exporting import (
 from export.graphs import build_graph
 from export.machine import describe_machine, machine_text
 from export.parity import corners
+from export.parity.against_torch import open_candidates, prove
+from export.parity.samples import Samples, batches_of, draw_samples, read_samples
 from export.placing import Work, put_in_place, require_replaceable, unfinished
-from export.proof import open_candidates, prove
 from export.quantize import quantize_graph
 from export.report import describe_graph, describe_versions, write_report
 from export.resized import resized
@@ -34,7 +35,6 @@ from export.runtime.folder import (
     file_sha256,
     read_exported_folder,
 )
-from export.samples import Samples, batches_of, draw_samples, read_samples
 from export.settings import ExportSettings
 from simvtp.model import SimVTP
 from simvtp.model_folder import find_model_folder, write_json

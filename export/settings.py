@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.examples import SHORTEST_CAPTION, num_tubelets
+from export.drawn_inputs import SHORTEST_CAPTION, num_tubelets
 from export.exporting import check_opset
 from export.graphs import GRAPHS
 from export.parity import Gate

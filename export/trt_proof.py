@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from export.bench import BenchOptions, bench
-from export.examples import example_inputs
+from export.drawn_inputs import example_inputs
 from export.parity import (
     Gate,
     ParityError,
@@ -17,12 +17,12 @@ from export.parity import (
     corners,
     gate_failures,
 )
+from export.parity.widened import widen
 from export.runtime.engine import Engine
 from export.runtime.engine_file import EngineFile
 from export.runtime.folder import ExportedFolder, GraphSpec
 from export.runtime.onnx_session import OnnxSession
 from export.trt_parse import BuildError
-from export.widened import widen
 
 _IN_TORCH = ("torch-eager-cuda", "torch-compiled-cuda")
 # That of float16, whose mantissa TF32 has.

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from export.examples import example_inputs
+from export.drawn_inputs import example_inputs
 from export.exporting import ExportError, check_file, write_graph
 from export.graphs import GRAPHS, INPUTS, build_graph
 from export.runtime.folder import Range

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.examples import example_inputs
+from export.drawn_inputs import example_inputs
 from export.graphs import INPUTS, build_graph
 from simvtp import ModelConfig, SimVTP
 from simvtp.layers import PackedLayout, PackedTokens

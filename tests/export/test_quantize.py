@@ -3,7 +3,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from export.examples import example_inputs
+from export.drawn_inputs import example_inputs
 from export.quantize import METHODS, products, quantize_graph
 
 

@@ -18,7 +18,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from export import triton
-from export.examples import example_inputs
+from export.drawn_inputs import example_inputs
 from export.runtime import Runtime
 from export.runtime.captions import encode_captions, load_tokenizer
 from export.runtime.clips import decode_clip

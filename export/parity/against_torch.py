@@ -23,10 +23,10 @@ from export.parity import (
     gate_failures,
     ranking_change,
 )
+from export.parity.samples import Samples, batch_of, batches_of
+from export.parity.widened import widen
 from export.runtime.folder import GraphSpec
 from export.runtime.onnx_session import OnnxSession
-from export.samples import Samples, batch_of, batches_of
-from export.widened import widen
 from simvtp.model import SimVTP
 
 

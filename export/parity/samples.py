@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from export.examples import draw_clips, draw_keep, example_inputs
+from export.drawn_inputs import draw_clips, draw_keep, example_inputs
 from export.runtime.captions import encode_captions, load_tokenizer
 from simvtp.config import FrameSpacing
 

@@ -7,8 +7,8 @@ import onnx
 import pytest
 
 from export.onnx_folder import export_folder
+from export.parity.samples import batch_of, batches_of, draw_samples, read_samples
 from export.runtime.folder import Range
-from export.samples import batch_of, batches_of, draw_samples, read_samples
 from simvtp.config import DEFAULT_SPACING
 from simvtp.data.corpus.rendering import render_corpus
 
