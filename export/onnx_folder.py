@@ -12,6 +12,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from export.bench import BenchOptions, bench
+from export.bench.machine import describe_machine, machine_text
 from export.drawn_inputs import SHORTEST_CAPTION
 from export.exporting import (
     check_file,
@@ -20,7 +21,6 @@ from export.exporting import (
     write_graph,
 )
 from export.graphs import build_graph
-from export.machine import describe_machine, machine_text
 from export.parity import corners
 from export.parity.against_torch import open_candidates, prove
 from export.parity.samples import Samples, batches_of, draw_samples, read_samples

@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 
-from export.machine import describe_machine, machine_text
+from export.bench.machine import describe_machine, machine_text
 from export.onnx import main
 from export.report import print_report
 from export.runtime import Runtime

@@ -1,7 +1,7 @@
 import os
 from pathlib import Path
 
-from export.machine import describe_machine, machine_text
+from export.bench.machine import describe_machine, machine_text
 
 XEON = """processor\t: 0
 model name\t: Some Processor @ 2.10GHz

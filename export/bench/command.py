@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.table import Table
 
-from export.contestants import (
+from export.bench.contestants import (
     NAMES,
     Contestant,
     Skipped,
@@ -23,9 +23,9 @@ from export.contestants import (
     load_torch_model,
     open_contestant,
 )
+from export.bench.machine import describe_machine
+from export.bench.rounds import measure_rounds
 from export.drawn_inputs import example_inputs
-from export.machine import describe_machine
-from export.rounds import measure_rounds
 from export.runtime.folder import ExportedFolder, read_exported_folder
 from export.runtime.input_checks import check_inputs
 from simvtp.printing import Console
@@ -290,7 +290,3 @@ def _whole(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
     return value
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from export.bench import BenchOptions, bench, main
-from export.contestants import NAMES
-from export.machine import describe_machine
-from export.rounds import measure_rounds
+from export.bench.contestants import NAMES
+from export.bench.machine import describe_machine
+from export.bench.rounds import measure_rounds
 from export.runtime import Runtime
 from export.runtime.folder import read_exported_folder
 
