@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import onnx
 
-from export.external_data import external_files
+from export.onnx.external_data import external_files
 from export.runtime.folder import (
     ExportedFolder,
     GraphSpec,
@@ -94,8 +94,8 @@ def _export(options: argparse.Namespace, ranges: Mapping[str, Range]) -> Exporte
             )
     try:
         # Needs torch, which building from an exported folder does not.
-        from export.exporting import ExportError
-        from export.onnx_folder import export_folder
+        from export.onnx.folder import export_folder
+        from export.onnx.graph_file import ExportError
     except ImportError as error:
         raise MissingError(
             f"--model needs what exports it ({error}); pip install 'simvtp[export]', or export it "

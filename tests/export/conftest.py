@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from export.onnx import main
-from export.onnx_folder import export_folder
+from export.onnx.folder import export_folder
 from export.runtime import Runtime
 from export.runtime.folder import ExportedFolder, Range, read_exported_folder
 from simvtp import SimVTP

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from export import trt
-from export.exporting import write_graph
 from export.graphs import build_graph
+from export.onnx.graph_file import write_graph
 from export.runtime.engine_file import check_engine_bytes, check_engine_version, read_engine_file
 from export.runtime.folder import Range, read_exported_folder
 from export.trt_library import Gpu, known_capabilities, open_library

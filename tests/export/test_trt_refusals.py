@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from export import trt
-from export.exporting import ExportError
+from export.onnx.graph_file import ExportError
 from export.trt_library import open_library
 from export.trt_source import find_source
 from tests.export.rtx import RTX, needs_rtx
@@ -145,7 +145,7 @@ def test_an_export_that_fails(tmp_path, capsys, monkeypatch, error, code, messag
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("export.onnx_folder.export_folder", fail)
+    monkeypatch.setattr("export.onnx.folder.export_folder", fail)
     assert trt.main(["--model", "any", "--out", str(tmp_path / "out"), *RTX]) == code
     printed = capsys.readouterr().out
     assert printed.startswith("error: ")
@@ -154,6 +154,6 @@ def test_an_export_that_fails(tmp_path, capsys, monkeypatch, error, code, messag
 
 @needs_rtx
 def test_a_model_cannot_be_exported_without_torch(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "export.onnx_folder", None)
+    monkeypatch.setitem(sys.modules, "export.onnx.folder", None)
     assert trt.main(["--model", "any", "--out", str(tmp_path / "out"), *RTX]) == 2
     assert "pip install 'simvtp[export]', or export it elsewhere" in capsys.readouterr().out

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from export.onnx_folder import export_folder
+from export.onnx.folder import export_folder
 from export.parity.samples import batch_of, batches_of, draw_samples, read_samples
 from export.runtime.folder import Range
 from simvtp.config import DEFAULT_SPACING

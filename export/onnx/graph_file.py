@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from export.drawn_inputs import example_inputs
-from export.external_data import external_files
 from export.graphs import INPUTS, OUTPUTS
+from export.onnx.external_data import external_files
 from export.runtime.folder import GraphSpec, Range, TensorSpec, file_sha256
 
 # Others are written wrongly without a word: 17 as 18, and 26 as 18 with operators of 23.

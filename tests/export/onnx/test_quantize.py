@@ -4,7 +4,7 @@ import onnxruntime
 import pytest
 
 from export.drawn_inputs import example_inputs
-from export.quantize import METHODS, products, quantize_graph
+from export.onnx.quantize import METHODS, products, quantize_graph
 
 
 def run(file, inputs):

@@ -1,7 +1,7 @@
 from dataclasses import asdict
 
+from export.onnx.settings import ExportSettings
 from export.runtime.folder import Range
-from export.settings import ExportSettings
 
 
 class TestRanges:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from export.drawn_inputs import example_inputs
-from export.exporting import ExportError, check_file, write_graph
 from export.graphs import GRAPHS, INPUTS, build_graph
+from export.onnx.graph_file import ExportError, check_file, write_graph
 from export.runtime.folder import Range
 
 

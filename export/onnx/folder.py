@@ -14,19 +14,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 from export.bench import BenchOptions, bench
 from export.bench.machine import describe_machine, machine_text
 from export.drawn_inputs import SHORTEST_CAPTION
-from export.exporting import (
+from export.graphs import build_graph
+from export.onnx.graph_file import (
     check_file,
     operator_counts,
     store_weights_apart,
     write_graph,
 )
-from export.graphs import build_graph
+from export.onnx.quantize import quantize_graph
+from export.onnx.report import describe_graph, describe_versions, write_report
+from export.onnx.settings import ExportSettings
 from export.parity import corners
 from export.parity.against_torch import open_candidates, prove
 from export.parity.samples import Samples, batches_of, draw_samples, read_samples
 from export.placing import Work, put_in_place, require_replaceable, unfinished
-from export.quantize import quantize_graph
-from export.report import describe_graph, describe_versions, write_report
 from export.resized import resized
 from export.runtime.folder import (
     ExportedFolder,
@@ -35,7 +36,6 @@ from export.runtime.folder import (
     file_sha256,
     read_exported_folder,
 )
-from export.settings import ExportSettings
 from simvtp.model import SimVTP
 from simvtp.model_folder import find_model_folder, write_json
 from simvtp.printing import Console, PlainColumn

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from export.external_data import external_files
+from export.onnx.external_data import external_files
 from export.trt_source import find_source
 
 

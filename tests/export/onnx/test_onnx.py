@@ -14,7 +14,7 @@ import torch
 
 from export.bench.machine import describe_machine, machine_text
 from export.onnx import main
-from export.report import print_report
+from export.onnx.report import print_report
 from export.runtime import Runtime
 from export.runtime.folder import file_sha256, read_exported_folder
 from export.runtime.onnx_session import OnnxSession
@@ -276,7 +276,7 @@ class TestBadInput:
 
 def test_the_command_does_not_hide_the_library():
     command = [sys.executable, "-W", "error", "-m", "export.onnx", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3])
     assert done.returncode == 0, done.stderr
     assert "--min-cosine" in done.stdout
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from export.drawn_inputs import SHORTEST_CAPTION, num_tubelets
-from export.exporting import check_opset
 from export.graphs import GRAPHS
+from export.onnx.graph_file import check_opset
+from export.onnx.quantize import METHODS
 from export.parity import Gate
-from export.quantize import METHODS
 from export.runtime.folder import PRECISIONS, Range
 
 _USUAL_BATCH = Range(1, 4, 16)

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 
-from export.exporting import ExportError
 from export.graphs import GRAPHS
-from export.onnx_folder import export_with
+from export.onnx.folder import export_with
+from export.onnx.graph_file import ExportError
+from export.onnx.quantize import METHODS
+from export.onnx.report import print_report
+from export.onnx.settings import GATES, ExportSettings
 from export.parity import ParityError
-from export.quantize import METHODS
-from export.report import print_report
 from export.runtime.folder import PRECISIONS, Range
-from export.settings import GATES, ExportSettings
 from simvtp.printing import Console
 
 _SIZES = ("MIN", "USUAL", "MAX")
@@ -98,7 +98,3 @@ def _settings(options: argparse.Namespace) -> ExportSettings:
         int8_method=options.int8_method,
         repeats=options.repeats,
     )
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
