@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from export.onnx.external_data import external_files
-from export.trt_source import find_source
+from export.trt.source import find_source
 
 
 def _outside(name: str, location: str) -> TensorProto:

@@ -8,19 +8,19 @@ from rich.progress import Progress
 from export.parity import describe_row
 from export.runtime.engine_file import read_engine_file
 from export.runtime.folder import GraphSpec
-from export.trt_build import build_engine
-from export.trt_library import Library
-from export.trt_proof import check_gate, measure_latency, measure_parity
-from export.trt_refit import check_refit, refit_engine
-from export.trt_settings import Plan
-from export.trt_sidecar import (
+from export.trt.build import build_engine
+from export.trt.library import Library
+from export.trt.measures import check_gate, measure_latency, measure_parity
+from export.trt.refit import check_refit, refit_engine
+from export.trt.settings import Plan
+from export.trt.sidecar import (
     describe_refit,
     put_in_place,
     update_sidecar,
     write_engine,
     write_sidecar,
 )
-from export.trt_source import Source
+from export.trt.source import Source
 
 
 def build_graph_engine(plan: Plan, source: Source, graph: GraphSpec, *, progress: Progress) -> Path:

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from export.runtime.engine_file import read_engine_file
-from export.trt_library import Gpu, Library
-from export.trt_parse import BuildError
-from export.trt_refit import refit_engine
+from export.trt.library import Gpu, Library
+from export.trt.parse import BuildError
+from export.trt.refit import refit_engine
 from tests.export.host_tensorrt import PROFILES, VERSION, write_engine
 
 

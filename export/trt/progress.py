@@ -4,8 +4,8 @@ from typing import Any
 
 from rich.progress import Progress, TaskID
 
-from export.trt_library import Library
-from export.trt_log import TensorRTLog
+from export.trt.library import Library
+from export.trt.log import TensorRTLog
 
 
 def watch_build(

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.runtime.folder import GraphSpec, Range, TensorSpec
-from export.trt_library import Library
-from export.trt_settings import BuildSettings, check_options, graph_profile
+from export.trt.library import Library
+from export.trt.settings import BuildSettings, check_options, graph_profile
 
 GRAPH = GraphSpec(
     name="text",

@@ -4,8 +4,8 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from export import trt
 from export.runtime.engine_file import read_engine_file
+from export.trt import command as trt
 from tests.export.rtx import RANGES, RTX, lone_graph, needs_rtx
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from export.trt_parse import GraphSupport
+from export.trt.parse import GraphSupport
 from simvtp.printing import Console
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from export.trt_library import Library
-from export.trt_log import TensorRTLog, native_output_logged, one_line, open_log
+from export.trt.library import Library
+from export.trt.log import TensorRTLog, native_output_logged, one_line, open_log
 
 
 class BuildError(Exception):

@@ -16,8 +16,8 @@ from export.runtime.folder import (
     file_sha256,
     read_exported_folder,
 )
-from export.trt_library import MissingError
-from export.trt_parse import BuildError
+from export.trt.library import MissingError
+from export.trt.parse import BuildError
 from simvtp.named_files import file_beside
 
 _PRECISIONS = {

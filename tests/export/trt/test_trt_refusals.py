@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from export import trt
 from export.onnx.graph_file import ExportError
-from export.trt_library import open_library
-from export.trt_source import find_source
+from export.trt import command as trt
+from export.trt.library import open_library
+from export.trt.source import find_source
 from tests.export.rtx import RTX, needs_rtx
 
 

@@ -7,15 +7,15 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from export import trt
 from export.graphs import build_graph
 from export.onnx.graph_file import write_graph
 from export.runtime.engine_file import check_engine_bytes, check_engine_version, read_engine_file
 from export.runtime.folder import Range, read_exported_folder
-from export.trt_library import Gpu, known_capabilities, open_library
-from export.trt_program import read_program
-from export.trt_settings import BuildSettings, Plan
-from export.trt_sidecar import inspect_layers
+from export.trt import command as trt
+from export.trt.library import Gpu, known_capabilities, open_library
+from export.trt.program import read_program
+from export.trt.settings import BuildSettings, Plan
+from export.trt.sidecar import inspect_layers
 from tests.export.rtx import RANGES, RTX, needs_rtx
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

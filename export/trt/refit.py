@@ -10,9 +10,9 @@ from export.runtime.engine_file import (
     check_engine_version,
 )
 from export.runtime.folder import GraphSpec
-from export.trt_library import Library, MissingError, no_gpu_here
-from export.trt_log import open_log
-from export.trt_parse import BuildError
+from export.trt.library import Library, MissingError, no_gpu_here
+from export.trt.log import open_log
+from export.trt.parse import BuildError
 
 
 def check_refit(engine: EngineFile, graph: GraphSpec, *, precision: str) -> None:

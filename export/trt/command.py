@@ -17,17 +17,17 @@ from rich.progress import BarColumn, Progress, TimeElapsedColumn
 from export.parity import ParityError
 from export.runtime.engine_file import ENDINGS, read_engine_file
 from export.runtime.folder import PRECISIONS, Range
-from export.trt_job import build_graph_engine, refit_graph_engine
-from export.trt_library import (
+from export.trt.job import build_graph_engine, refit_graph_engine
+from export.trt.library import (
     Library,
     MissingError,
     open_library,
     target_capabilities,
 )
-from export.trt_parse import BuildError, graph_support
-from export.trt_report import print_engines, print_support
-from export.trt_settings import BuildSettings, Plan, check_options
-from export.trt_source import Source, find_source
+from export.trt.parse import BuildError, graph_support
+from export.trt.report import print_engines, print_support
+from export.trt.settings import BuildSettings, Plan, check_options
+from export.trt.source import Source, find_source
 from simvtp.printing import Console, PlainColumn, printable
 
 _SIZES = ("MIN", "OPT", "MAX")
@@ -159,7 +159,3 @@ def _show_log(console: Console, verbose: bool) -> None:
 def _plain(record: logging.LogRecord) -> bool:
     record.msg, record.args = printable(record.getMessage()), ()
     return True
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from rich.progress import Progress
 
 from export.runtime.engine_file import Profile
-from export.trt_log import native_output_logged, open_log
-from export.trt_parse import BuildError, parse_graph
-from export.trt_progress import watch_build
-from export.trt_settings import Plan
+from export.trt.log import native_output_logged, open_log
+from export.trt.parse import BuildError, parse_graph
+from export.trt.progress import watch_build
+from export.trt.settings import Plan
 
 _GIB = 1 << 30
 

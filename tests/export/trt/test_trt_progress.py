@@ -4,7 +4,7 @@ import logging
 import pytest
 from rich.progress import Progress
 
-from export import trt
+from export.trt import command as trt
 
 pytestmark = [
     pytest.mark.trt,

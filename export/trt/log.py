@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from export.trt_library import Library
+from export.trt.library import Library
 
 _LOGGER = logging.getLogger("export.trt")
 

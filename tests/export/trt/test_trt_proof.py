@@ -10,8 +10,8 @@ import pytest
 from export.parity import ParityError, ParityRow
 from export.runtime.engine_file import read_engine_file
 from export.runtime.folder import Range, read_exported_folder
-from export.trt_parse import BuildError
-from export.trt_proof import check_gate, measure_latency, measure_parity
+from export.trt.measures import check_gate, measure_latency, measure_parity
+from export.trt.parse import BuildError
 from tests.export.host_tensorrt import (
     TEXT_PROFILES,
     Context,

@@ -22,7 +22,7 @@ from export.runtime.engine import Engine
 from export.runtime.engine_file import EngineFile
 from export.runtime.folder import ExportedFolder, GraphSpec
 from export.runtime.onnx_session import OnnxSession
-from export.trt_parse import BuildError
+from export.trt.parse import BuildError
 
 _IN_TORCH = ("torch-eager-cuda", "torch-compiled-cuda")
 # That of float16, whose mantissa TF32 has.

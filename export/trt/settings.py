@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from export.runtime.engine_file import Profile, Shape, ShapeRange
 from export.runtime.folder import GraphSpec, Range
-from export.trt_library import Library, MissingError, no_gpu_here
+from export.trt.library import Library, MissingError, no_gpu_here
 
 _MOST_WORKSPACE = 1 << 20
 

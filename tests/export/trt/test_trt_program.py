@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.trt_program import describe_program, read_program
-from export.trt_sidecar import summarize_layers
+from export.trt.program import describe_program, read_program
+from export.trt.sidecar import summarize_layers
 
 HEADER = """
 header {

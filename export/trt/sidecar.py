@@ -10,11 +10,11 @@ from typing import Any
 
 from export.runtime.engine_file import ENDINGS, Profile
 from export.runtime.folder import FORMAT, GraphSpec, file_sha256
-from export.trt_build import BuiltEngine
-from export.trt_library import cuda_version
-from export.trt_log import open_log
-from export.trt_program import describe_program, read_program
-from export.trt_settings import Plan
+from export.trt.build import BuiltEngine
+from export.trt.library import cuda_version
+from export.trt.log import open_log
+from export.trt.program import describe_program, read_program
+from export.trt.settings import Plan
 
 _NO_GPU = "needs a GPU that the engine is for; this machine has none"
 # How the names of kernels and layers tell of attention that was fused into one.
