@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from export import triton
+from export.triton import command as triton
 from simvtp.config import DataConfig, FrameSpacing
 from simvtp.data import CentreCrop, ClipDataset, ClipRecord
 from simvtp.retrieval.embedding import embed
 from simvtp.retrieval.gallery import clip_batches
-from tests.export.test_triton import Request, as_json, configs_of, load_backend_model
+from tests.export.triton.test_triton import Request, as_json, configs_of, load_backend_model
 
 RATES = (12, 25, 30, 60)
 SECONDS = 4

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-GATE = Path(__file__).parents[2] / "examples" / "triton" / "gate.py"
+GATE = Path(__file__).parents[3] / "examples" / "triton" / "gate.py"
 LENGTH = "Inference-Header-Content-Length"
 HUGE = 2**62
 

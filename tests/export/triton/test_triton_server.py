@@ -17,16 +17,16 @@ from filelock import FileLock
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from export import triton
 from export.drawn_inputs import example_inputs
 from export.runtime import Runtime
 from export.runtime.captions import encode_captions, load_tokenizer
 from export.runtime.clips import decode_clip
+from export.triton import command as triton
 from simvtp.data.cache import cache_folder
-from tests.export.test_gate import load_gate, served
+from tests.export.triton.test_gate import load_gate, served
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # Found at import, for while tests run the cache is a folder of theirs.
 SERVER = cache_folder() / "triton-server"
 PACKAGES = ("nvidia-pytriton==0.7.0", "numpy<2", "onnxruntime", "tokenizers", "av", "pillow")

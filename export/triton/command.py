@@ -79,8 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> list[Any]:
     # Here, so that a missing tritonclient is told as one.
-    from export.triton_config import ServingSettings
-    from export.triton_repository import LISTING, read_gallery, write_repository
+    from export.triton.config import ServingSettings
+    from export.triton.repository import LISTING, read_gallery, write_repository
 
     settings = ServingSettings(
         backend=options.backend,
@@ -134,7 +134,3 @@ def _table(configs: Sequence[Any]) -> Table:
             *(str(config.max_batch_size), ", ".join(str(size) for size in batching)),
         )
     return table
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

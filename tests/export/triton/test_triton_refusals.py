@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from export import triton
+from export.triton import command as triton
 from tests.export.host_tensorrt import PROFILES, TEXT_PROFILES, write_engine
 
 
@@ -80,7 +80,7 @@ def test_a_repository_names_no_folder_of_this_machine(exported, tmp_path):
 
 def require_no_folders(folder):
     """See that no file tells where things lie here: the user's files, this library, or Python."""
-    here = (exported_root(folder), Path(__file__).parents[2], Path(sys.prefix), Path.home())
+    here = (exported_root(folder), Path(__file__).parents[3], Path(sys.prefix), Path.home())
     for file in folder.rglob("*"):
         content = file.read_bytes() if file.is_file() else b""
         for place in here:

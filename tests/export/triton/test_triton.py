@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
-from export import triton
 from export.runtime.folder import GraphSpec, Range, TensorSpec, read_exported_folder
-from export.triton_config import (
+from export.triton import command as triton
+from export.triton.config import (
     ServingSettings,
     caption_lengths,
     ensemble_config,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "triton"
+EXAMPLES = Path(__file__).parents[3] / "examples" / "triton"
 CLIENT = EXAMPLES / "client.py"
 
 

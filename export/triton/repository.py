@@ -14,7 +14,7 @@ from export.runtime.captions import load_tokenizer
 from export.runtime.engine_file import EngineFile, check_engine_bytes, find_engine_file
 from export.runtime.folder import ExportedFolder, GraphSpec, Range, TensorSpec
 from export.runtime.json_fields import json_field, read_json_object
-from export.triton_config import (
+from export.triton.config import (
     Config,
     ServingSettings,
     caption_lengths,
@@ -143,7 +143,7 @@ def _copy_graph(
         shutil.copyfile(exported.path / name, version / name)
     if settings.backend == "python":
         _copy_code("runtime/token_checks.py", version / "token_checks.py")
-        _copy_code("triton_files/graph.py", version / "model.py")
+        _copy_code("triton/files/graph.py", version / "model.py")
 
 
 def _write_warm_up(folder: Path, graph: GraphSpec) -> None:
@@ -179,7 +179,7 @@ def _write_tokenize(
     version.mkdir()
     shutil.copyfile(tokenizer, version / "tokenizer.json")
     _copy_code("runtime/captions.py", version / "captions.py")
-    _copy_code("triton_files/tokenize.py", version / "model.py")
+    _copy_code("triton/files/tokenize.py", version / "model.py")
     return config
 
 
@@ -202,7 +202,7 @@ def _write_preprocess(
     version.mkdir()
     _copy_code("runtime/clips.py", version / "clips.py")
     _copy_decoder(version / "simvtp")
-    _copy_code("triton_files/preprocess.py", version / "model.py")
+    _copy_code("triton/files/preprocess.py", version / "model.py")
     return config
 
 
@@ -240,7 +240,7 @@ def _write_rank(
     version.mkdir()
     np.save(version / "gallery.npy", gallery.embeddings)
     (version / "gallery.json").write_text(json.dumps(gallery.ids), "utf-8")
-    _copy_code("triton_files/rank.py", version / "model.py")
+    _copy_code("triton/files/rank.py", version / "model.py")
     return config
 
 
