@@ -1,1 +1,1 @@
-"""Jobs to run with `python -m`: pretrain, evaluate, visualize."""
+"""Commands to run with `python -m`: most have a room of their own, with a `__main__`."""
