@@ -22,6 +22,7 @@ from benchmarks.measure import command_line, machine
 from simvtp.batch import Batch
 from simvtp.config import ModelConfig
 from simvtp.layers import Block
+from simvtp.losses import ContrastiveLoss
 from simvtp.model import SimVTP
 from simvtp.objective import Objective
 from simvtp.printing import Console
@@ -154,7 +155,7 @@ def _objective(double: bool) -> Objective:
     for parameter in model.parameters():
         # Large enough for every term to matter.
         nn.init.normal_(parameter, std=0.15)
-    return Objective(model, temperature=_TEMPERATURE)
+    return Objective(model, contrast=ContrastiveLoss(temperature=_TEMPERATURE))
 
 
 def _batch(rank: int, ranks: int) -> Batch:

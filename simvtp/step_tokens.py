@@ -1,8 +1,8 @@
 """The embedded tokens of one step, and the sequences that are made of them."""
 
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,63 +22,80 @@ class SequenceGroup(NamedTuple):
     lengths: tuple[int, ...]
 
 
+class TokenPart(NamedTuple):
+    """Where the tokens of one kind, such as a modality, stand among those of a step.
+
+    Attributes:
+        layout: layout of this rank's sequences.
+        first: row of this rank's first token.
+        start: row of the first token of all ranks' sequences, where they are there too.
+    """
+
+    layout: PackedLayout
+    first: int
+    start: int
+
+    def rows(self, chosen: Tensor | None = None) -> Tensor:
+        """Rows of this rank's tokens, or of those of other sequences of the same length.
+
+        Args:
+            chosen: `(sequences,)` int64 numbers from `start` on, on the tokens' device.
+
+        Raises:
+            ValueError: sequences of different lengths would have to be chosen from.
+        """
+        layout = self.layout
+        if chosen is None:
+            return torch.arange(self.first, self.first + layout.total_tokens, device=layout.device)
+        length = layout.lengths[0]
+        if len(set(layout.lengths)) > 1:
+            raise ValueError(
+                "sequences are chosen by number where all have the same length, got lengths "
+                f"{layout.lengths[:8]}; choose those of another part"
+            )
+        places = torch.arange(self.start, self.start + length, device=layout.device)
+        return (chosen[:, None] * length + places).flatten()
+
+
 @dataclass(frozen=True)
 class StepTokens:
     """Every token of a step once; the sequences of all passes are picked from them by row.
 
     Args:
-        values: `(tokens, width)`: visible tubelets, masked captions, perhaps clean captions.
-        clips: layout of this rank's clips; all have the same number of tokens.
-        text: layout of this rank's captions.
-        first_video: row of this rank's first tubelet; 0 unless other ranks' clips are there too.
-        first_masked: row of the first masked caption.
-        first_clean: row of the first clean caption; that of the first masked one where no pass
-            sees clean ones.
+        values: `(tokens, width)`: the parts one after the other.
+        parts: where each part's tokens stand, by its name.
     """
 
     values: Tensor
-    clips: PackedLayout
-    text: PackedLayout
-    first_video: int
-    first_masked: int
-    first_clean: int
+    parts: Mapping[str, TokenPart]
+    _orders: dict[tuple[PackedLayout, ...], Tensor] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
-    @cached_property
-    def pair_rows(self) -> Tensor:
-        """Rows of [clip i ; caption i] where a caption's tokens follow this rank's clips; host."""
-        return join_rows(self.clips, self.text)
-
-    @property
-    def pair_lengths(self) -> tuple[int, ...]:
-        """Tokens of [clip i ; caption i]."""
-        pairs = zip(self.clips.lengths, self.text.lengths, strict=True)
-        return tuple(clip + caption for clip, caption in pairs)
-
-    def first_of(self, captions: Literal["clean", "masked"]) -> int:
-        """Row of the first caption of a kind."""
-        return self.first_clean if captions == "clean" else self.first_masked
-
-    def own_pairs(self, *, first_text: int) -> SequenceGroup:
-        """[clip i ; caption i], the captions from row `first_text` on."""
-        rows, num_video = self.pair_rows, self.clips.total_tokens
-        text_rows = rows - num_video + first_text
-        picked = torch.where(rows < num_video, rows + self.first_video, text_rows)
-        return SequenceGroup(to_device(picked, self.values.device), self.pair_lengths)
-
-    def pairs_with(self, videos: Tensor, *, first_text: int) -> SequenceGroup:
-        """[clip videos[i] ; caption i].
+    def join(self, *names: str, chosen: Mapping[str, Tensor] | None = None) -> SequenceGroup:
+        """Sequence i is [part a's sequence i ; part b's sequence i ; ...].
 
         Args:
-            videos: `(batch,)` int64 clips among those of `values`, on its device.
-            first_text: row of the first caption.
+            names: parts in the order of a joined sequence; any number.
+            chosen: instead of sequence i of a part, the one of this number: see `TokenPart.rows`.
         """
-        rows, num_video = self.pair_rows, self.clips.total_tokens
-        length = self.clips.lengths[0]
-        owner = (rows // length).clamp(max=self.clips.num_sequences - 1)
-        text_rows = rows - num_video + first_text
-        is_video, owner, place, text_rows = (
-            to_device(part, videos.device)
-            for part in (rows < num_video, owner, rows % length, text_rows)
-        )
-        picked = torch.where(is_video, videos[owner] * length + place, text_rows)
-        return SequenceGroup(picked, self.pair_lengths)
+        chosen = {} if chosen is None else chosen
+        sources = torch.cat([self.parts[name].rows(chosen.get(name)) for name in names])
+        order = to_device(self._order(names), self.values.device)
+        return SequenceGroup(sources.index_select(0, order), self.lengths(*names))
+
+    def lengths(self, *names: str) -> tuple[int, ...]:
+        """Tokens of each joined sequence."""
+        lengths = (self.parts[name].layout.lengths for name in names)
+        return tuple(sum(parts) for parts in zip(*lengths, strict=True))
+
+    def places(self, *names: str) -> tuple[Tensor, ...]:
+        """Where the tokens of each part stand in the joined sequences, `(total_tokens,)` int64."""
+        totals = [self.parts[name].layout.total_tokens for name in names]
+        return to_device(self._order(names).argsort(), self.values.device).split(totals)
+
+    def _order(self, names: tuple[str, ...]) -> Tensor:
+        layouts = tuple(self.parts[name].layout for name in names)
+        if layouts not in self._orders:
+            self._orders[layouts] = join_rows(*layouts)
+        return self._orders[layouts]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from simvtp.layers import pack
+from simvtp.losses import ContrastiveLoss
 from simvtp.objective import Objective
 from simvtp.pipelines.pretrain.step import TrainStep
 from simvtp.training import build_optimizer
@@ -60,7 +61,7 @@ def test_a_step_does_not_make_the_host_wait(precision, negatives, contrast_over)
         precision=precision,
         contrast_over=contrast_over,
         negatives=negatives,
-        learn_temperature=True,
+        contrast=ContrastiveLoss(learn=True),
         text_dropout=0.1,
     )
     # Other lengths, so that nothing kept from the warm-up serves the step under test. More than

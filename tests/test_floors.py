@@ -13,6 +13,7 @@ FLOORS = {
         *("simvtp.model", "simvtp.objective", "simvtp.batch", "simvtp.layer_decay"),
         *("simvtp.model_card", "simvtp.tasks", "simvtp.trainer"),
         *("simvtp.reconstruction", "simvtp.model_folder", "simvtp.step_tokens"),
+        "simvtp.step_features",
     ),
     2: (
         *("simvtp.encoders", "simvtp.decoders", "simvtp.masking", "simvtp.losses"),

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 import simvtp.objective
 from benchmarks.reference import reference_losses
 from simvtp.layers import PackedLayout, PackedTokens
-from simvtp.losses import MASKED_TERMS, Negatives
+from simvtp.losses import MASKED_TERMS, ContrastiveLoss, Negatives
 from simvtp.objective import Objective
 from tests.sample_batches import samples_of, small_batch, small_collator, small_model
 
@@ -111,7 +111,7 @@ def test_reconstruction_of_a_clip_does_not_depend_on_its_batch_mates(lengths, se
 
 def test_gradients_reach_every_parameter():
     model = small_model(word_decoder_depth=1)
-    objective = Objective(model, learn_temperature=True)
+    objective = Objective(model, contrast=ContrastiveLoss(learn=True))
     objective(small_batch([3, 4, 5])).total.backward()
     missing = [
         name

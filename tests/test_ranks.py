@@ -8,7 +8,9 @@ from torch import distributed, multiprocessing
 
 from simvtp.layers import gather_rows, world_size
 from simvtp.losses import (
+    ContrastiveLoss,
     GradientBalance,
+    SigmoidLoss,
     cache_contrast,
     contrastive_loss,
     sample_negatives,
@@ -73,10 +75,42 @@ def test_contrastive_loss_is_that_of_the_global_batch(tmp_path):
     torch.testing.assert_close(torch.cat([result[2] for result in results]), text.grad)
 
 
+def sigmoid_of(video, text, keys):
+    """Loss and gradients, the numbers of the loss's own included."""
+    loss = SigmoidLoss(temperature=0.3, bias=-2.0).double()
+    features = [part.clone().requires_grad_() for part in (video, text)]
+    value = loss(*features, keys=keys).loss
+    (value / world_size()).backward()
+    return value.detach(), *(part.grad for part in (*features, *loss.parameters()))
+
+
+def sigmoid_of_half(rank):
+    own = slice(2 * rank, 2 * rank + 2)
+    result = sigmoid_of(*(part[own] for part in features()), torch.tensor([1, 2, 1, 3])[own])
+    # Each text's nearest videos, its own apart, are the second of each rank.
+    similarity = torch.tensor([[0.0, 1, 0, 1], [0, 0, 0, 1]]).roll(2 * rank, dims=1)
+    drawn = sample_negatives(similarity=similarity, temperature=1e-3)
+    return [*result, drawn.videos, drawn.valid]
+
+
+def test_the_sigmoid_loss_is_that_of_the_global_batch_and_pairs_without_keys_differ(tmp_path):
+    loss, *gradients = sigmoid_of(*features(), torch.tensor([1, 2, 1, 3]))
+    results = run_ranks(sigmoid_of_half, tmp_path)
+    torch.testing.assert_close(sum(result[0] for result in results) / RANKS, loss)
+    for number, expected in enumerate(gradients, start=1):
+        got = [result[number] for result in results]
+        joined = torch.cat(got) if expected.ndim else sum(got)
+        torch.testing.assert_close(joined, expected)
+    for rank, result in enumerate(results):
+        assert result[-1].all()
+        assert result[-2][1] == (3 + 2 * rank) % 4
+        assert result[-2][0] % 2 == 1
+
+
 def objective_terms(samples):
     # With one valid negative for each text the draw cannot differ between the layouts: the
     # similarity of all others is too low.
-    objective = Objective(small_model(), temperature=0.001)
+    objective = Objective(small_model(), contrast=ContrastiveLoss(temperature=0.001))
     result = objective(small_collator()(samples), generator=torch.Generator().manual_seed(0))
     (result.total / world_size()).backward()
     gradients = [parameter.grad for parameter in objective.parameters()]
@@ -133,7 +167,10 @@ def contrast_of_own_half(rank):
 def objective_over_own_rank(rank):
     """Contrast and matching of this rank's clips, whose only negative is the other one."""
     objective = Objective(
-        small_model(), pixel_weight=0, word_weight=0, negatives_over="rank", temperature=0.3
+        small_model(),
+        pixel_weight=0,
+        word_weight=0,
+        contrast=ContrastiveLoss(negatives_over="rank", temperature=0.3),
     )
     size = len(LENGTHS) // RANKS
     own = samples_of(LENGTHS)[size * rank : size * rank + size]

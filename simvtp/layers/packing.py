@@ -183,35 +183,36 @@ def segment_mean(tokens: PackedTokens) -> Tensor:
     )
 
 
-def join_rows(first: PackedLayout, second: PackedLayout) -> Tensor:
-    """Rows that join sequence i of one pack with sequence i of another.
+def join_rows(*layouts: PackedLayout) -> Tensor:
+    """Rows that join sequence i of each of several packs, one behind the other.
 
     Args:
-        first: layout of the pack whose sequences come first.
-        second: layout of the pack whose sequences follow, with as many sequences.
+        layouts: layouts of the packs in the order of the parts of a joined sequence, all with as
+            many sequences.
 
     Returns:
-        `(first.total_tokens + second.total_tokens,)` int64 on the host: indexing
-        `cat([first_values, second_values])` with it gives the joined pack, whose lengths are the
-        sums. Its argsort says where each source row went.
+        `(total_tokens of all,)` int64 on the host: indexing the packs' concatenated values with it
+        gives the joined pack, whose lengths are the sums. Its argsort says where each source row
+        went.
 
     Raises:
         TypeError: they are no layouts.
-        ValueError: the packs hold different numbers of sequences.
+        ValueError: there is none, or they hold different numbers of sequences.
     """
-    for layout in (first, second):
+    for layout in layouts:
         if not isinstance(layout, PackedLayout):
             raise TypeError(f"rows of layouts are joined, got {describe(layout)}; give pack.layout")
-    if first.num_sequences != second.num_sequences:
+    counts = [layout.num_sequences for layout in layouts]
+    if len(set(counts)) != 1:
         raise ValueError(
-            "both packs must hold the same number of sequences, got "
-            f"{first.num_sequences} and {second.num_sequences}"
+            "all packs must hold the same number of sequences, got "
+            f"{' and '.join(map(str, counts)) or 'no pack'}; give one layout for each part"
         )
     sequence = [
         torch.arange(layout.num_sequences).repeat_interleave(torch.tensor(layout.lengths))
-        for layout in (first, second)
+        for layout in layouts
     ]
-    # A stable sort by sequence keeps the first pack's rows ahead of the second's.
+    # A stable sort by sequence keeps the rows of earlier packs ahead of those of later ones.
     return torch.cat(sequence).argsort(stable=True)
 
 

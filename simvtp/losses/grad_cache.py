@@ -98,19 +98,20 @@ def cache_contrast(
     # A whole number has no gradient.
     temperature = torch.as_tensor(1.0 * temperature, device=all_video.device).detach().clone()
     with torch.enable_grad():
-        loss, similarity = contrastive_loss(
+        contrast = contrastive_loss(
             all_video,
             all_text,
             temperature=temperature.requires_grad_(),
             keys=None if keys is None else torch.cat(list(keys)),
             negatives_over=negatives_over,
         )
-        gradients = torch.autograd.grad(loss, (all_video, all_text, temperature))
+        gradients = torch.autograd.grad(contrast.loss, (all_video, all_text, temperature))
     # Columns are all parts of rank 0, then of rank 1, ...; a part's negatives are of its own.
-    columns = similarity.detach().unflatten(1, (num_ranks(negatives_over), -1)).split(sizes, dim=2)
+    similarity = contrast.similarity.detach()
+    columns = similarity.unflatten(1, (num_ranks(negatives_over), -1)).split(sizes, dim=2)
     return [
         CachedContrast(
-            loss=loss.detach(),
+            loss=contrast.loss.detach(),
             video=video_gradient,
             text=text_gradient,
             temperature=gradients[2] / len(sizes),

@@ -30,7 +30,7 @@ class Negatives(NamedTuple):
 
 
 def sample_negatives(
-    keys: Tensor,
+    keys: Tensor | None = None,
     *,
     similarity: Tensor | None = None,
     temperature: float | Tensor = 0.05,
@@ -43,7 +43,8 @@ def sample_negatives(
     negatives, as in ALBEF, arXiv 2107.07651); without, uniformly as the paper does (FACTS 3.4).
 
     Args:
-        keys: `(batch,)` int64, equal for pairs that are no negatives of each other.
+        keys: `(batch,)` int64, equal for pairs that are no negatives of each other, on all ranks
+            (`torch.arange` has the same numbers on each); None, with similarities, when all are.
         similarity: `(batch, global_batch)` cosines of texts with videos, as `Contrast` holds.
         temperature: divides the similarities.
         generator: on the device of `keys`; the global generator when left out.
@@ -55,9 +56,12 @@ def sample_negatives(
 
     Raises:
         TypeError: keys or similarities are no tensors.
-        ValueError: the global batch is a single pair, which has no negative; the similarities are
-            of other pairs; or the temperature is not above 0.
+        ValueError: there are neither keys nor similarities; the global batch is a single pair,
+            which has no negative; the similarities are of other pairs; or the temperature is not
+            above 0.
     """
+    if keys is None:
+        keys = _distinct_keys(similarity, over=negatives_over)
     same_caption = false_negatives(keys, over=negatives_over)
     num_pairs = same_caption.shape[1]
     if num_pairs < 2:
@@ -101,6 +105,16 @@ def match_loss(positives: Tensor, negatives: Tensor, *, valid: Tensor | None = N
         valid = torch.ones(len(unmatched), dtype=torch.bool, device=unmatched.device)
     total = matched.sum() + (unmatched * valid).sum()
     return total / mean_count(valid.sum() + len(matched))
+
+
+def _distinct_keys(similarity: Tensor | None, *, over: Over) -> Tensor:
+    """A number for each pair that no pair of another rank has."""
+    if similarity is None:
+        raise ValueError(
+            "sample_negatives needs keys or similarities, which say how many pairs there are, got "
+            "neither; give keys that differ between all pairs of all ranks"
+        )
+    return own_rows(similarity, over=over)
 
 
 def _check_similarity(similarity: Tensor, excluded: Tensor) -> None:

@@ -30,15 +30,16 @@ def test_mean_is_that_of_each_sequence(sizes):
     torch.testing.assert_close(segment_mean(pack(parts)), expected)
 
 
-@given(pairs=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=6))
-def test_join_puts_each_second_sequence_behind_its_first(pairs):
-    firsts, seconds = (sequences([pair[side] for pair in pairs], seed=side) for side in (0, 1))
-    first, second = pack(firsts), pack(seconds)
-    rows = join_rows(first.layout, second.layout)
-    joined = torch.cat([first.values, second.values])[rows]
-    expected = [torch.cat(pair) for pair in zip(firsts, seconds, strict=True)]
-    assert torch.equal(joined, torch.cat(expected))
-    assert torch.equal(joined[rows.argsort()], torch.cat([first.values, second.values]))
+@given(data=st.data(), count=st.integers(1, 6), num_packs=st.integers(1, 4))
+def test_join_puts_each_sequence_behind_that_of_the_pack_before(data, count, num_packs):
+    sizes = st.lists(st.integers(1, 5), min_size=count, max_size=count)
+    parts = [sequences(data.draw(sizes), seed=seed) for seed in range(num_packs)]
+    packs = [pack(part) for part in parts]
+    rows = join_rows(*(each.layout for each in packs))
+    sources = torch.cat([each.values for each in packs])
+    expected = [torch.cat(together) for together in zip(*parts, strict=True)]
+    assert torch.equal(sources[rows], torch.cat(expected))
+    assert torch.equal(sources[rows][rows.argsort()], sources)
 
 
 @given(sizes=lengths)
@@ -66,3 +67,5 @@ def test_empty_sequences_are_refused(sizes):
 def test_joining_needs_as_many_sequences():
     with pytest.raises(ValueError, match="2 and 1"):
         join_rows(PackedLayout((1, 2), CPU), PackedLayout((1,), CPU))
+    with pytest.raises(ValueError, match="got no pack; give one layout"):
+        join_rows()

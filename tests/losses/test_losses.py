@@ -143,6 +143,18 @@ def test_random_negatives_are_uniform():
     assert (counts / draws - chance).abs().max() < 5 * (2 / 9 / draws) ** 0.5
 
 
+@given(batch=st.integers(2, 6), seed=st.integers(0, 99))
+def test_without_keys_any_other_video_is_a_negative(batch, seed):
+    similarity, pairs = torch.rand(batch, batch), torch.arange(batch)
+    drawn, known = (
+        sample_negatives(keys, similarity=similarity, generator=torch.Generator().manual_seed(seed))
+        for keys in (None, pairs)
+    )
+    assert torch.equal(drawn.videos, known.videos)
+    assert drawn.valid.all()
+    assert not (drawn.videos == pairs).any()
+
+
 def test_a_single_pair_has_no_negative():
     with pytest.raises(ValueError, match="one pair"):
         sample_negatives(torch.tensor([1]))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from simvtp.losses import FeatureMemory, contrastive_loss
+from simvtp.losses import ContrastiveLoss, FeatureMemory, contrastive_loss
 
 TEMPERATURE = 0.1
 
@@ -41,13 +41,12 @@ def looped_loss(video, text, keys, kept):
     size=st.integers(1, 9),
 )
 def test_loss_equals_a_loop_over_batch_and_memory(batches, size):
-    memory, kept = FeatureMemory(size, width=5), []
+    contrast = ContrastiveLoss(temperature=TEMPERATURE, memory=FeatureMemory(size, width=5))
+    kept = []
     for number, keys in enumerate(batches):
         video, text = unit(len(keys), 2 * number), unit(len(keys), 2 * number + 1)
         expected = looped_loss(video, text, keys, kept)
-        loss = contrastive_loss(
-            video, text, temperature=TEMPERATURE, keys=torch.tensor(keys), memory=memory
-        ).loss
+        loss = contrast(video, text, keys=torch.tensor(keys)).loss
         assert loss.item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
         kept = [*kept, *zip(video, text, keys, strict=True)][-size:]
 
@@ -67,16 +66,17 @@ def test_gradients_reach_this_step_only_and_are_those_of_the_loss():
     assert torch.autograd.gradcheck(loss, features, eps=1e-3, atol=1e-2, rtol=1e-2, nondet_tol=0)
 
 
-def test_evaluation_and_bad_steps_leave_the_memory_as_it_is():
+def test_evaluation_the_pure_function_and_bad_steps_leave_the_memory_as_it_is():
     memory = FeatureMemory(4, width=5)
-    keys = torch.tensor([0, 1])
-    contrastive_loss(unit(2, 1), unit(2, 2), keys=keys, memory=memory)
+    contrast, keys = ContrastiveLoss(memory=memory), torch.tensor([0, 1])
+    contrast(unit(2, 1), unit(2, 2), keys=keys)
     before = {name: value.clone() for name, value in memory.state_dict().items()}
     with torch.no_grad():
-        contrastive_loss(unit(2, 3), unit(2, 4), keys=keys, memory=memory)
+        contrast(unit(2, 3), unit(2, 4), keys=keys)
+    contrastive_loss(unit(2, 3), unit(2, 4), keys=keys, memory=memory)
     broken = unit(2, 5)
     broken[0, 0] = math.nan
-    contrastive_loss(broken, unit(2, 6), keys=keys, memory=memory)
+    contrast(broken, unit(2, 6), keys=keys)
     assert int(memory.place) == 2
     for name, value in memory.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)

@@ -58,6 +58,7 @@ def test_a_temperature_must_be_above_0(temperature):
             "video and the cached video must have the same shape",
         ),
         (lambda: false_negatives(KEYS[None]), r"keys must be a tensor \(batch,\) of int64"),
+        (lambda: sample_negatives(), "needs keys or similarities.*got neither; give keys"),
         (lambda: sample_negatives(KEYS, similarity=torch.eye(2)), r"must be \(3, 3\), .*got \(2"),
         (lambda: match_loss(LOGITS[0], LOGITS), r"positives must be .* of float, got float32"),
         (lambda: match_loss(LOGITS, LOGITS[:, :1]), r"negatives must be \(pairs, 2\), got \(3, 1"),

@@ -24,7 +24,7 @@ from simvtp.data.datasets.tasks import (
 )
 from simvtp.data.video.augment import ClipAugment
 from simvtp.data.video.mix import MixAugment
-from simvtp.losses import FeatureMemory
+from simvtp.losses import ContrastiveLoss, FeatureMemory
 from simvtp.masking import TextMasker, TubeMasker
 from simvtp.model import SimVTP
 from simvtp.objective import Objective
@@ -144,11 +144,13 @@ def _retrieval_objective(config: FinetuneConfig, model: SimVTP) -> Objective:
         word_weight=0.0,
         vtc_weight=tune.vtc_weight,
         vtm_weight=tune.vtm_weight,
-        temperature=tune.temperature,
+        contrast=ContrastiveLoss(
+            temperature=tune.temperature,
+            negatives_over=tune.negatives_over,
+            memory=FeatureMemory(tune.memory, width=model.config.width) if tune.memory else None,
+        ),
         # No word is masked, so both kinds of caption are one, embedded once.
         contrast_text="masked",
-        negatives_over=tune.negatives_over,
-        memory=FeatureMemory(tune.memory, width=model.config.width) if tune.memory else None,
     )
 
 

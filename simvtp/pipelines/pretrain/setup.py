@@ -26,6 +26,7 @@ from simvtp.data import (
 )
 from simvtp.data.corpus.rendering import render_corpus
 from simvtp.data.shards.fetch import ClipFiles
+from simvtp.losses import ContrastiveLoss
 from simvtp.masking import RunningCellMasker, TextMasker, TubeMasker
 from simvtp.model import SimVTP
 from simvtp.objective import Objective
@@ -138,13 +139,15 @@ def build_objective(config: PretrainConfig, *, model: SimVTP) -> Objective:
         word_weight=settings.word_weight,
         vtc_weight=settings.vtc_weight,
         vtm_weight=settings.vtm_weight,
-        temperature=settings.temperature,
-        learn_temperature=settings.learn_temperature,
+        contrast=ContrastiveLoss(
+            temperature=settings.temperature,
+            learn=settings.learn_temperature,
+            negatives_over=settings.negatives_over,
+        ),
         contrast_text=settings.contrast_text,
         match_text=settings.match_text,
         balance_gradients=config.balances_gradients,
         negatives=settings.negatives,
-        negatives_over=settings.negatives_over,
     )
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from simvtp.batch import Batch
-from simvtp.losses import MASKED_TERMS, CachedContrast, Losses, cache_contrast
+from simvtp.config.checks import require
+from simvtp.losses import MASKED_TERMS, CachedContrast, ContrastiveLoss, Losses, cache_contrast
 from simvtp.objective import Objective
 from simvtp.trainer.optimizer_step import OptimizerStep, StepResult
 
@@ -28,6 +29,10 @@ class TrainStep(OptimizerStep):
         masked_steps: steps at the start that belong to masked modelling alone.
         measure_every: steps between two measurements of the terms' gradients, where the objective
             balances them.
+
+    Raises:
+        ValueError: the contrastive loss is not one that `cache_contrast` can take apart; or as for
+            `OptimizerStep`.
     """
 
     objective: Objective
@@ -44,6 +49,13 @@ class TrainStep(OptimizerStep):
         measure_every: int = 10,
     ) -> None:
         super().__init__(objective, optimizer=optimizer, precision=precision, clip_norm=clip_norm)
+        contrast = objective.contrast
+        is_plain = isinstance(contrast, ContrastiveLoss) and contrast.memory is None
+        require(
+            contrast_over == "micro_batch" or is_plain,
+            "contrast_over 'step' needs a ContrastiveLoss without a memory, got "
+            f"{type(contrast).__name__}; set contrast_over to 'micro_batch'",
+        )
         self.contrast_over = contrast_over
         self.masked_steps = masked_steps
         self.measure_every = measure_every
@@ -90,11 +102,11 @@ class TrainStep(OptimizerStep):
                 features.append(self.objective.contrast_features(batch.to(self.device)))
         video, text = zip(*features, strict=True)
         keys = [batch.keys.to(self.device, non_blocking=True) for batch in micro_batches]
-        temperature = self.objective.log_temperature.detach().exp()
+        contrast = self.objective.contrast
         return cache_contrast(
             video,
             text,
-            temperature=temperature,
+            temperature=contrast.temperature.detach(),
             keys=keys,
-            negatives_over=self.objective.negatives_over,
+            negatives_over=contrast.negatives_over,
         )

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.reference import reference_losses
+from simvtp.losses import ContrastiveLoss
 from simvtp.objective import Objective
 from tests.pipelines.pretrain.step.conftest import (
     BETAS,
@@ -87,9 +88,11 @@ def test_a_learned_temperature_gets_the_gradient_of_the_whole_batch():
     samples = samples_of([3, 9, 5, 7, 4, 12])
     updated = []
     for parts in (1, 3):
-        objective = Objective(small_model(), vtm_weight=0, learn_temperature=True).double()
+        objective = Objective(
+            small_model(), vtm_weight=0, contrast=ContrastiveLoss(learn=True)
+        ).double()
         train_step(objective, contrast_over="step")(split(samples, parts=parts), seed=0)
-        updated.append(objective.log_temperature.item())
+        updated.append(objective.contrast.log_temperature.item())
     start = math.log(0.05)
     # Decay alone would take it to this.
     assert abs(updated[0] - start * (1 - LR * DECAY)) > 1e-3
@@ -153,7 +156,7 @@ GLOBAL_LENGTHS = [3, 14, 5, 7, 9, 1, 2, 4]
 
 
 def distributed_objective():
-    objective = Objective(small_model(), vtm_weight=0, learn_temperature=True)
+    objective = Objective(small_model(), vtm_weight=0, contrast=ContrastiveLoss(learn=True))
     # As in a run without the matching loss: DistributedDataParallel wants all gradients.
     objective.model.match_head.requires_grad_(False)
     return objective

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from simvtp.layers import Attention
-from simvtp.losses import CachedContrast
+from simvtp.losses import CachedContrast, ContrastiveLoss, FeatureMemory, SigmoidLoss
 from simvtp.objective import Objective
 from simvtp.pipelines.pretrain.step import TrainStep
 from tests.pipelines.pretrain.step.conftest import split, train_step, weights_of
@@ -220,3 +220,15 @@ def test_an_optimiser_that_is_not_fused_is_refused():
     optimizer = torch.optim.AdamW(objective.parameters())
     with pytest.raises(ValueError, match="must be fused"):
         TrainStep(objective, optimizer=optimizer)
+
+
+@pytest.mark.parametrize("kind", ["a memory", "SigmoidLoss"])
+def test_a_contrast_that_cannot_be_cached_is_refused(kind):
+    contrast = SigmoidLoss()
+    if kind == "a memory":
+        contrast = ContrastiveLoss(memory=FeatureMemory(4, width=16))
+    objective = Objective(small_model(), contrast=contrast).double()
+    with pytest.raises(ValueError, match="needs a ContrastiveLoss without a memory, got"):
+        train_step(objective, contrast_over="step")
+    batches = split(samples_of([3, 9, 5, 7]), parts=2)
+    assert train_step(objective)(batches, seed=0).finite
