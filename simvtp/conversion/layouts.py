@@ -4,6 +4,9 @@ import re
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+from simvtp.conversion.images import ImageFacts
+from simvtp.layers.tubelets import IMAGENET_MEAN, IMAGENET_STD
+
 Towers = Literal["both", "video", "text"]
 Names = tuple[tuple[str, str], ...]
 NON_COMMERCIAL, APACHE, NOT_STATED = "CC-BY-NC-4.0", "Apache-2.0", "not stated"
@@ -54,6 +57,33 @@ _BERT_EMBEDDING: Names = (
     ("LayerNorm.beta", "norm.bias"),
 )
 _SAME: Names = (("", ""),)
+_TIMM_BLOCK: Names = (*_BLOCK, ("ls1.gamma", "attention.scale"), ("ls2.gamma", "mlp.scale"))
+_DINO_BLOCK: Names = (
+    ("norm1.", "attention_norm."),
+    ("norm2.", "mlp_norm."),
+    ("layer_scale1.lambda1", "attention.scale"),
+    ("layer_scale2.lambda1", "mlp.scale"),
+    ("mlp.fc1.", "mlp.0."),
+    ("mlp.fc2.", "mlp.2."),
+    *(names for names in _TRANSFORMERS_BLOCK if names[0].startswith("attention.")),
+)
+_CLIP_BLOCK: Names = (
+    ("layer_norm1.", "attention_norm."),
+    ("layer_norm2.", "mlp_norm."),
+    ("self_attn.q_proj.bias", "attention.query_bias"),
+    ("self_attn.v_proj.bias", "attention.value_bias"),
+    ("self_attn.q_proj.weight", "attention.qkv.weight[0]"),
+    ("self_attn.k_proj.weight", "attention.qkv.weight[1]"),
+    ("self_attn.v_proj.weight", "attention.qkv.weight[2]"),
+    ("self_attn.out_proj.", "attention.projection."),
+    ("mlp.fc1.", "mlp.0."),
+    ("mlp.fc2.", "mlp.2."),
+)
+_HALF = (0.5, 0.5, 0.5)
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_KEY_BIAS = (r".*\.(key|k_proj)\.bias", "key biases cancel in the softmax")
+_VIDEO = ("video_embedding", "encoder")
 
 
 class Stem(NamedTuple):
@@ -73,6 +103,7 @@ class Layout(NamedTuple):
         parts: parts that cannot be missing.
         stems: names to take.
         ignored: patterns of names to leave out, and why.
+        image: of a transformer for images, what it usually does; None for others.
     """
 
     kind: str
@@ -80,6 +111,7 @@ class Layout(NamedTuple):
     parts: tuple[str, ...]
     stems: tuple[Stem, ...]
     ignored: tuple[tuple[str, str], ...] = ()
+    image: ImageFacts | None = None
 
     def our_name(self, name: str) -> str | None:
         """What a tensor is called here; None for a name that this layout does not have."""
@@ -124,6 +156,13 @@ def find_layout(names: Iterable[str], *, towers: Towers = "both") -> Layout | No
         return _fine_tuned_towers(towers)
     if any_begins("encoder.patch_embed.", "encoder.blocks."):
         return _pre_training(has_text=any_begins("text_embeddings.", "text_cls.", "vtm_head."))
+    if any_begins("cls_token", "attn_pool.") or "blocks.0.attn.qkv.bias" in names:
+        return _timm(has_pre_norm=any_begins("norm_pre."))
+    for prefix in ("", "vision_model.", "vit.", "dinov2.", "dinov2_with_registers."):
+        if any_begins(f"{prefix}embeddings.patch_embedding."):
+            return _clip(prefix, has_class=any_begins(f"{prefix}embeddings.class_embedding"))
+        if any_begins(f"{prefix}embeddings.cls_token"):
+            return _image(prefix, is_dino=any(".layer_scale1." in name for name in names))
     if any_begins("patch_embed.", "blocks."):
         return _fine_tuned()
     if any_begins("videomae."):
@@ -137,7 +176,7 @@ def find_layout(names: Iterable[str], *, towers: Towers = "both") -> Layout | No
 
 def _own() -> Layout:
     stems = tuple(Stem(f"{part}.", f"{part}.") for part in PARTS)
-    return Layout(OWN, NOT_STATED, ("video_embedding", "encoder"), stems)
+    return Layout(OWN, NOT_STATED, _VIDEO, stems)
 
 
 def _tower(prefix: str, encoder: str, *norms: str) -> tuple[Stem, ...]:
@@ -166,9 +205,7 @@ def _pre_training(*, has_text: bool) -> Layout:
         Stem("mask_token", "pixel_decoder.mask_token"),
     )
     if not has_text:
-        return Layout(
-            "VideoMAE pre-training", NON_COMMERCIAL, ("video_embedding", "encoder"), video
-        )
+        return Layout("VideoMAE pre-training", NON_COMMERCIAL, _VIDEO, video)
     text = (
         Stem("text_embeddings.", "text_embedding.", _BERT_EMBEDDING),
         Stem("text_cls.", "word_decoder.head."),
@@ -206,8 +243,7 @@ def _fine_tuned_towers(towers: Towers) -> Layout:
 def _fine_tuned() -> Layout:
     stems = (*_tubelets(""), *_tower("", "encoder", "fc_norm", "norm"))
     ignored = ((r"head\..*", "the classes it was fine-tuned for"),)
-    parts = ("video_embedding", "encoder")
-    return Layout("VideoMAE fine-tuning", NON_COMMERCIAL, parts, stems, ignored)
+    return Layout("VideoMAE fine-tuning", NON_COMMERCIAL, _VIDEO, stems, ignored)
 
 
 def _transformers(prefix: str) -> Layout:
@@ -225,8 +261,81 @@ def _transformers(prefix: str) -> Layout:
         Stem("mask_token", "pixel_decoder.mask_token"),
     )
     ignored = ((r"classifier\..*", "the classes it was fine-tuned for"),)
-    parts = ("video_embedding", "encoder")
-    return Layout("VideoMAE of transformers", NON_COMMERCIAL, parts, stems, ignored)
+    return Layout("VideoMAE of transformers", NON_COMMERCIAL, _VIDEO, stems, ignored)
+
+
+def _timm(*, has_pre_norm: bool) -> Layout:
+    """Image transformers of timm, whose names DINOv2's own files have, too."""
+    stems = (
+        *_tubelets(""),
+        Stem("cls_token", "encoder.extra_tokens.class"),
+        Stem("reg_token", "encoder.extra_tokens.register"),
+        Stem("register_tokens", "encoder.extra_tokens.register"),
+        Stem("norm_pre.", "video_embedding.norm."),
+        Stem("blocks.{n}.", "encoder.transformer.blocks.{n}.", _TIMM_BLOCK),
+        Stem("fc_norm.", "encoder.transformer.norm."),
+        Stem("norm.", "encoder.transformer.norm."),
+    )
+    ignored = (
+        (r"(head|attn_pool)\..*", "its own pooling and head: here tokens are averaged"),
+        (r"mask_token", "of its own pre-training"),
+    )
+    facts = ImageFacts(_HALF, _HALF, activation_is_known=False)
+    if has_pre_norm:
+        facts = ImageFacts(_CLIP_MEAN, _CLIP_STD, norm_eps=1e-5, activation_is_known=False)
+    return Layout("image transformer of timm", NOT_STATED, _VIDEO, stems, ignored, facts)
+
+
+def _image(prefix: str, *, is_dino: bool) -> Layout:
+    """ViT and DINOv2 of transformers, as `save_pretrained` names them."""
+    stems = (
+        Stem(f"{prefix}embeddings.patch_embeddings.projection.", "video_embedding.projection."),
+        Stem(f"{prefix}embeddings.position_embeddings", "video_embedding.positions"),
+        Stem(f"{prefix}embeddings.cls_token", "encoder.extra_tokens.class"),
+        Stem(f"{prefix}embeddings.register_tokens", "encoder.extra_tokens.register"),
+        Stem(
+            f"{prefix}encoder.layer.{{n}}.",
+            "encoder.transformer.blocks.{n}.",
+            _DINO_BLOCK if is_dino else _TRANSFORMERS_BLOCK,
+        ),
+        Stem(f"{prefix}layernorm.", "encoder.transformer.norm."),
+    )
+    ignored = (
+        _KEY_BIAS,
+        (r".*embeddings\.mask_token", "of its own pre-training"),
+        (r"(.*\.)?(pooler|classifier)\..*", "its own pooling and head: here tokens are averaged"),
+    )
+    if is_dino:
+        facts = ImageFacts(IMAGENET_MEAN, IMAGENET_STD)
+        return Layout("DINOv2 of transformers", NOT_STATED, _VIDEO, stems, ignored, facts)
+    facts = ImageFacts(_HALF, _HALF, norm_eps=1e-12)
+    return Layout("ViT of transformers", NOT_STATED, _VIDEO, stems, ignored, facts)
+
+
+def _clip(prefix: str, *, has_class: bool) -> Layout:
+    """Vision towers of transformers' CLIP, and without a class token of its SigLIP."""
+    stems = (
+        Stem(f"{prefix}embeddings.patch_embedding.", "video_embedding.projection."),
+        Stem(f"{prefix}embeddings.position_embedding.weight", "video_embedding.positions"),
+        Stem(f"{prefix}embeddings.class_embedding", "encoder.extra_tokens.class"),
+        Stem(f"{prefix}pre_layrnorm.", "video_embedding.norm."),
+        Stem(f"{prefix}encoder.layers.{{n}}.", "encoder.transformer.blocks.{n}.", _CLIP_BLOCK),
+        Stem(f"{prefix}post_layernorm.", "encoder.transformer.norm."),
+    )
+    ignored = (
+        (r"(text_model|text_projection)\..*", "the text tower"),
+        _KEY_BIAS,
+        (r".*\.position_ids", "a count, no weights"),
+        (
+            r"(.*\.)?(head|visual_projection|classifier)\..*|logit_(scale|bias)",
+            "its own pooling and head: here tokens are averaged",
+        ),
+    )
+    if has_class:
+        facts = ImageFacts(_CLIP_MEAN, _CLIP_STD, "quick_gelu", 1e-5)
+        return Layout("CLIP of transformers", NOT_STATED, _VIDEO, stems, ignored, facts)
+    facts = ImageFacts(_HALF, _HALF, "gelu_tanh")
+    return Layout("SigLIP of transformers", NOT_STATED, _VIDEO, stems, ignored, facts)
 
 
 def _bert(prefix: str) -> Layout:

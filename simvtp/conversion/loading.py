@@ -6,6 +6,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from simvtp.config import ModelConfig
+from simvtp.conversion.images import fit_to_clips
 from simvtp.conversion.layouts import OWN, PARTS
 from simvtp.conversion.mapping import MappedWeights
 from simvtp.conversion.positions import cut_text_positions, interpolate_positions, square_grid
@@ -109,6 +110,9 @@ def _fitted(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Tensors with position tables of the model's grid and length, and what was changed."""
     tensors, notes = dict(mapped.tensors), []
+    if mapped.image is not None:
+        sizes = {"grid": config.grid, "tubelet": config.tubelet}
+        return tensors, fit_to_clips(tensors, **sizes, extra_tokens=config.extra_tokens)
     table = tensors.get(VIDEO_POSITIONS)
     if table is not None and table.ndim == 2:
         own = (

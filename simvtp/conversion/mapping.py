@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from simvtp.conversion.images import ImageFacts, as_tower, image_facts
 from simvtp.conversion.layouts import OWN, PARTS, Layout, Towers, find_layout
 from simvtp.conversion.readers import STATE_KEYS, ForeignWeights
 
@@ -24,6 +25,7 @@ class MappedWeights(NamedTuple):
         ignored: tensors that were left out, by their names there, and why.
         notes: what is not the same here as there.
         pooling: where the source's last LayerNorm stands, as in `ModelConfig`.
+        image: of a transformer for images, what it does beside its weights; None for others.
     """
 
     foreign: ForeignWeights
@@ -32,6 +34,7 @@ class MappedWeights(NamedTuple):
     ignored: dict[str, str]
     notes: tuple[str, ...] = ()
     pooling: str = "norm_then_mean"
+    image: ImageFacts | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -68,9 +71,15 @@ def map_weights(foreign: ForeignWeights, *, towers: Towers = "both") -> MappedWe
     if layout is None:
         raise ValueError(
             f"{foreign.source} has names of no known layout, such as {_some(foreign.tensors)}; "
-            "known are those of SimVTP, VideoMAE, transformers' VideoMAE and BERT, and of model "
-            "folders"
+            "known are those of SimVTP, VideoMAE, transformers' VideoMAE and BERT, timm's and "
+            "transformers' ViT, DINOv2, CLIP and SigLIP, and of model folders"
         )
+    facts, about_image = None, list[str]()
+    if layout.image is not None:
+        config = foreign.config.get("vision_config", foreign.config)
+        foreign = foreign._replace(config=config)
+        folder = foreign.source if foreign.source.is_dir() else foreign.source.parent
+        facts = image_facts(layout.image, folder=folder, config=config)
     ignored = {name: layout.why_ignored(name) for name in foreign.tensors}
     tensors = _renamed([name for name, why in ignored.items() if why is None], foreign, layout)
     lacking = [
@@ -84,7 +93,9 @@ def map_weights(foreign: ForeignWeights, *, towers: Towers = "both") -> MappedWe
             "is cut short or a part of another, so give the whole one"
         )
     pooling = _pooling_of(tensors, foreign, layout)
-    notes = [*_about_states(foreign), *_fill_in(tensors, foreign)]
+    if facts is not None:
+        tensors, about_image = as_tower(tensors, facts)
+    notes = [*_about_states(foreign), *_fill_in(tensors, foreign), *about_image]
     return MappedWeights(
         foreign,
         layout,
@@ -92,6 +103,7 @@ def map_weights(foreign: ForeignWeights, *, towers: Towers = "both") -> MappedWe
         {name: why for name, why in ignored.items() if why is not None},
         tuple(notes),
         pooling,
+        facts,
     )
 
 

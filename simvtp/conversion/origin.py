@@ -43,12 +43,14 @@ def origins_of(mapped: MappedWeights) -> tuple[Origin, ...]:
     # A model folder's weights stay under its terms when only the file of them is named.
     folder = root if root.is_dir() else root.parent
     is_ours = mapped.layout.kind == OWN
+    # Names do not tell the terms of images' weights, which differ; only a card beside them does.
+    has_card = is_ours or mapped.layout.image is not None
     own = tuple(
         Origin(
             kind=mapped.layout.kind,
             source=file.name if file == root else f"{root.absolute().name}/{file.name}",
             sha256=_digest(file),
-            licence=_licence_of_card(folder) if is_ours else mapped.layout.licence,
+            licence=_licence_of_card(folder) if has_card else mapped.layout.licence,
             parts=mapped.parts,
         )
         for file in mapped.foreign.files

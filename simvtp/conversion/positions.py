@@ -33,6 +33,29 @@ def interpolate_positions(
     return resized.squeeze(0).flatten(1).T.to(table.dtype).contiguous()
 
 
+def spread_positions(table: Tensor, *, grid: tuple[int, int, int]) -> Tensor:
+    """Learned positions of an image's patches for a clip: the same in each slice.
+
+    For another number of patches they are interpolated bicubically, as transformers does.
+
+    Args:
+        table: `(patches, width)` of a square image, row by row.
+        grid: tubelets along time, height and width.
+
+    Returns:
+        `(tubelets, width)`.
+
+    Raises:
+        ValueError: the table is of no square.
+    """
+    _, rows, columns = square_grid(len(table), num_slices=1)
+    if (rows, columns) != grid[1:]:
+        image = table.double().T.unflatten(1, (rows, columns)).unsqueeze(0)
+        resized = functional.interpolate(image, size=grid[1:], mode="bicubic")
+        table = resized.squeeze(0).flatten(1).T.to(table.dtype)
+    return table.repeat(grid[0], 1)
+
+
 def square_grid(num_tokens: int, *, num_slices: int) -> tuple[int, int, int]:
     """Grid of `num_tokens` tubelets in `num_slices` square slices.
 

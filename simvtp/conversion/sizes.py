@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from simvtp.config import ModelConfig
+from simvtp.conversion.images import EXTRA, POSITIONS, ImageFacts
 from simvtp.conversion.layouts import BERT, OWN
 from simvtp.conversion.mapping import MappedWeights
 from simvtp.conversion.positions import square_grid
@@ -13,11 +14,14 @@ from simvtp.conversion.positions import square_grid
 SOURCE_FRAMES = 16
 """Frames of a clip where a source does not tell: those of the paper and of VideoMAE."""
 _HEAD_WIDTH = 64
-# Published models whose heads are wider: VideoMAE's huge and giant, and huge's decoder.
-_PUBLISHED_HEADS = {640: 8, 1280: 16, 1408: 16}
+# Published models whose heads are wider: huge and giant ones, and VideoMAE huge's decoder.
+_PUBLISHED_HEADS = {640: 8, 1152: 16, 1280: 16, 1408: 16, 1536: 16, 1664: 16}
 # Blocks of published models, encoders by their width: a file whose last block is missing looks
 # like a whole one of a model that is a block shorter.
-_PUBLISHED_DEPTHS = {384: (12,), 768: (12,), 1024: (24,), 1280: (32,), 1408: (40,)}
+_PUBLISHED_DEPTHS = {
+    **{192: (12,), 384: (12,), 768: (12,), 1024: (24,), 1152: (27,)},
+    **{1280: (32,), 1408: (40,), 1536: (40,), 1664: (48,)},
+}
 _PUBLISHED_DECODER_DEPTHS = (4, 8, 12)
 _SETTINGS_OF_PART = {
     "video_embedding": (
@@ -183,7 +187,8 @@ def _own_sizes(mapped: MappedWeights) -> dict[str, Any]:
 
 def _video_sizes(mapped: MappedWeights) -> dict[str, Any]:
     names = ("video_embedding.projection.weight", "encoder.transformer.blocks.0.mlp.0.weight")
-    width, channels, frames, height, side = _shape(mapped, names[0], 5)
+    axes = 5 if mapped.image is None else 4
+    width, channels, *frames, height, side = _shape(mapped, names[0], axes)
     if channels != 3 or height != side:
         raise ValueError(
             f"tubelets must be square and of 3 channels, {mapped.foreign.source} has {channels} "
@@ -196,7 +201,7 @@ def _video_sizes(mapped: MappedWeights) -> dict[str, Any]:
         "depth": _depth(mapped, "encoder"),
         "mlp_ratio": hidden / width,
         "patch_size": side,
-        "tubelet_frames": frames,
+        "tubelet_frames": frames[0] if frames else None,
         "num_heads": _setting(mapped, "num_attention_heads") or guess_heads(width),
         "num_frames": _setting(mapped, "num_frames"),
         "image_size": _setting(mapped, "image_size"),
@@ -204,7 +209,26 @@ def _video_sizes(mapped: MappedWeights) -> dict[str, Any]:
     }
     if "video_embedding.positions" in mapped.tensors:
         sizes["video_positions"] = "learned"
+    if mapped.image is not None:
+        sizes |= _image_sizes(mapped, mapped.image, patch_size=side)
     return {name: value for name, value in sizes.items() if value is not None}
+
+
+def _image_sizes(mapped: MappedWeights, image: ImageFacts, *, patch_size: int) -> dict[str, Any]:
+    count = _shape(mapped, POSITIONS, 2)[0]
+    side = round(count**0.5)
+    if side * side != count:
+        raise ValueError(
+            f"{mapped.foreign.source} has positions of {count} patches, which are no square; such "
+            "a model cannot be converted"
+        )
+    return {
+        "image_size": side * patch_size,
+        "activation": image.activation,
+        "norm_eps": image.norm_eps,
+        "extra_tokens": len(mapped.tensors.get(EXTRA, ())),
+        "video_norm": "layer_norm" if "video_embedding.norm.weight" in mapped.tensors else "none",
+    }
 
 
 def _decoder_sizes(mapped: MappedWeights) -> dict[str, Any]:
@@ -265,6 +289,8 @@ def _require_agreement(mapped: MappedWeights, sizes: Mapping[str, Any]) -> None:
     """Refuse tensors that are not what the config.json beside them describes."""
     config, names = mapped.foreign.config, _TRANSFORMERS_NAMES
     needed: dict[str, Any] = {"hidden_act": "gelu"}
+    if mapped.image is not None:
+        names, needed = {**names, "image_size": "image_size"}, {}
     if mapped.layout.kind == BERT:
         names, needed = _BERT_NAMES, {"position_embedding_type": "absolute"}
     needed |= {theirs: sizes[ours] for theirs, ours in names.items() if ours in sizes}

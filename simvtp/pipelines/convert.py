@@ -2,8 +2,9 @@
 
 SOURCE is a checkpoint file (torch.save or safetensors), a folder of transformers or DeepSpeed, or
 a model folder. Its layout is told by the names in it: the paper's pre-training and fine-tuning,
-VideoMAE's pre-training and fine-tuning, transformers' VideoMAE, BERT's word embedding. Several
-sources of different parts make up one model, such as VideoMAE and BERT. A table says what was
+VideoMAE's pre-training and fine-tuning, transformers' VideoMAE, BERT's word embedding, and image
+transformers of timm and transformers: ViT, DINOv2, CLIP, SigLIP. Several sources of different
+parts make up one model, such as VideoMAE and BERT. A table says what was
 loaded, what is new and what was ignored; a tensor that has no place, or is missing, is an error.
 """
 
@@ -35,6 +36,7 @@ from simvtp.conversion import (
 )
 from simvtp.data import load_tokenizer, special_token_ids, vocabulary_size
 from simvtp.data.tokenizer import require_vocabulary
+from simvtp.layers import Activation
 from simvtp.model import SimVTP
 from simvtp.model_card import ModelFacts
 from simvtp.model_folder import read_frame_spacing
@@ -42,7 +44,7 @@ from simvtp.pipelines.arguments import at_least
 from simvtp.printing import Console
 
 _SETTINGS = (
-    *("num_frames", "image_size", "max_text_length"),
+    *("num_frames", "image_size", "patch_size", "max_text_length"),
     *("depth", "num_heads", "decoder_depth", "decoder_heads"),
 )
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
@@ -88,6 +90,17 @@ def build_parser() -> argparse.ArgumentParser:
     for name in _SETTINGS:
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, type=whole, metavar="N", help="default: the source's")
+    parser.add_argument(
+        "--extra-tokens",
+        type=at_least(0),
+        metavar="N",
+        help="0 drops class and register tokens of image transformers; default: the source's",
+    )
+    parser.add_argument(
+        "--activation",
+        choices=get_args(Activation),
+        help="of the encoder; default: the source's, as far as its files tell",
+    )
     parser.add_argument(
         "--source-frames",
         type=whole,
@@ -137,7 +150,8 @@ def _convert(options: argparse.Namespace) -> Converted:
     out: Path = options.out
     if out.exists():
         raise ValueError(f"{out} is there already; delete it or choose another --out")
-    overrides = {name: getattr(options, name) for name in _SETTINGS}
+    names = (*_SETTINGS, "extra_tokens", "activation")
+    overrides = {name: getattr(options, name) for name in names}
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("Reading", total=len(options.sources) + 2)
         sources: list[MappedWeights] = []

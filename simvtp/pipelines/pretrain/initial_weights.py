@@ -22,7 +22,10 @@ from simvtp.printing import Console
 from simvtp.training import is_main
 
 _VIDEO_PARTS = ("video_embedding", "encoder", "pixel_decoder")
-_FREE = ("num_frames", "image_size", "max_text_length", "padding_id", "text_dropout", "pooling")
+_FREE = (
+    *("num_frames", "image_size", "max_text_length", "padding_id", "text_dropout", "pooling"),
+    "extra_tokens",  # With none of them the source's are dropped.
+)
 
 
 def load_initial_weights(model: SimVTP, config: PretrainConfig) -> None:
