@@ -37,6 +37,7 @@ class ImageFacts(NamedTuple):
         std: of each channel, which they are then divided by.
         activation: of its feed-forward layers.
         norm_eps: added to the variance by its LayerNorms.
+        antialias: whether its positions are smoothed where they are interpolated for fewer patches.
         pixels_are_known: whether a file beside the weights tells the mean and the deviation.
         activation_is_known: likewise.
     """
@@ -45,6 +46,7 @@ class ImageFacts(NamedTuple):
     std: Triple
     activation: str = "gelu"
     norm_eps: float = 1e-6
+    antialias: bool = False
     pixels_are_known: bool = False
     activation_is_known: bool = True
 
@@ -143,8 +145,9 @@ def _fold_layer_scales(tensors: dict[str, Tensor]) -> list[str]:
         last = "projection" if "attention" in name else "2"
         for kind in ("weight", "bias"):
             key = name.removesuffix("scale") + f"{last}.{kind}"
-            if key in tensors and len(tensors[key]) == len(scale):
-                scaled = (tensors[key].double().T * scale).T
+            rows = tensors.get(key)
+            if rows is not None and len(rows) == len(scale):
+                scaled = rows.double() * (scale[:, None] if kind == "weight" else scale)
                 tensors[key] = scaled.float()
     return ["layer scale was multiplied into the layers before it, exactly"] if scales else []
 
@@ -212,6 +215,7 @@ def _is_square(number: int) -> bool:
 
 def fit_to_clips(
     tensors: dict[str, Tensor],
+    facts: ImageFacts,
     *,
     grid: tuple[int, int, int],
     tubelet: tuple[int, int, int],
@@ -221,6 +225,7 @@ def fit_to_clips(
 
     Args:
         tensors: of `as_tower`.
+        facts: what the source does.
         grid: tubelets along time, height and width.
         tubelet: frames, height and width of one, in pixels.
         extra_tokens: class and register tokens that the model has; with 0 they are dropped.
@@ -246,7 +251,7 @@ def fit_to_clips(
     table = tensors.get(POSITIONS)
     if table is not None and table.ndim == 2:
         before = round(len(table) ** 0.5)
-        tensors[POSITIONS] = spread_positions(table, grid=grid)
+        tensors[POSITIONS] = spread_positions(table, grid=grid, antialias=facts.antialias)
         changed = f", from {before} x {before} bicubically" if before != grid[1] else ""
         notes.append(
             f"each of {grid[0]} slices has the image's positions{changed}: time is yet unknown"

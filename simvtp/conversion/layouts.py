@@ -162,7 +162,9 @@ def find_layout(names: Iterable[str], *, towers: Towers = "both") -> Layout | No
         if any_begins(f"{prefix}embeddings.patch_embedding."):
             return _clip(prefix, has_class=any_begins(f"{prefix}embeddings.class_embedding"))
         if any_begins(f"{prefix}embeddings.cls_token"):
-            return _image(prefix, is_dino=any(".layer_scale1." in name for name in names))
+            is_dino = any(".layer_scale1." in name for name in names)
+            has_registers = any_begins(f"{prefix}embeddings.register_tokens")
+            return _image(prefix, is_dino=is_dino, has_registers=has_registers)
     if any_begins("patch_embed.", "blocks."):
         return _fine_tuned()
     if any_begins("videomae."):
@@ -280,13 +282,13 @@ def _timm(*, has_pre_norm: bool) -> Layout:
         (r"(head|attn_pool)\..*", "its own pooling and head: here tokens are averaged"),
         (r"mask_token", "of its own pre-training"),
     )
-    facts = ImageFacts(_HALF, _HALF, activation_is_known=False)
+    facts = ImageFacts(_HALF, _HALF, antialias=True, activation_is_known=False)
     if has_pre_norm:
-        facts = ImageFacts(_CLIP_MEAN, _CLIP_STD, norm_eps=1e-5, activation_is_known=False)
+        facts = facts._replace(mean=_CLIP_MEAN, std=_CLIP_STD, norm_eps=1e-5)
     return Layout("image transformer of timm", NOT_STATED, _VIDEO, stems, ignored, facts)
 
 
-def _image(prefix: str, *, is_dino: bool) -> Layout:
+def _image(prefix: str, *, is_dino: bool, has_registers: bool) -> Layout:
     """ViT and DINOv2 of transformers, as `save_pretrained` names them."""
     stems = (
         Stem(f"{prefix}embeddings.patch_embeddings.projection.", "video_embedding.projection."),
@@ -306,7 +308,7 @@ def _image(prefix: str, *, is_dino: bool) -> Layout:
         (r"(.*\.)?(pooler|classifier)\..*", "its own pooling and head: here tokens are averaged"),
     )
     if is_dino:
-        facts = ImageFacts(IMAGENET_MEAN, IMAGENET_STD)
+        facts = ImageFacts(IMAGENET_MEAN, IMAGENET_STD, antialias=has_registers)
         return Layout("DINOv2 of transformers", NOT_STATED, _VIDEO, stems, ignored, facts)
     facts = ImageFacts(_HALF, _HALF, norm_eps=1e-12)
     return Layout("ViT of transformers", NOT_STATED, _VIDEO, stems, ignored, facts)

@@ -112,7 +112,9 @@ def _fitted(
     tensors, notes = dict(mapped.tensors), []
     if mapped.image is not None:
         sizes = {"grid": config.grid, "tubelet": config.tubelet}
-        return tensors, fit_to_clips(tensors, **sizes, extra_tokens=config.extra_tokens)
+        return tensors, fit_to_clips(
+            tensors, mapped.image, **sizes, extra_tokens=config.extra_tokens
+        )
     table = tensors.get(VIDEO_POSITIONS)
     if table is not None and table.ndim == 2:
         own = (

@@ -33,14 +33,17 @@ def interpolate_positions(
     return resized.squeeze(0).flatten(1).T.to(table.dtype).contiguous()
 
 
-def spread_positions(table: Tensor, *, grid: tuple[int, int, int]) -> Tensor:
+def spread_positions(
+    table: Tensor, *, grid: tuple[int, int, int], antialias: bool = False
+) -> Tensor:
     """Learned positions of an image's patches for a clip: the same in each slice.
 
-    For another number of patches they are interpolated bicubically, as transformers does.
+    For another number of patches they are interpolated bicubically, as transformers and timm do.
 
     Args:
         table: `(patches, width)` of a square image, row by row.
         grid: tubelets along time, height and width.
+        antialias: smooth them as torch does for pictures, as timm does.
 
     Returns:
         `(tubelets, width)`.
@@ -51,7 +54,7 @@ def spread_positions(table: Tensor, *, grid: tuple[int, int, int]) -> Tensor:
     _, rows, columns = square_grid(len(table), num_slices=1)
     if (rows, columns) != grid[1:]:
         image = table.double().T.unflatten(1, (rows, columns)).unsqueeze(0)
-        resized = functional.interpolate(image, size=grid[1:], mode="bicubic")
+        resized = functional.interpolate(image, size=grid[1:], mode="bicubic", antialias=antialias)
         table = resized.squeeze(0).flatten(1).T.to(table.dtype)
     return table.repeat(grid[0], 1)
 

@@ -107,6 +107,46 @@ def test_a_pixel_decoder_that_does_not_fit_stays_new(settings_for, foreign, tmp_
     assert origin.parts == ("video_embedding", "encoder")
 
 
+CLIP = {
+    **{"model__activation": "quick_gelu", "model__norm_eps": 1e-5},
+    **{"model__video_norm": "layer_norm", "model__video_positions": "learned"},
+}
+
+
+@pytest.mark.parametrize("extra_tokens", [0, 1])
+def test_an_image_transformer(settings_for, tmp_path, capsys, extra_tokens):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = transformers.CLIPVisionConfig(
+        **sizes, intermediate_size=64, image_size=48, patch_size=16
+    )
+    theirs = transformers.CLIPVisionModel(vision)
+    theirs.save_pretrained(tmp_path / "clip")
+    settings = settings_for(tmp_path / "run", **CLIP, model__extra_tokens=extra_tokens)
+    settings.append(f"--init-video={tmp_path / 'clip'}")
+    parsed = parse_settings(pretrain.build_parser(settings), settings)
+    config = PretrainConfig(**{name: parsed[name] for name in pretrain.SETTINGS})
+    (tmp_path / "run").mkdir(exist_ok=True)
+    model = build_model(config, tokenizer=load_tokenizer(config.data.tokenizer))
+    load_initial_weights(model, config)
+    weights, block = model.state_dict(), theirs.encoder.layers[0]
+    mine = weights["encoder.transformer.blocks.0.mlp.0.weight"]
+    assert torch.equal(mine, block.mlp.fc1.weight)
+    text = printed(capsys)
+    assert text.count("loaded") == 2
+    assert ("were dropped (extra_tokens 0)" in text) == (extra_tokens == 0)
+    assert read_origins(tmp_path / "run")[0].kind == "CLIP of transformers"
+
+
+def test_what_the_run_must_be_told_of_an_image_transformer(settings_for, tmp_path, capsys):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = transformers.CLIPVisionConfig(**sizes, intermediate_size=64, patch_size=16)
+    transformers.CLIPVisionModel(vision).save_pretrained(tmp_path / "clip")
+    settings = [*settings_for(tmp_path / "run"), f"--init-video={tmp_path / 'clip'}"]
+    assert pretrain.main(settings) == 2
+    fix = " ".join(f"--{n.replace('__', '.')} {value}" for n, value in CLIP.items())
+    assert set(fix.split()) <= set(printed(capsys).split())
+
+
 @pytest.mark.parametrize(
     ("replaced", "changed", "message"),
     [
