@@ -125,7 +125,7 @@ def random_batch(
 def build_model(config: ModelConfig, device: torch.device) -> SimVTP:
     """Model with random weights that depend on nothing but its sizes."""
     torch.manual_seed(_SEED)
-    return SimVTP(config).to(device)
+    return SimVTP.from_config(config).to(device)
 
 
 def packed_step(

@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     corpus = render_corpus(num_up_front=options.clips)
     found = measure(
-        SimVTP(ModelConfig(**sizes)),
+        SimVTP.from_config(ModelConfig(**sizes)),
         corpus.train_clips()[: options.clips],
         corpus.validation_clips(),
         ratio=LAPTOP_RECIPE["masking.video_ratio"],

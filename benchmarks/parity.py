@@ -151,7 +151,7 @@ def _config() -> ModelConfig:
 
 def _objective(double: bool) -> Objective:
     torch.manual_seed(0)
-    model = SimVTP(_config()).to(torch.float64 if double else torch.float32)
+    model = SimVTP.from_config(_config()).to(torch.float64 if double else torch.float32)
     for parameter in model.parameters():
         # Large enough for every term to matter.
         nn.init.normal_(parameter, std=0.15)

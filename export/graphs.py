@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from simvtp.decoders import PixelDecoder, WordDecoder
 from simvtp.encoders import JointEncoder, TextEmbedding, VideoEmbedding, encode_beside
-from simvtp.layers import Transformer, attend_padded, place_tubelets, tubelet_contrast
+from simvtp.layers import attend_padded, place_tubelets, tubelet_contrast
 from simvtp.layers.tubelets import IMAGENET_MEAN, IMAGENET_STD
 from simvtp.losses import tubelet_statistics
 from simvtp.model import SimVTP
+from simvtp.parts import Encoder, TextEmbedder, VideoEmbedder
 
 Mix = Callable[..., Tensor]
 """Attention over a padded batch, called like `attend_padded`."""
@@ -56,12 +58,7 @@ def build_graph(
     if name not in _GRAPHS:
         raise ValueError(f"graph must be one of {', '.join(GRAPHS)}, got {name!r}")
     copied = copy.deepcopy(model).eval().to(dtype)
-    for module in (copied.text_embedding.norm, copied.match_head):
-        module.float()
-    if model.config.pooling == "mean_then_norm":
-        for encoder in (copied.encoder, copied.text_encoder):
-            if encoder is not None:
-                encoder.transformer.norm.float()
+    copied.get_submodule("match_head").float()
     mix = attend_padded if opset is None or opset >= ATTENTION_OPSET else _attend
     graph = _GRAPHS[name](copied, mix=mix)
     return graph.eval().requires_grad_(False)
@@ -72,13 +69,13 @@ class VideoGraph(nn.Module):
 
     def __init__(self, model: SimVTP, *, mix: Mix) -> None:
         super().__init__()
-        self.tubelets = _Tubelets(model.video_embedding)
-        self.encoder = _Encoder.of(model.encoder, mix=mix)
+        self.tubelets = _tubelets(model.video_embedding)
+        self.encoder = _Encoder(model.encoder, mix=mix)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Embed `(batch, frames, channels, height, width)` uint8 as `(batch, width)` float32."""
         tokens = self.encoder(self.tubelets(frames))
-        return functional.normalize(self.encoder.pooled(tokens.float().mean(dim=1)), dim=-1)
+        return functional.normalize(self.encoder.pool(tokens), dim=-1)
 
 
 class TextGraph(nn.Module):
@@ -86,15 +83,15 @@ class TextGraph(nn.Module):
 
     def __init__(self, model: SimVTP, *, mix: Mix) -> None:
         super().__init__()
-        self.words = _Words(model.text_embedding)
+        self.words = _words(model.text_embedding)
         encoder = model.encoder if model.text_encoder is None else model.text_encoder
-        self.encoder = _Encoder.of(encoder, mix=mix)
+        self.encoder = _Encoder(encoder, mix=mix)
 
     def forward(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Embed `(batch, tokens)` int64 ids, 1 in the mask where real, as `(batch, width)`."""
         is_real = attention_mask != 0
         tokens = self.encoder(self.words(token_ids), is_real)
-        return functional.normalize(self.encoder.pooled(_masked_mean(tokens, is_real)), dim=-1)
+        return functional.normalize(self.encoder.pool(tokens, is_real), dim=-1)
 
 
 class MatchGraph(nn.Module):
@@ -108,8 +105,7 @@ class MatchGraph(nn.Module):
     def forward(self, frames: Tensor, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Probability `(batch,)` float32 that clip i and caption i belong together."""
         encoded, is_real = self.joint(self.joint.tubelets(frames), token_ids, attention_mask)
-        pooled = self.joint.encoder.pooled(_masked_mean(encoded, is_real))
-        return self.head(pooled).softmax(dim=-1)[:, 1]
+        return self.head(self.joint.encoder.pool(encoded, is_real)).softmax(dim=-1)[:, 1]
 
 
 class ReconstructGraph(nn.Module):
@@ -122,12 +118,14 @@ class ReconstructGraph(nn.Module):
 
     def __init__(self, model: SimVTP, *, mix: Mix) -> None:
         super().__init__()
-        self.joint = _Joint(model, mix=mix)
-        self.pixel_decoder = model.pixel_decoder
-        self.pixel_transformer = _Encoder(model.pixel_decoder.transformer, mix=mix)
-        words = model.word_decoder.transformer
-        self.word_transformer = None if words is None else _Encoder(words, mix=mix)
-        self.word_head = model.word_decoder.head
+        self.joint, self.mix = _Joint(model, mix=mix), mix
+        pixels, words = model.pixel_decoder, model.word_decoder
+        if not (isinstance(pixels, PixelDecoder) and isinstance(words, WordDecoder)):
+            raise ValueError(
+                "the graph reconstruct needs the library's decoders, got "
+                f"{type(pixels).__name__} and {type(words).__name__}; export the other graphs"
+            )
+        self.pixel_decoder, self.word_decoder = pixels, words
         self.grid, self.tubelet = model.config.grid, model.config.tubelet
         self.is_normalized = model.config.pixel_target == "normalized"
         places = torch.cartesian_prod(*(torch.arange(float(size)) for size in self.grid))
@@ -152,13 +150,13 @@ class ReconstructGraph(nn.Module):
         video = self.joint.tubelets(frames)
         picked = keep[..., None].expand(-1, -1, video.shape[2])
         encoded, is_real = self.joint(video.gather(1, picked), token_ids, attention_mask)
-        encoded = self.joint.encoder.normed(encoded)
+        encoded = self.joint.encoder.encoder.normed(encoded)
         num_kept = keep.shape[1]
         seen = torch.zeros(video.shape[:2], device=video.device).scatter(1, keep, 1.0)
         pixels = self._pixels(frames, encoded[:, :num_kept], keep, seen)
-        if self.word_transformer is not None:
-            encoded = self.word_transformer(encoded, is_real)
-        return pixels, self.word_head(encoded[:, num_kept:]).float()
+        if self.word_decoder.transformer is not None:
+            encoded = self.word_decoder.transformer(encoded, partial(self.mix, key_mask=is_real))
+        return pixels, self.word_decoder.head(encoded[:, num_kept:]).float()
 
     def _pixels(self, frames: Tensor, visible: Tensor, keep: Tensor, seen: Tensor) -> Tensor:
         decoder = self.pixel_decoder
@@ -167,7 +165,7 @@ class ReconstructGraph(nn.Module):
         # nobody needs to know which numbers are not in `keep`.
         tokens = decoder.mask_token.expand(known.shape[0], self.weights.shape[0], -1)
         tokens = tokens.scatter(1, keep[..., None].expand(-1, -1, known.shape[2]), known)
-        decoded = self.pixel_transformer(tokens + decoder.positions)
+        decoded = decoder.transformer(tokens + decoder.positions, self.mix)
         original = _cut(frames.float() / 255, grid=self.grid, tubelet=self.tubelet)
         predicted = decoder.head(decoded).float().unflatten(2, (-1, original.shape[2]))
         if self.is_normalized:
@@ -220,6 +218,7 @@ class _Words(nn.Module):
     def __init__(self, embedding: TextEmbedding) -> None:
         super().__init__()
         self.embedding = embedding
+        embedding.norm.float()
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """Embed `(batch, tokens)` int64 ids as `(batch, tokens, width)`."""
@@ -230,37 +229,28 @@ class _Words(nn.Module):
 
 
 class _Encoder(nn.Module):
-    """A transformer over a padded batch, with `extra` tokens `(extra, width)` in each sequence."""
+    """An encoder over a padded batch: the library's with the graph's attention, others as is."""
 
-    def __init__(
-        self, transformer: Transformer, *, mix: Mix, extra: nn.Parameter | None = None
-    ) -> None:
+    def __init__(self, encoder: Encoder, *, mix: Mix) -> None:
         super().__init__()
-        self.transformer = transformer
-        self.mix = mix
-        self.extra = extra
-
-    @classmethod
-    def of(cls, encoder: JointEncoder, *, mix: Mix) -> "_Encoder":
-        """The model's encoder."""
-        return cls(encoder.transformer, mix=mix, extra=encoder.extra_tokens)
+        self.encoder, self.mix = encoder, mix
+        if isinstance(encoder, JointEncoder) and not encoder.transformer.norm_tokens:
+            encoder.transformer.norm.float()
 
     def forward(self, tokens: Tensor, is_real: Tensor | None = None) -> Tensor:
         """Encode `(batch, tokens, width)`; `is_real` `(batch, tokens)` tells padding apart."""
-        return encode_beside(self.extra, tokens, is_real, encode=self._encode)
+        encoder = self.encoder
+        if not isinstance(encoder, JointEncoder):
+            return encoder.encode_padded(tokens, is_real)
+        return encode_beside(encoder.extra_tokens, tokens, is_real, encode=self._encode)
 
     def _encode(self, tokens: Tensor, is_real: Tensor | None) -> Tensor:
-        return self.transformer(tokens, partial(self.mix, key_mask=is_real))
+        assert isinstance(self.encoder, JointEncoder)
+        return self.encoder.transformer(tokens, partial(self.mix, key_mask=is_real))
 
-    def pooled(self, mean: Tensor) -> Tensor:
-        """Features `(batch, width)` float32 out of the mean of encoded tokens."""
-        return mean if self.transformer.norm_tokens else self.transformer.norm(mean)
-
-    def normed(self, tokens: Tensor) -> Tensor:
-        """Encoded tokens as decoders take them: after the last LayerNorm."""
-        if self.transformer.norm_tokens:
-            return tokens
-        return self.transformer.norm(tokens.float()).to(tokens.dtype)
+    def pool(self, tokens: Tensor, is_real: Tensor | None = None) -> Tensor:
+        """Features `(batch, width)` float32 of encoded sequences."""
+        return self.encoder.pool(tokens, is_real).float()
 
 
 class _Joint(nn.Module):
@@ -268,9 +258,9 @@ class _Joint(nn.Module):
 
     def __init__(self, model: SimVTP, *, mix: Mix) -> None:
         super().__init__()
-        self.tubelets = _Tubelets(model.video_embedding)
-        self.words = _Words(model.text_embedding)
-        self.encoder = _Encoder.of(model.encoder, mix=mix)
+        self.tubelets = _tubelets(model.video_embedding)
+        self.words = _words(model.text_embedding)
+        self.encoder = _Encoder(model.encoder, mix=mix)
 
     def forward(
         self, video: Tensor, token_ids: Tensor, attention_mask: Tensor
@@ -299,11 +289,12 @@ def _cut(clips: Tensor, *, grid: tuple[int, int, int], tubelet: tuple[int, int, 
     return parts.permute(0, 1, 4, 6, 3, 2, 5, 7).flatten(1, 3)
 
 
-def _masked_mean(tokens: Tensor, is_real: Tensor) -> Tensor:
-    """Mean over the real tokens, `(batch, width)` float32."""
-    weights = is_real.float()
-    total = (tokens.float() * weights[..., None]).sum(dim=1)
-    return total / weights.sum(dim=1, keepdim=True)
+def _tubelets(embedding: VideoEmbedder) -> Callable[[Tensor], Tensor]:
+    return _Tubelets(embedding) if isinstance(embedding, VideoEmbedding) else embedding
+
+
+def _words(embedding: TextEmbedder) -> Callable[[Tensor], Tensor]:
+    return _Words(embedding) if isinstance(embedding, TextEmbedding) else embedding
 
 
 _GRAPHS = {

@@ -13,7 +13,8 @@ def resized(
 ) -> SimVTP:
     """The model for clips of other sizes.
 
-    Positions are formulas, computed anew; learned ones are interpolated.
+    Positions are formulas, computed anew; learned ones are interpolated. Parts of one's own stay
+    as they are.
 
     Args:
         model: the model.
@@ -21,17 +22,16 @@ def resized(
         image_size: height and width in pixels; None: as it is.
 
     Raises:
-        ValueError: the sizes are no multiples of the model's tubelets.
+        ValueError: the sizes are no multiples of the model's tubelets, or do not fit a part of
+            one's own.
     """
     asked = {"num_frames": num_frames, "image_size": image_size}
     config = replace(model.config, **{key: size for key, size in asked.items() if size is not None})
     if config == model.config:
         return model
-    other = SimVTP(config, tokenizer=model.tokenizer, frame_spacing=model.frame_spacing)
     weights = model.state_dict()
-    if _LEARNED_POSITIONS in weights:
+    if _LEARNED_POSITIONS in weights and "video_embedding" not in model.own_parts:
         weights[_LEARNED_POSITIONS] = interpolate_positions(
             weights[_LEARNED_POSITIONS], source=model.config.grid, target=config.grid
         )
-    other.load_state_dict(weights)
-    return other.eval()
+    return model.rebuilt(config, weights=weights).eval()

@@ -1,10 +1,11 @@
 """SimVTP: the blocks put together, with a folder format to keep them in."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import torch
 from tokenizers import Tokenizer
@@ -15,14 +16,12 @@ from torch.nn.utils.rnn import pad_sequence
 from simvtp.config import DEFAULT_SPACING, FrameSpacing, ModelConfig
 from simvtp.data.captions import caption_list, id_rows
 from simvtp.data.tokenizer import encode_caption, special_token_ids
-from simvtp.decoders import PixelDecoder, WordDecoder
-from simvtp.encoders import build_encoder, build_text_embedding, build_video_embedding
+from simvtp.encoders import encode_pairs
 from simvtp.layers import (
     PackedLayout,
     PackedTokens,
     clips_on,
     describe,
-    initialize,
     pack,
     to_device,
     unpack,
@@ -38,6 +37,19 @@ from simvtp.model_folder import (
     read_frame_spacing,
     read_tokenizer,
     write_model_folder,
+)
+from simvtp.part_trial import require_parts
+from simvtp.parts import (
+    PART_NAMES,
+    Encoder,
+    Matcher,
+    ModelParts,
+    PixelPredictor,
+    TextEmbedder,
+    VideoEmbedder,
+    WordPredictor,
+    is_usual,
+    usual_parts,
 )
 from simvtp.reconstruction import Reconstruction, reconstruct
 
@@ -55,55 +67,123 @@ class SimVTP(
 ):
     """Video-text masked autoencoder: one encoder for video, text and both (paper section 3).
 
+    `from_config` makes the usual parts, any of them replaced by one's own; `simvtp.parts` says what
+    each must offer.
+
     Args:
-        config: sizes of the model.
+        config: what goes in and comes out: clips, words, the width of tokens.
+        video_embedding: makes tokens of clips.
+        text_embedding: makes tokens of words.
+        encoder: encodes tokens of clips, captions, and both.
+        text_encoder: encodes captions by themselves; None: the encoder does.
+        pixel_decoder: predicts dropped tubelets.
+        word_decoder: predicts hidden words.
+        match_head: tells pairs that belong together.
         tokenizer: turns captions into token ids; without one only ids are taken.
         frame_spacing: time or frames of the source video between two frames of a clip, kept with
             the model so that others cut clips as it was trained on them.
+
+    Raises:
+        ValueError: a part does not fit the config, or two share a weight.
     """
 
     def __init__(
         self,
         config: ModelConfig,
         *,
+        video_embedding: VideoEmbedder,
+        text_embedding: TextEmbedder,
+        encoder: Encoder,
+        text_encoder: Encoder | None = None,
+        pixel_decoder: PixelPredictor,
+        word_decoder: WordPredictor,
+        match_head: Matcher,
         tokenizer: Tokenizer | None = None,
         frame_spacing: FrameSpacing = DEFAULT_SPACING,
     ) -> None:
         super().__init__()
-        if not isinstance(config, ModelConfig):
-            raise TypeError(
-                f"config must be a ModelConfig, got {describe(config)}; ModelConfig.preset('base') "
-                "or ModelConfig.from_dict(...) makes one"
-            )
-        if not isinstance(tokenizer, Tokenizer | None):
-            raise TypeError(
-                f"tokenizer must be a tokenizers.Tokenizer, got {describe(tokenizer)}; "
-                "simvtp.data.load_tokenizer reads a file"
+        _check(config, tokenizer)
+        if (text_encoder is None) == (config.text_encoder == "own"):
+            raise ValueError(
+                f"text_encoder must be given where the config's is own, got {text_encoder!r:.80} "
+                f"with {config.text_encoder}; from_config makes the two agree"
             )
         self.config = config
         self.tokenizer = tokenizer
         self.frame_spacing = frame_spacing
-        self.video_embedding = build_video_embedding(config)
-        self.text_embedding = build_text_embedding(config)
-        self.encoder = build_encoder(config)
-        self.text_encoder = build_encoder(config) if config.text_encoder == "own" else None
-        self.pixel_decoder = PixelDecoder(
-            config.width,
-            grid=config.grid,
-            tubelet=config.tubelet,
-            width=config.decoder_width,
-            depth=config.decoder_depth,
-            num_heads=config.decoder_heads,
-            positions="axes" if config.video_positions == "axes" else "formula",
+        self.video_embedding = video_embedding
+        self.text_embedding = text_embedding
+        self.encoder = encoder
+        self.text_encoder = text_encoder
+        self.pixel_decoder = pixel_decoder
+        self.word_decoder = word_decoder
+        self.match_head = match_head
+        require_parts(self._parts(), config)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: ModelConfig,
+        *,
+        tokenizer: Tokenizer | None = None,
+        frame_spacing: FrameSpacing = DEFAULT_SPACING,
+        **parts: Unpack[ModelParts],
+    ) -> Self:
+        """The usual parts with random weights, any of them replaced by one's own.
+
+        Args:
+            config: sizes of the model; those of a part that is given are not looked at.
+            tokenizer: as for the class.
+            frame_spacing: as for the class.
+            **parts: parts by their names; they keep their weights.
+
+        Raises:
+            ValueError: a part does not fit the config.
+        """
+        _check(config, tokenizer)
+        if "text_encoder" in parts:
+            config = replace(config, text_encoder="own")
+        usual: Any = usual_parts(config, [name for name in PART_NAMES if name not in parts])
+        return cls(config, **(usual | parts), tokenizer=tokenizer, frame_spacing=frame_spacing)
+
+    def rebuilt(
+        self,
+        config: ModelConfig | None = None,
+        *,
+        weights: Mapping[str, Tensor] | None = None,
+        **parts: Unpack[ModelParts],
+    ) -> Self:
+        """A copy for other settings: its own parts as they are, the usual ones made anew.
+
+        Args:
+            config: the settings; None: the model's.
+            weights: all weights of the copy; None: the model's, which must then be whole.
+            **parts: parts to put in the place of the model's.
+
+        Raises:
+            ValueError: a part does not fit the settings.
+            RuntimeError: the weights do not fit the copy.
+        """
+        weights = self.state_dict() if weights is None else weights
+        own: Any = {name: _copy_of(getattr(self, name), name, weights) for name in self.own_parts}
+        copy = type(self).from_config(
+            self.config if config is None else config,
+            tokenizer=self.tokenizer,
+            frame_spacing=self.frame_spacing,
+            **(own | parts),
         )
-        self.word_decoder = WordDecoder(
-            config.width,
-            vocab_size=config.vocab_size,
-            depth=config.word_decoder_depth,
-            num_heads=config.num_heads,
-        )
-        self.match_head = nn.Linear(config.width, 2)
-        initialize(self)
+        copy.load_state_dict(weights)
+        copy.facts = self.facts
+        return copy
+
+    @property
+    def own_parts(self) -> tuple[str, ...]:
+        """Names of the parts that are not the usual ones, and must be given to load the model."""
+        parts = self._parts().items()
+        return tuple(name for name, part in parts if not is_usual(part, self.config))
+
+    def _parts(self) -> dict[str, Any]:
+        return {name: part for name in PART_NAMES if (part := getattr(self, name)) is not None}
 
     def encode_video(self, video: Tensor) -> Tensor:
         """Embed whole clips, nothing masked.
@@ -228,7 +308,7 @@ class SimVTP(
             video: `(batch, tokens, width)` embedded tubelets.
             text: embedded captions, as many.
         """
-        return self.encoder.pool(self.encoder.encode_pairs(video, text)[0])
+        return self.encoder.pool(encode_pairs(self.encoder, video, text)[0])
 
     def pack_text(
         self, text: str | Sequence[str] | Tensor, *, attend: Tensor | None = None
@@ -264,7 +344,7 @@ class SimVTP(
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        return self.match_head.weight.device
+        return next(self.parameters()).device
 
     def _check_pairs(self, video: Tensor, ids: PackedTokens) -> None:
         if ids.layout.num_sequences != len(video):
@@ -284,6 +364,7 @@ class SimVTP(
             config=asdict(self.config),
             preprocessor=self.preprocessor(),
             tokenizer=self.tokenizer,
+            own_parts=self.own_parts,
         )
         write_facts(save_directory, self.facts)
 
@@ -299,23 +380,52 @@ class SimVTP(
 
         Args:
             pretrained_model_name_or_path: folder written by `save_pretrained`, or a hub id.
-            **options: passed to the hub's download: revision, token, cache_dir,
-                local_files_only, force_download.
+            **options: the parts that are not the library's, by their names, which get the
+                folder's weights; and what is passed to the hub's download: revision, token,
+                cache_dir, local_files_only, force_download.
 
         Returns:
             The model, in evaluation mode, on the CPU.
 
         Raises:
-            ValueError: a file is missing or damaged, the weights do not fit the config, or the
-                folder holds a model fine-tuned for some task.
+            ValueError: a file is missing or damaged, the weights do not fit the config, a part is
+                missing, or the folder holds a model fine-tuned for some task.
         """
+        parts = {name: options.pop(name) for name in PART_NAMES if name in options}
         folder = find_model_folder(pretrained_model_name_or_path, download_options=options)
-        values = read_config(folder, task=None)
+        values = read_config(folder, task=None, parts=parts)
         with about(folder / "config.json"):
             config = ModelConfig.from_dict(values)
         tokenizer = read_tokenizer(folder, vocab_size=config.vocab_size)
         spacing = read_frame_spacing(folder)
-        build = partial(cls, config, tokenizer=tokenizer, frame_spacing=spacing)
+        build = partial(
+            cls.from_config, config, tokenizer=tokenizer, frame_spacing=spacing, **parts
+        )
         model = load_model(build, folder, config=config)
         model.facts = read_facts(folder)
         return model.eval()
+
+
+def _copy_of(part: nn.Module, name: str, weights: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of a part with these weights, of which the part itself may hold shares only."""
+    # What stands in the memo is taken for the copy of a weight.
+    memo: dict[int, Any] = {
+        id(share): nn.Parameter(weights[whole].detach().clone(), share.requires_grad)
+        for whole, share in part.named_parameters(name)
+    }
+    devices = {weight.device for weight in memo.values()}
+    copy = deepcopy(part, memo)
+    return copy.to(*devices) if devices else copy
+
+
+def _check(config: object, tokenizer: object) -> None:
+    if not isinstance(config, ModelConfig):
+        raise TypeError(
+            f"config must be a ModelConfig, got {describe(config)}; ModelConfig.preset('base') "
+            "or ModelConfig.from_dict(...) makes one"
+        )
+    if not isinstance(tokenizer, Tokenizer | None):
+        raise TypeError(
+            f"tokenizer must be a tokenizers.Tokenizer, got {describe(tokenizer)}; "
+            "simvtp.data.load_tokenizer reads a file"
+        )

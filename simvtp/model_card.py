@@ -1,6 +1,6 @@
 """Where a model comes from and what it can do, kept in its folder and told by its model card."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,9 @@ class DocumentedModel(ModelHubMixin):
             license=self.facts.licence,
             tags=[tag for tag in template.tags or [] if tag != "model_hub_mixin"],
         )
-        text = card_text(type(self).__name__, module_of(self), facts=self.facts)
+        kind, module = type(self).__name__, module_of(self)
+        own = getattr(self, "own_parts", ())
+        text = card_text(kind, module, facts=self.facts, own_parts=own)
         return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
 
@@ -92,20 +94,22 @@ def module_of(model: object) -> str:
     return ".".join(type(model).__module__.split(".")[:2]).removesuffix(".model")
 
 
-def card_text(kind: str, module: str, *, facts: ModelFacts) -> str:
+def card_text(kind: str, module: str, *, facts: ModelFacts, own_parts: Sequence[str] = ()) -> str:
     """Body of a model card.
 
     Args:
         kind: name of the class.
         module: where it is imported from.
         facts: origins and training.
+        own_parts: parts that are not the library's, which whoever loads the model must give.
     """
+    given = "".join(f", {name}=..." for name in own_parts)
     parts = [
         f"# {kind}\n\nA video-text model of the library SimVTP, after [the paper]({_PAPER}): one "
         "transformer for video, text and both, pre-trained as a masked autoencoder. "
         "`preprocessor.json` says how clips are cut; pixels are normalised inside the model.",
         f"```python\nfrom {module} import {kind}\n\n"
-        f'model = {kind}.from_pretrained("this folder or repository")\n```',
+        f'model = {kind}.from_pretrained("this folder or repository"{given})\n```',
     ]
     parts += [_stage_text(stage) for stage in facts.stages]
     if not facts.stages:

@@ -4,7 +4,7 @@ import errno
 import json
 import shlex
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from torch import nn
 from simvtp.config import FrameSpacing, ModelConfig
 from simvtp.config.json_file import read_json
 from simvtp.data.tokenizer import load_tokenizer, require_vocabulary
+from simvtp.encoders import PaddedEncoder
 from simvtp.layers.tubelets import IMAGENET_MEAN, IMAGENET_STD
 
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "preprocessor.json")
@@ -26,6 +27,7 @@ _OPTIONAL_FILES = ("tokenizer.json",)
 _FACT_FILES = ("origin.json", "training.json", "README.md")
 _CLASS_OF_TASK = {"classification": "VideoClassifier", "answering": "VideoAnswerer"}
 M = TypeVar("M", bound=nn.Module)
+OWN_PARTS = "own_parts"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -139,18 +141,26 @@ def write_model_folder(
     config: Mapping[str, Any],
     preprocessor: Mapping[str, Any],
     tokenizer: Tokenizer | None,
+    own_parts: Collection[str] = (),
 ) -> None:
-    """Write the files of a model folder.
+    """Write the files of a model folder; config.json tells which parts are not the library's.
 
     Raises:
         OSError: the disk is full or fails.
     """
     save_weights(module, folder / "model.safetensors")
-    write_json(folder / "config.json", config)
+    own = {name: _kind_of(getattr(module, name)) for name in own_parts}
+    write_json(folder / "config.json", {**config, OWN_PARTS: own} if own else config)
     write_json(folder / "preprocessor.json", preprocessor)
     if tokenizer is not None:
         # Tokenizer.save raises a bare Exception where the disk is full.
         (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), "utf-8")
+
+
+def _kind_of(part: nn.Module) -> str:
+    """Class of a part of one's own, for whoever has to give it again."""
+    wrapped = f" over {_kind_of(part.module)}" if isinstance(part, PaddedEncoder) else ""
+    return f"{type(part).__module__}.{type(part).__qualname__}{wrapped}"
 
 
 def describe_preprocessing(config: ModelConfig, *, frame_spacing: FrameSpacing) -> dict[str, Any]:
@@ -182,15 +192,23 @@ def read_tokenizer(folder: Path, *, vocab_size: int) -> Tokenizer | None:
     return tokenizer
 
 
-def read_config(folder: Path, *, task: str | None) -> dict[str, Any]:
+def read_config(folder: Path, *, task: str | None, parts: Collection[str] = ()) -> dict[str, Any]:
     """Config of a model for a task, or with None of a pre-trained SimVTP.
 
+    Args:
+        folder: the model folder.
+        task: what the model must be for.
+        parts: names of the parts that the caller gives.
+
     Raises:
-        ValueError: the file is damaged, or it is of a model for something else.
+        ValueError: the file is damaged, it is of a model for something else, or the parts are not
+            those that must be given.
     """
     values = read_json(folder / "config.json")
     found = values.get("task")
     if found == task:
+        with about(folder / "config.json"):
+            _require_own_parts(values.pop(OWN_PARTS, {}), parts)
         return values
     if found is None:
         raise ValueError(
@@ -204,6 +222,24 @@ def read_config(folder: Path, *, task: str | None) -> dict[str, Any]:
         f"{folder} holds a model for {found}, not {task or 'a pre-trained SimVTP'}; load it with "
         f"simvtp.tasks.{_CLASS_OF_TASK[found]}.from_pretrained"
     )
+
+
+def _require_own_parts(own: Any, given: Collection[str]) -> None:
+    """See that what is given is what a config says the library does not make."""
+    if not isinstance(own, dict):
+        raise ValueError(f"{OWN_PARTS} must name kinds of parts, got {own!r:.80}")
+    for name, kind in own.items():
+        if name not in given:
+            raise ValueError(
+                f"{OWN_PARTS}: the model's {name} is not the library's but a {kind!r:.80}; build "
+                f"it as it was, and load the model in Python: from_pretrained(..., {name}=...)"
+            )
+    for name in given:
+        if name not in own:
+            raise ValueError(
+                f"the model's {name} is the library's own; leave {name}= out, and replace it in "
+                "the loaded model with model.rebuilt"
+            )
 
 
 def save_weights(module: nn.Module, path: Path) -> None:

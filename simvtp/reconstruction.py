@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from simvtp.encoders import encode_pairs
 from simvtp.layers import PackedLayout, PackedTokens, gather_tubelets, place_tubelets
 from simvtp.losses import TubeletStatistics, tubelet_pixels, tubelet_statistics
 from simvtp.masking import TubeMask
@@ -102,7 +103,7 @@ def fill_in(
         model.text_embedding(masked_text.values, masked_text.layout.positions), masked_text.layout
     )
     embedded = model.video_embedding(video, tubes.keep)
-    encoded, rows = model.encoder.encode_pairs(embedded, words)
+    encoded, rows = encode_pairs(model.encoder, embedded, words)
     encoded = PackedTokens(model.encoder.normed(encoded.values), encoded.layout)
     video_rows, text_rows = rows.tensor_split([tubes.keep.numel()])
     visible = encoded.values[video_rows].unflatten(0, tubes.keep.shape)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from simvtp.batch import Batch
-from simvtp.encoders import JointEncoder
 from simvtp.layers import PackedLayout, PackedTokens
 from simvtp.model import SimVTP
+from simvtp.parts import Encoder
 from simvtp.step_tokens import SequenceGroup, StepTokens
 
 Sequences = Literal["joint", "video", "text"]
@@ -132,7 +132,7 @@ def encode_step(
         groups: sequences by their kind; joint ones stand first.
     """
 
-    def encode(encoder: JointEncoder, groups: Mapping[str, SequenceGroup]) -> PackedTokens:
+    def encode(encoder: Encoder, groups: Mapping[str, SequenceGroup]) -> PackedTokens:
         lengths = tuple(length for group in groups.values() for length in group.lengths)
         rows = torch.cat([group.rows for group in groups.values()])
         layout = PackedLayout(lengths, tokens.values.device)

@@ -33,7 +33,7 @@ def small_config(**overrides: object) -> ModelConfig:
 def small_model(*, seed: int = 0, **overrides: object) -> SimVTP:
     """Model in float64 whose weights are large enough for every term to matter."""
     torch.manual_seed(seed)
-    model = SimVTP(small_config(**overrides)).double()
+    model = SimVTP.from_config(small_config(**overrides)).double()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.25)
     return model

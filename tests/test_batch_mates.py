@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.reference import embed_text, encode
+from simvtp.encoders import encode_pairs
 from simvtp.layers import PackedLayout, PackedTokens, pack, unpack
 from simvtp.objective import Objective
 from tests.sample_batches import VOCAB, samples_of, small_collator, small_model
@@ -38,7 +39,7 @@ def encode_joint(batch):
     layout = PackedLayout(batch.text_lengths, torch.device("cpu"))
     video = model().video_embedding(batch.video, batch.keep)
     text = model().text_embedding(batch.masked_ids, layout.positions)
-    return model().encoder.encode_pairs(video, PackedTokens(text, layout))[0]
+    return encode_pairs(model().encoder, video, PackedTokens(text, layout))[0]
 
 
 class Watch:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from simvtp.encoders import encode_pairs
 from simvtp.layers import Block, PackedLayout, PackedTokens
 from simvtp.losses import MASKED_TERMS, distillation_loss
 from simvtp.objective import Objective
@@ -60,7 +61,7 @@ def test_features_are_those_of_the_model_and_cost_no_call(sizes):
         PackedTokens(model.text_embedding(ids, layout.positions), layout)
         for ids in (batch.masked_ids, batch.token_ids)
     )
-    encoded, rows = model.encoder.encode_pairs(video, masked)
+    encoded, rows = encode_pairs(model.encoder, video, masked)
     joint = model.encoder.normed(encoded.values)
     torch.testing.assert_close(features.joint.values, joint)
     visible, words = (joint[part] for part in rows.split([batch.keep.numel(), len(masked.values)]))

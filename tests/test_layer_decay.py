@@ -19,12 +19,12 @@ def test_every_parameter_has_the_scale_of_its_layer(kind):
     torch.manual_seed(0)
     if kind == "classifier":
         module = nn.ModuleDict(
-            {"x": VideoClassifier.from_model(SimVTP(CONFIG), classes=["a", "b"])}
+            {"x": VideoClassifier.from_model(SimVTP.from_config(CONFIG), classes=["a", "b"])}
         )
     else:
         text_encoder = "own" if kind.startswith("own") else "shared"
         config = ModelConfig(**SIZES, **DECODER, vocab_size=20, text_encoder=text_encoder)
-        module = Objective(SimVTP(config))
+        module = Objective(SimVTP.from_config(config))
     scales = layer_scales(module, decay=0.5)
     assert scales.keys() == dict(module.named_parameters()).keys()
     for name, scale in scales.items():
@@ -40,7 +40,7 @@ def test_every_parameter_has_the_scale_of_its_layer(kind):
 
 def test_the_scales_act_and_survive_a_checkpoint():
     torch.manual_seed(0)
-    model = VideoClassifier.from_model(SimVTP(CONFIG), classes=["a", "b"])
+    model = VideoClassifier.from_model(SimVTP.from_config(CONFIG), classes=["a", "b"])
 
     def optimizer():
         return build_optimizer(
@@ -74,7 +74,7 @@ def test_the_scales_act_and_survive_a_checkpoint():
 
 def test_names_do_not_matter():
     """An encoder that is the whole module, and a weight that a head ahead of it shares."""
-    model = SimVTP(CONFIG)
+    model = SimVTP.from_config(CONFIG)
     by_name = layer_scales(model.encoder, decay=0.5)
     assert by_name["transformer.blocks.0.mlp.0.weight"] == 0.5**3
     assert by_name["transformer.norm.weight"] == 1.0
@@ -87,7 +87,7 @@ def test_names_do_not_matter():
 @pytest.mark.parametrize("decay", [0.75, 1.0])
 def test_a_resume_with_another_decay_uses_it(decay):
     torch.manual_seed(0)
-    model = VideoClassifier.from_model(SimVTP(CONFIG), classes=["a", "b"])
+    model = VideoClassifier.from_model(SimVTP.from_config(CONFIG), classes=["a", "b"])
 
     def optimizer(decay, weight_decay):
         settings = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": weight_decay}
@@ -112,6 +112,6 @@ def test_a_resume_with_another_decay_uses_it(decay):
 
 def test_refusals():
     with pytest.raises(ValueError, match=r"must lie in \(0, 1\]"):
-        layer_scales(SimVTP(CONFIG), decay=0.0)
+        layer_scales(SimVTP.from_config(CONFIG), decay=0.0)
     with pytest.raises(ValueError, match="found none"):
         layer_scales(nn.Linear(2, 2), decay=0.5)

@@ -20,7 +20,9 @@ def model():
     torch.manual_seed(0)
     tokenizer = train_tokenizer(CAPTIONS, vocab_size=200)
     config = small_config(vocab_size=tokenizer.get_vocab_size(), text_dropout=0.1)
-    return SimVTP(config, tokenizer=tokenizer, frame_spacing=FrameSpacing(stride=3)).eval()
+    return SimVTP.from_config(
+        config, tokenizer=tokenizer, frame_spacing=FrameSpacing(stride=3)
+    ).eval()
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def clips():
 
 def test_base_is_the_papers_model():
     with torch.device("meta"):
-        model = SimVTP(ModelConfig.preset("base"))
+        model = SimVTP.from_config(ModelConfig.preset("base"))
     assert sum(parameter.numel() for parameter in model.parameters()) == 141_521_084
     assert sum(parameter.numel() for parameter in model.pixel_decoder.parameters()) == (
         7_688_448 + 294_912 + 384
@@ -81,7 +83,7 @@ def test_pairs_must_match_in_number(model, clips):
 
 def test_captions_need_a_tokenizer_and_a_caption(model):
     with pytest.raises(ValueError, match="no tokenizer"):
-        SimVTP(small_config()).encode_text("a dog")
+        SimVTP.from_config(small_config()).encode_text("a dog")
     with pytest.raises(ValueError, match="one or more texts"):
         model.encode_text([])
 
@@ -112,7 +114,7 @@ def test_reconstruction_never_looks_at_hidden_pixels(clips, target):
     torch.manual_seed(0)
     tokenizer = train_tokenizer(CAPTIONS, vocab_size=200)
     config = small_config(vocab_size=tokenizer.get_vocab_size(), pixel_target=target)
-    model = SimVTP(config, tokenizer=tokenizer).eval()
+    model = SimVTP.from_config(config, tokenizer=tokenizer).eval()
 
     def run(video):
         return model.reconstruct(video, CAPTIONS, generator=torch.Generator().manual_seed(1))
@@ -137,7 +139,7 @@ def test_a_saved_model_comes_back_the_same(model, clips, tmp_path):
 
 @pytest.mark.parametrize("spacing", [FrameSpacing(seconds=0.2), FrameSpacing(stride=1)])
 def test_the_spacing_of_frames_is_kept(model, tmp_path, spacing):
-    SimVTP(model.config, frame_spacing=spacing).save_pretrained(tmp_path)
+    SimVTP.from_config(model.config, frame_spacing=spacing).save_pretrained(tmp_path)
     assert SimVTP.from_pretrained(tmp_path).frame_spacing == spacing
 
 

@@ -41,7 +41,7 @@ STAGE = Stage(
 
 def model(*, facts=None):
     torch.manual_seed(0)
-    built = SimVTP(CONFIG)
+    built = SimVTP.from_config(CONFIG)
     if facts is not None:
         built.facts = facts
     return built

@@ -33,7 +33,9 @@ def whole(tmp_path_factory):
     """Folders of a pre-trained model and of a classifier."""
     folder = tmp_path_factory.mktemp("whole")
     tokenizer = train_tokenizer(CAPTIONS, vocab_size=200)
-    model = SimVTP(small_config(vocab_size=tokenizer.get_vocab_size()), tokenizer=tokenizer)
+    model = SimVTP.from_config(
+        small_config(vocab_size=tokenizer.get_vocab_size()), tokenizer=tokenizer
+    )
     origin = Origin(kind="BERT", source="a/b", sha256="0" * 64, licence="MIT", parts=("encoder",))
     stage = Stage(name="pre-training", data="3 clips", recipe={"a": 1}, metrics={"loss": 0.5})
     model.facts = ModelFacts(origins=(origin,), stages=(stage,))

@@ -7,7 +7,7 @@ from torch import Tensor
 from simvtp import SimVTP
 from simvtp.data import train_tokenizer
 from simvtp.decoders import PixelDecoder, WordDecoder
-from simvtp.encoders import JointEncoder, TextEmbedding, VideoEmbedding
+from simvtp.encoders import JointEncoder, TextEmbedding, VideoEmbedding, encode_pairs
 from simvtp.layers import (
     PackedLayout,
     PackedTokens,
@@ -51,7 +51,9 @@ PACK, HEADS, REAL = pack(list(TOKENS)), torch.randn(10, 2, 4), torch.ones(1, 3, 
 @pytest.fixture(scope="module")
 def model():
     tokenizer = train_tokenizer(["a red circle moves"], vocab_size=100)
-    return SimVTP(small_config(vocab_size=tokenizer.get_vocab_size()), tokenizer=tokenizer).eval()
+    return SimVTP.from_config(
+        small_config(vocab_size=tokenizer.get_vocab_size()), tokenizer=tokenizer
+    ).eval()
 
 
 def refused(call, message):
@@ -85,9 +87,15 @@ def refused(call, message):
         (lambda m: m.encode_text("a", attend=REAL), "leave it out for texts"),
         (lambda m: m.match("clip.mp4", "a red circle"), "got str 'clip.mp4'"),
         (lambda m: m.reconstruct("clip.mp4", "a red circle"), "got str 'clip.mp4'"),
-        (lambda m: SimVTP(m.config).reconstruct(CLIPS, IDS), "the model has no tokenizer"),
-        (lambda m: SimVTP({"width": 8}), "config must be a ModelConfig, got dict"),
-        (lambda m: SimVTP(m.config, tokenizer="tokenizer.json"), "simvtp.data.load_tokenizer"),
+        (
+            lambda m: SimVTP.from_config(m.config).reconstruct(CLIPS, IDS),
+            "the model has no tokenizer",
+        ),
+        (lambda m: SimVTP.from_config({"width": 8}), "config must be a ModelConfig, got dict"),
+        (
+            lambda m: SimVTP.from_config(m.config, tokenizer="tokenizer.json"),
+            "simvtp.data.load_tokenizer",
+        ),
         (lambda m: SimVTP.from_pretrained(None), "loaded from a folder or hub id, got None"),
         (lambda m: VideoClassifier.from_model(m, classes=["a"]).classify("c.mp4"), "got str 'c."),
         (
@@ -188,8 +196,8 @@ HEAD = WordDecoder(16, vocab_size=9)
         (lambda: ENCODER.encode_padded(TOKENS[0]), r"got float32 of shape \(5, 16\)"),
         (lambda: ENCODER.encode_padded(TOKENS[..., :4]), r"must be 16 wide, got \(2, 5, 4\)"),
         (lambda: ENCODER.encode_padded(TOKENS, REAL), r"key_mask must be \(2, 5\).*got \(1, 3\)"),
-        (lambda: ENCODER.encode_pairs(TOKENS, TOKENS), "text must be packed"),
-        (lambda: ENCODER.encode_pairs(TOKENS, PACK, texts_per_clip=0), "texts_per_clip must be"),
+        (lambda: encode_pairs(ENCODER, TOKENS, TOKENS), "text must be packed"),
+        (lambda: encode_pairs(ENCODER, TOKENS, PACK, texts_per_clip=0), "texts_per_clip must be"),
         (lambda: PixelDecoder(16, grid=8), "grid must be 3 numbers"),
         (lambda: PIXELS(PACK, keep=KEEP, decode=KEEP), "visible must be .* got PackedTokens"),
         (lambda: PIXELS(TOKENS, keep=KEEP[:, :4], decode=KEEP), r"\(2, 5, 16\), \(2, 4\) and"),

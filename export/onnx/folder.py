@@ -38,6 +38,7 @@ from export.runtime.folder import (
 )
 from simvtp.model import SimVTP
 from simvtp.model_folder import find_model_folder, write_json
+from simvtp.parts import ModelParts
 from simvtp.printing import Console, PlainColumn
 
 _DTYPES = {
@@ -67,12 +68,16 @@ class _Source(NamedTuple):
     config: dict[str, Any]
 
 
-def export_folder(model: str | Path, out: str | Path, **settings: Any) -> ExportedFolder:
+def export_folder(
+    model: str | Path, out: str | Path, *, parts: ModelParts | None = None, **settings: Any
+) -> ExportedFolder:
     """Export a model folder to ONNX; nothing is at `out` before every check has passed.
 
     Args:
         model: folder written by `save_pretrained`, or a hub id.
         out: folder to write; an older export there is replaced.
+        parts: parts of the model that are not the library's, as `SimVTP.from_pretrained` takes
+            them; such a model is exported with `repeats=0`, for who times it cannot load it.
         **settings: fields of `ExportSettings`.
 
     Raises:
@@ -81,15 +86,21 @@ def export_folder(model: str | Path, out: str | Path, **settings: Any) -> Export
         ParityError: a graph is further from the model than the gate allows.
         OSError: the disk is full or fails.
     """
-    return export_with(model, out, ExportSettings(**settings))
+    return export_with(model, out, ExportSettings(**settings), parts=parts)
 
 
-def export_with(model: str | Path, out: str | Path, settings: ExportSettings) -> ExportedFolder:
+def export_with(
+    model: str | Path,
+    out: str | Path,
+    settings: ExportSettings,
+    *,
+    parts: ModelParts | None = None,
+) -> ExportedFolder:
     """As `export_folder`, with settings that are checked already."""
     target = Path(out).resolve()
     require_replaceable(target)
     folder = find_model_folder(model, download_options={})
-    trained = SimVTP.from_pretrained(folder)
+    trained = SimVTP.from_pretrained(folder, **(parts or {}))
     loaded = resized(trained, num_frames=settings.num_frames, image_size=settings.image_size)
     source = _Source(folder, loaded, asdict(loaded.config))
     samples = _samples(settings, source)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         ClipTransform,
         EvaluationClip,
         EvaluationDataset,
+        RandomClips,
         Sample,
     )
     from simvtp.data.datasets.quarantine import Quarantine, TooManyBadClips
@@ -85,6 +86,7 @@ __all__ = [
     "QuestionDataset",
     "QuestionSample",
     "QuestionSet",
+    "RandomClips",
     "Sample",
     "ShardCache",
     "ShardError",
@@ -126,7 +128,8 @@ _NAMES = {
     "shards.fetch": ("FetchError", "ShardCache"),
     "video.clips": ("ClipError", "ClipInfo", "frame_indices", "probe", "read_clip", "read_clips"),
     "datasets.clips": (
-        *("ClipDataset", "ClipTransform", "EvaluationClip", "EvaluationDataset", "Sample"),
+        *("ClipDataset", "ClipTransform", "EvaluationClip", "EvaluationDataset"),
+        *("RandomClips", "Sample"),
     ),
     "loader": ("EpochSampler", "build_loader"),
     "manifests.loading": ("ManifestError", "load_manifest"),

@@ -1,16 +1,16 @@
 """Embeddings of video and text, and the encoder they share."""
 
-from simvtp.encoders.build import build_encoder, build_text_embedding, build_video_embedding
 from simvtp.encoders.joint import JointEncoder, encode_beside
+from simvtp.encoders.padded import PaddedEncoder
+from simvtp.encoders.pairs import encode_pairs
 from simvtp.encoders.text import TextEmbedding
 from simvtp.encoders.video import VideoEmbedding
 
 __all__ = [
     "JointEncoder",
+    "PaddedEncoder",
     "TextEmbedding",
     "VideoEmbedding",
-    "build_encoder",
-    "build_text_embedding",
-    "build_video_embedding",
     "encode_beside",
+    "encode_pairs",
 ]

@@ -1,6 +1,6 @@
 """The one transformer that encodes video, text, and both together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -18,9 +18,9 @@ from simvtp.layers import (
     check_key_mask,
     full_precision,
     join_rows,
+    mean_tokens,
     require_packed,
     require_tensor,
-    segment_mean,
     to_device,
 )
 
@@ -110,17 +110,22 @@ class JointEncoder(nn.Module):
     def _encode_rows(self, tokens: Tensor, key_mask: Tensor | None) -> Tensor:
         return self.transformer(tokens, partial(attend_padded, key_mask=key_mask))
 
-    def pool(self, tokens: PackedTokens | Tensor) -> Tensor:
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """Its layers, from input to output."""
+        return [*self.transformer.blocks]
+
+    def pool(self, tokens: PackedTokens | Tensor, key_mask: Tensor | None = None) -> Tensor:
         """Features of sequences out of their encoded tokens, `(sequences, width)`.
 
         Args:
-            tokens: a pack, or `(batch, tokens, width)` without padding.
+            tokens: a pack, or `(batch, tokens, width)`.
+            key_mask: `(batch, tokens)` bool, True where a token is real; None when all are.
 
         Returns:
             At least float32.
         """
-        packed = isinstance(tokens, PackedTokens)
-        mean = segment_mean(tokens) if packed else full_precision(tokens).mean(dim=1)
+        mean = mean_tokens(tokens, key_mask)
         if self.transformer.norm_tokens:
             return mean
         norm = self.transformer.norm
@@ -129,44 +134,10 @@ class JointEncoder(nn.Module):
 
     def normed(self, tokens: Tensor) -> Tensor:
         """Encoded tokens `(..., width)` as decoders take them: after the last LayerNorm."""
-        return tokens if self.transformer.norm_tokens else self.transformer.norm(tokens)
-
-    def encode_pairs(
-        self, video: Tensor, text: PackedTokens, *, texts_per_clip: int = 1
-    ) -> tuple[PackedTokens, Tensor]:
-        """Encode [clip ; text], one sequence per text.
-
-        Args:
-            video: `(batch, tokens, width)` embedded tubelets.
-            text: embedded texts, `texts_per_clip` for each clip in turn.
-            texts_per_clip: sequences that a clip's tubelets stand in.
-
-        Returns:
-            The encoded pack, and `(video_tokens + text_tokens,)` int64 rows in it of the tubelets
-            of all sequences and then of all words.
-
-        Raises:
-            TypeError: the clips are no tensor, or the texts are not packed.
-            ValueError: there are more or fewer texts, or tokens are not as wide as the encoder.
-        """
-        self._check_padded("video", video)
-        require_packed("text", text, width=self.transformer.width)
-        require_whole("texts_per_clip", texts_per_clip)
-        num_tokens, device = video.shape[1], video.device
-        clips = PackedLayout((num_tokens,) * (len(video) * texts_per_clip), device)
-        rows = join_rows(clips, text.layout)
-        pairs = zip(clips.lengths, text.layout.lengths, strict=True)
-        layout = PackedLayout(tuple(first + second for first, second in pairs), device)
-        # Sequences of one clip pick the same tubelets, which were embedded once.
-        clip = rows // (num_tokens * texts_per_clip)
-        picked = torch.where(
-            rows < clips.total_tokens,
-            clip * num_tokens + rows % num_tokens,
-            rows - clips.total_tokens + len(video) * num_tokens,
-        )
-        sources = torch.cat([video.flatten(0, 1), text.values])
-        encoded = self(PackedTokens(sources[to_device(picked, device)], layout))
-        return encoded, to_device(rows.argsort(), device)
+        if self.transformer.norm_tokens:
+            return tokens
+        norm = self.transformer.norm
+        return norm(tokens.to(norm.weight.dtype)).to(tokens.dtype)
 
     def _check_padded(self, name: str, tokens: Tensor) -> None:
         fix = "give embedded tokens; packed ones go to the encoder itself"

@@ -183,6 +183,25 @@ def segment_mean(tokens: PackedTokens) -> Tensor:
     )
 
 
+def mean_tokens(tokens: PackedTokens | Tensor, key_mask: Tensor | None = None) -> Tensor:
+    """Mean of each sequence over its real tokens, `(num_sequences, width)`, at least float32.
+
+    Args:
+        tokens: a pack, or `(batch, tokens, width)`.
+        key_mask: `(batch, tokens)` bool, True where a token is real; None when all are.
+
+    Raises:
+        ValueError: the pack holds more or fewer tokens than its layout says.
+    """
+    if isinstance(tokens, PackedTokens):
+        return segment_mean(tokens)
+    values = full_precision(tokens)
+    if key_mask is None:
+        return values.mean(dim=1)
+    weights = key_mask.to(values.dtype)
+    return (values * weights[..., None]).sum(dim=1) / weights.sum(dim=1, keepdim=True)
+
+
 def join_rows(*layouts: PackedLayout) -> Tensor:
     """Rows that join sequence i of each of several packs, one behind the other.
 

@@ -212,9 +212,9 @@ def convert(
     if tokenizer is not None:
         require_vocabulary(tokenizer, vocab_size=config.vocab_size)
     with torch.device("meta"):  # Sizes that settings claim and weights lack are never built.
-        fit_parts(SimVTP(config), sources, config=config, source_frames=source_frames)
+        fit_parts(SimVTP.from_config(config), sources, config=config, source_frames=source_frames)
     torch.manual_seed(seed)
-    model = SimVTP(config, tokenizer=tokenizer, frame_spacing=frame_spacing).eval()
+    model = SimVTP.from_config(config, tokenizer=tokenizer, frame_spacing=frame_spacing).eval()
     report = load_parts(model, sources, config=config, source_frames=source_frames)
     origins = tuple(o for mapped in sources for o in origins_of(mapped))
     model.facts = ModelFacts(origins=origins)

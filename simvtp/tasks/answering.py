@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import torch
 from tokenizers import Tokenizer
@@ -12,7 +12,7 @@ from torch.nn import functional
 from simvtp.config import DEFAULT_SPACING, FrameSpacing, ModelConfig
 from simvtp.data.captions import caption_list
 from simvtp.data.datasets.tasks import Question, encode_question
-from simvtp.encoders import build_text_embedding
+from simvtp.encoders import encode_pairs
 from simvtp.layers import (
     PackedLayout,
     PackedTokens,
@@ -25,6 +25,7 @@ from simvtp.layers import (
 )
 from simvtp.losses import Losses
 from simvtp.model import SimVTP
+from simvtp.parts import ModelParts
 from simvtp.tasks.batches import QuestionBatch, check_smoothing
 from simvtp.tasks.folder import TaskFolder, read_task_folder, write_task_folder
 from simvtp.tasks.task_model import TaskModel, check_names
@@ -45,10 +46,13 @@ class VideoAnswerer(
         answers: known answers, in the order of their numbers; none for questions with options.
         tokenizer: turns questions into token ids; without one only ids are taken.
         frame_spacing: time or frames of the source video between two frames of a clip.
+        **parts: parts of one's own, as for `TaskModel`.
 
     Raises:
-        ValueError: an answer occurs twice.
+        ValueError: an answer occurs twice, or a part does not fit.
     """
+
+    part_names = ("video_embedding", "encoder", "text_embedding")
 
     def __init__(
         self,
@@ -57,10 +61,11 @@ class VideoAnswerer(
         answers: Sequence[str] = (),
         tokenizer: Tokenizer | None = None,
         frame_spacing: FrameSpacing = DEFAULT_SPACING,
+        **parts: Unpack[ModelParts],
     ) -> None:
         known = check_names("answers", answers) if answers else ()
-        super().__init__(config, num_outputs=max(1, len(known)), frame_spacing=frame_spacing)
-        self.text_embedding = build_text_embedding(config)
+        num_outputs = max(1, len(known))
+        super().__init__(config, num_outputs=num_outputs, frame_spacing=frame_spacing, **parts)
         self.answers = known
         self.tokenizer = tokenizer
 
@@ -71,14 +76,7 @@ class VideoAnswerer(
         Raises:
             ValueError: an answer occurs twice.
         """
-        answerer = cls(
-            model.config,
-            answers=answers,
-            tokenizer=model.tokenizer,
-            frame_spacing=model.frame_spacing,
-        )
-        answerer.take_backbone(model)
-        return answerer
+        return cls._of(model, answers=answers, tokenizer=model.tokenizer)
 
     def forward(self, video: Tensor, text: PackedTokens) -> Tensor:
         """Logits of the answers.
@@ -107,7 +105,7 @@ class VideoAnswerer(
             clips = self.video_embedding(video)
             words = self.text_embedding(text.values, text.layout.positions)
             pairs = PackedTokens(words, text.layout)
-            encoded, _ = self.encoder.encode_pairs(clips, pairs, texts_per_clip=texts_per_clip)
+            encoded, _ = encode_pairs(self.encoder, clips, pairs, texts_per_clip=texts_per_clip)
             return self.encoder.pool(encoded)
 
     def answer(
@@ -212,7 +210,8 @@ class VideoAnswerer(
 
         Args:
             pretrained_model_name_or_path: folder written by `save_pretrained`, or a hub id.
-            **options: passed to the hub's download, as for `SimVTP.from_pretrained`.
+            **options: parts that are not the library's, and what is passed to the hub's download,
+                as for `SimVTP.from_pretrained`.
 
         Returns:
             The model, in evaluation mode, on the CPU.
@@ -228,6 +227,7 @@ class VideoAnswerer(
                 answers=folder.names,
                 tokenizer=folder.tokenizer,
                 frame_spacing=folder.frame_spacing,
+                **folder.parts,
             )
 
         source = pretrained_model_name_or_path

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from simvtp.config import DEFAULT_SPACING, FrameSpacing, ModelConfig
 from simvtp.layers import clips_on, full_precision, require_tensor
 from simvtp.losses import Losses
 from simvtp.model import SimVTP
+from simvtp.parts import ModelParts
 from simvtp.tasks.batches import LabelledBatch
 from simvtp.tasks.folder import TaskFolder, read_task_folder, write_task_folder
 from simvtp.tasks.task_model import TaskModel, check_names
@@ -28,9 +29,10 @@ class VideoClassifier(
         config: sizes of the pre-trained model.
         classes: names of the classes, in the order of their numbers.
         frame_spacing: time or frames of the source video between two frames of a clip.
+        **parts: parts of one's own, as for `TaskModel`.
 
     Raises:
-        ValueError: there is no class, or one occurs twice.
+        ValueError: there is no class, or one occurs twice, or a part does not fit.
     """
 
     def __init__(
@@ -39,9 +41,10 @@ class VideoClassifier(
         *,
         classes: Sequence[str],
         frame_spacing: FrameSpacing = DEFAULT_SPACING,
+        **parts: Unpack[ModelParts],
     ) -> None:
         names = check_names("classes", classes)
-        super().__init__(config, num_outputs=len(names), frame_spacing=frame_spacing)
+        super().__init__(config, num_outputs=len(names), frame_spacing=frame_spacing, **parts)
         self.classes = names
 
     @classmethod
@@ -51,9 +54,7 @@ class VideoClassifier(
         Raises:
             ValueError: there is no class, or one occurs twice.
         """
-        classifier = cls(model.config, classes=classes, frame_spacing=model.frame_spacing)
-        classifier.take_backbone(model)
-        return classifier
+        return cls._of(model, classes=classes)
 
     def forward(self, video: Tensor) -> Tensor:
         """Logits of clips.
@@ -121,7 +122,8 @@ class VideoClassifier(
 
         Args:
             pretrained_model_name_or_path: folder written by `save_pretrained`, or a hub id.
-            **options: passed to the hub's download, as for `SimVTP.from_pretrained`.
+            **options: parts that are not the library's, and what is passed to the hub's download,
+                as for `SimVTP.from_pretrained`.
 
         Returns:
             The model, in evaluation mode, on the CPU.
@@ -132,7 +134,12 @@ class VideoClassifier(
         """
 
         def build(folder: TaskFolder) -> Self:
-            return cls(folder.config, classes=folder.names, frame_spacing=folder.frame_spacing)
+            return cls(
+                folder.config,
+                classes=folder.names,
+                frame_spacing=folder.frame_spacing,
+                **folder.parts,
+            )
 
         source = pretrained_model_name_or_path
         return read_task_folder(source, options, task="classification", build=build)

@@ -19,6 +19,7 @@ from simvtp.model_folder import (
     read_tokenizer,
     write_model_folder,
 )
+from simvtp.parts import PART_NAMES, ModelParts
 from simvtp.tasks.task_model import TaskModel
 
 M = TypeVar("M", bound=TaskModel)
@@ -33,12 +34,14 @@ class TaskFolder(NamedTuple):
         names: classes or answers.
         frame_spacing: time or frames of the source video between two frames of a clip.
         tokenizer: turns questions into ids; None without text.
+        parts: parts that are not the library's, as they were given.
     """
 
     config: ModelConfig
     names: tuple[str, ...]
     frame_spacing: FrameSpacing
     tokenizer: Tokenizer | None
+    parts: ModelParts
 
 
 def write_task_folder(
@@ -68,6 +71,7 @@ def write_task_folder(
         config={**described, "model": asdict(model.config)},
         preprocessor=model.preprocessor(),
         tokenizer=tokenizer,
+        own_parts=model.own_parts,
     )
     write_facts(folder, model.facts)
 
@@ -79,15 +83,17 @@ def read_task_folder(
 
     Args:
         source: the folder or the repository.
-        options: passed to the hub's download.
+        options: parts that are not the library's; the rest is passed to the hub's download.
         task: what the model must be for.
         build: makes it of what is beside the weights.
 
     Raises:
         ValueError: a file is missing, damaged, or of a model for something else.
     """
-    folder = find_model_folder(source, download_options=options)
-    values = read_config(folder, task=task)
+    parts: Any = {name: options[name] for name in PART_NAMES if name in options}
+    download = {name: value for name, value in options.items() if name not in parts}
+    folder = find_model_folder(source, download_options=download)
+    values = read_config(folder, task=task, parts=parts)
     path, key = folder / "config.json", _NAMES_OF_TASK[task]
     known = ("task", key, "model")
     if set(values) != set(known) or not isinstance(values["model"], dict):
@@ -105,6 +111,7 @@ def read_task_folder(
         names=tuple(names),
         frame_spacing=read_frame_spacing(folder),
         tokenizer=read_tokenizer(folder, vocab_size=config.vocab_size),
+        parts=parts,
     )
     model = load_model(partial(build, contents), folder, config=config)
     model.facts = read_facts(folder)

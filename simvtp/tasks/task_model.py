@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack
 
 import torch
 from torch import nn
 
 from simvtp.config import DEFAULT_SPACING, FrameSpacing, ModelConfig
-from simvtp.encoders import build_encoder, build_video_embedding
-from simvtp.layers import initialize
 from simvtp.model import SimVTP
 from simvtp.model_card import DocumentedModel
 from simvtp.model_folder import describe_preprocessing
+from simvtp.part_trial import require_parts
+from simvtp.parts import Encoder, ModelParts, TextEmbedder, VideoEmbedder, is_usual, usual_parts
 
 
 class TaskModel(nn.Module, DocumentedModel):
@@ -26,7 +26,16 @@ class TaskModel(nn.Module, DocumentedModel):
         config: sizes of the pre-trained model.
         num_outputs: outputs of the head.
         frame_spacing: time or frames of the source video between two frames of a clip.
+        **parts: parts of one's own, by their names, in the place of the usual ones.
+
+    Raises:
+        ValueError: a part does not fit the config, or the task has no use for it.
     """
+
+    part_names: tuple[str, ...] = ("video_embedding", "encoder")
+    video_embedding: VideoEmbedder
+    text_embedding: TextEmbedder
+    encoder: Encoder
 
     def __init__(
         self,
@@ -34,17 +43,30 @@ class TaskModel(nn.Module, DocumentedModel):
         *,
         num_outputs: int,
         frame_spacing: FrameSpacing = DEFAULT_SPACING,
+        **parts: Unpack[ModelParts],
     ) -> None:
         super().__init__()
         self.config = config
         self.frame_spacing = frame_spacing
-        self.video_embedding = build_video_embedding(config)
-        self.encoder = build_encoder(config)
-        initialize(self.encoder)
+        if useless := sorted(set(parts) - set(self.part_names)):
+            raise ValueError(
+                f"{type(self).__name__} has {', '.join(self.part_names)}, got {useless[0]}; "
+                "leave it out"
+            )
+        missing = [name for name in self.part_names if name not in parts]
+        for name, part in (usual_parts(config, missing) | parts).items():
+            setattr(self, name, part)
+        require_parts({name: getattr(self, name) for name in self.part_names}, config)
         self.head = nn.Linear(config.width, num_outputs)
         # Small, so that fine-tuning starts from even odds and small gradients for the encoder.
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
+
+    @property
+    def own_parts(self) -> tuple[str, ...]:
+        """Names of the parts that are not the usual ones, and must be given to load the model."""
+        usual = (is_usual(getattr(self, name), self.config) for name in self.part_names)
+        return tuple(name for name, known in zip(self.part_names, usual, strict=True) if not known)
 
     @property
     def device(self) -> torch.device:
@@ -77,15 +99,15 @@ class TaskModel(nn.Module, DocumentedModel):
         """Context of the backbone's pass: a frozen one keeps no activations."""
         return torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_backbone_frozen)
 
-    def take_backbone(self, model: SimVTP) -> None:
-        """Replace the backbone by copies of a pre-trained model's parts, free to learn."""
-        self.facts = model.facts
-        for name, _ in list(self.named_children()):
-            if name != "head":
-                setattr(self, name, deepcopy(getattr(model, name)).requires_grad_(True))
-        weight = model.encoder.transformer.norm.weight
-        self.head.to(device=weight.device, dtype=weight.dtype)
-        self.train()
+    @classmethod
+    def _of(cls, model: SimVTP, **settings: Any) -> Self:
+        """A new head on copies of a pre-trained model's parts, free to learn, in training mode."""
+        parts = {name: deepcopy(getattr(model, name)) for name in cls.part_names}
+        task = cls(model.config, frame_spacing=model.frame_spacing, **settings, **parts)
+        task.facts = model.facts
+        weight = next(task.encoder.parameters())
+        task.head.to(device=weight.device, dtype=weight.dtype)
+        return task.requires_grad_(True).train()
 
 
 def train_parts(model: TaskModel, parts: Literal["all", "head"]) -> None:

@@ -46,7 +46,9 @@ def test_floors_of_drawn_clips_are_in_order(tmp_path):
     corpus = render_corpus(
         tmp_path, num_train=24, num_validation=6, num_processes=1, progress=False
     )
-    model = SimVTP(ModelConfig.preset("tiny", num_frames=8, patch_size=8, vocab_size=50))
+    model = SimVTP.from_config(
+        ModelConfig.preset("tiny", num_frames=8, patch_size=8, vocab_size=50)
+    )
     found = measure(model, corpus.train_clips(), corpus.validation_clips(), ratio=0.75)
     assert 0.9 < found["pixel error: patch mean floor"] < 1
     assert found["pixel error: linear floor"] < found["pixel error: patch mean floor"]

@@ -141,7 +141,7 @@ def test_only_what_is_missing_runs_and_what_fails_is_said(tmp_path, out, begin, 
     tokenizer = train_tokenizer(captions)
     torch.manual_seed(0)
     sizes = small_config(vocab_size=tokenizer.get_vocab_size(), max_text_length=32)
-    SimVTP(sizes, tokenizer=tokenizer).save_pretrained(tmp_path / "model")
+    SimVTP.from_config(sizes, tokenizer=tokenizer).save_pretrained(tmp_path / "model")
     for number, (task, weights) in enumerate(
         (task, weights) for task in NAMES for weights in ("pretrained", "random")
     ):

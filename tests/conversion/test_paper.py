@@ -7,6 +7,7 @@ import torch
 
 from export.graphs import build_graph
 from simvtp import ModelConfig, SimVTP
+from simvtp.encoders import encode_pairs
 from simvtp.layers import PackedTokens, pack
 from simvtp.tasks import VideoClassifier
 from tests.conversion import paper
@@ -71,7 +72,7 @@ def test_pre_training_is_the_same_to_the_last_logit(converted, clips, captions, 
     video = paper.take(paper.video_tokens(state, "encoder.", clips), keep)
     joint = paper.encode(state, torch.cat([video, words], dim=1))
     tokens = model.video_embedding(clips, keep)
-    encoded, rows = model.encoder.encode_pairs(tokens, embed_text(model, captions))
+    encoded, rows = encode_pairs(model.encoder, tokens, embed_text(model, captions))
     same(encoded.values[rows[: keep.numel()]].view(2, 3, -1), joint[:, :3])
     same(encoded.values[rows[keep.numel() :]].view(2, 5, -1), joint[:, 3:])
     logits = paper.linear(state, "text_cls", joint[:, 3:])

@@ -35,7 +35,7 @@ def whole():
     for kind, shapes in SHAPES.items():
         state = paper.random_state(shapes)
         config = model_config([mapped_of(state)], overrides=SMALL)
-        result[kind] = state, SimVTP(config)
+        result[kind] = state, SimVTP.from_config(config)
     return result
 
 
@@ -188,7 +188,7 @@ def test_towers_of_two_depths(whole, cut_tower):
     depth = {"depth": 1} if cut_tower == "video_encoder" else {}
     config = model_config([mapped_of(cut)], overrides={**SMALL, **depth})
     with pytest.raises(ValueError, match=r"text_encoder\.blocks\.1\."):
-        load_parts(SimVTP(config), [mapped_of(cut)], config=config)
+        load_parts(SimVTP.from_config(config), [mapped_of(cut)], config=config)
 
 
 @pytest.mark.parametrize(("depth", "decoder_depth"), [(12, 4), (11, 4), (12, 3)])
@@ -228,9 +228,9 @@ def test_captions_longer_than_the_table_of_positions():
     mapped = mapped_of(paper.random_state(bert_shapes(64)))
     config = model_config([mapped], overrides={**SMALL, "max_text_length": 21})
     with pytest.raises(ValueError, match="for 20 words, 21 are asked for; set max_text_length"):
-        load_parts(SimVTP(config), [mapped], config=config)
+        load_parts(SimVTP.from_config(config), [mapped], config=config)
     config = model_config([mapped], overrides={**SMALL, "max_text_length": 8})
-    model = SimVTP(config)
+    model = SimVTP.from_config(config)
     report = load_parts(model, [mapped], config=config)
     table = mapped.foreign.tensors["bert.embeddings.position_embeddings.weight"]
     assert torch.equal(model.text_embedding.positions.weight, table[:8])

@@ -44,7 +44,7 @@ def exported_model() -> SimVTP:
         decoder_heads=2,
     )
     torch.manual_seed(3)
-    model = SimVTP(config, tokenizer=tokenizer)
+    model = SimVTP.from_config(config, tokenizer=tokenizer)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

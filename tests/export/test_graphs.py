@@ -55,7 +55,7 @@ SIZES = {
 def random_model(**changes):
     """A model far from its start: no bias is 0, and no two clips are alike to it."""
     torch.manual_seed(1)
-    model = SimVTP(dataclasses.replace(CONFIG, **changes))
+    model = SimVTP.from_config(dataclasses.replace(CONFIG, **changes))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -203,7 +203,7 @@ def test_examples_repeat_and_pad_on_the_right():
 
 def test_the_model_runs_as_before():
     # Queries, keys and values are cut another way for the exporter's sake.
-    attention = SimVTP(CONFIG).encoder.transformer.blocks[0].attention
+    attention = SimVTP.from_config(CONFIG).encoder.transformer.blocks[0].attention
     tokens = torch.randn(2, 5, 32)
     parts = attention.project(tokens)
     weights = attention.qkv.weight.view(3, 2, 16, 32)

@@ -20,7 +20,7 @@ def model_folder(corpus, tmp_path_factory):
     torch.manual_seed(0)
     tokenizer = train_tokenizer(load_manifest(corpus.train).captions())
     config = small_config(vocab_size=tokenizer.get_vocab_size(), max_text_length=32)
-    SimVTP(config, tokenizer=tokenizer).save_pretrained(folder)
+    SimVTP.from_config(config, tokenizer=tokenizer).save_pretrained(folder)
     return folder
 
 

@@ -12,7 +12,7 @@ def test_clips_of_most_contrast_are_drawn(corpus, tmp_path, monkeypatch):
     records = load_manifest(corpus.validation)
     tokenizer = train_tokenizer(load_manifest(corpus.train).captions())
     config = small_config(vocab_size=tokenizer.get_vocab_size(), max_text_length=32)
-    model = SimVTP(config, tokenizer=tokenizer).eval()
+    model = SimVTP.from_config(config, tokenizer=tokenizer).eval()
     drawn = {}
     keep = lambda rows, *, out_png, note: drawn.update(rows=rows, note=note)  # noqa: E731
     monkeypatch.setattr(pictures, "draw_reconstruction", keep)

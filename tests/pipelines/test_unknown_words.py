@@ -57,7 +57,7 @@ def test_of_very_many_some_are_looked_at(tokenizer, monkeypatch):
 def model_folder(tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     config = small_config(vocab_size=tokenizer.get_vocab_size(), max_text_length=32)
-    SimVTP(config, tokenizer=tokenizer).save_pretrained(folder)
+    SimVTP.from_config(config, tokenizer=tokenizer).save_pretrained(folder)
     return folder
 
 

@@ -151,7 +151,9 @@ def _task(config: FinetuneConfig) -> Task:
     torch.manual_seed(derive_seed(config.run.seed, MODEL_STREAM))
     model = SimVTP.from_pretrained(config.model)
     if config.tune.weights == "random":
-        model = SimVTP(model.config, tokenizer=model.tokenizer, frame_spacing=model.frame_spacing)
+        model = SimVTP.from_config(
+            model.config, tokenizer=model.tokenizer, frame_spacing=model.frame_spacing
+        )
     return build_task(config, model)
 
 

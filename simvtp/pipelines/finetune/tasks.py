@@ -1,6 +1,7 @@
 """The three tasks of fine-tuning: their data, their objectives, how they are measured."""
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from simvtp.losses import ContrastiveLoss, FeatureMemory
 from simvtp.masking import TextMasker, TubeMasker
 from simvtp.model import SimVTP
 from simvtp.objective import Objective
+from simvtp.parts import ModelParts
 from simvtp.pipelines.finetune.measuring import measure_answers, measure_classes, measure_retrieval
 from simvtp.pipelines.finetune.settings import FinetuneConfig
 from simvtp.pipelines.finetune.splits import read_splits
@@ -161,12 +163,12 @@ def with_text_encoder(model: SimVTP, config: FinetuneConfig) -> SimVTP:
     if config.tune.text_encoder == "shared":
         raise ValueError("the model has an encoder of its own for captions; set text_encoder own")
     sizes = replace(model.config, text_encoder="own")
-    copy = SimVTP(sizes, tokenizer=model.tokenizer, frame_spacing=model.frame_spacing)
     weights = model.state_dict()
     own = {f"text_{name}": value for name, value in weights.items() if name.startswith("encoder.")}
-    copy.load_state_dict(weights | own)
-    copy.facts = model.facts
-    return copy
+    parts: ModelParts = {}
+    if "encoder" in model.own_parts:
+        parts["text_encoder"] = deepcopy(model.encoder)
+    return model.rebuilt(sizes, weights=weights | own, **parts)
 
 
 def _classification(config: FinetuneConfig, model: SimVTP) -> Task:

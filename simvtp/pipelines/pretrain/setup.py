@@ -120,7 +120,7 @@ def build_model(config: PretrainConfig, *, tokenizer: Tokenizer) -> SimVTP:
         padding_id=special_token_ids(tokenizer).pad,
     )
     torch.manual_seed(derive_seed(config.run.seed, MODEL_STREAM))
-    return SimVTP(sizes, tokenizer=tokenizer, frame_spacing=config.data.spacing)
+    return SimVTP.from_config(sizes, tokenizer=tokenizer, frame_spacing=config.data.spacing)
 
 
 def build_objective(config: PretrainConfig, *, model: SimVTP) -> Objective:

@@ -13,9 +13,7 @@ def whole_model(objective: Objective) -> SimVTP | None:
     parameters = gather_parameters(objective)
     if not is_main():
         return None
-    copy = SimVTP(model.config, tokenizer=model.tokenizer, frame_spacing=model.frame_spacing)
-    copy.facts = model.facts
     prefix = "model."
     own = {name: value for name, value in parameters.items() if name.startswith(prefix)}
-    copy.load_state_dict({name.removeprefix(prefix): value for name, value in own.items()})
-    return copy.to(model.device)
+    weights = {name.removeprefix(prefix): value for name, value in own.items()}
+    return model.rebuilt(weights=weights).to(model.device)

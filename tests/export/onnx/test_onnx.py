@@ -190,7 +190,7 @@ def test_clips_of_another_size(exported_model, exported_model_folder, tmp_path, 
     assert len(rows) == 2 * 3
     assert all(row["max_difference"] <= 1e-5 for row in rows)
     # Positions are formulas: weights trained on few places serve more.
-    other = SimVTP(replace(exported_model.config, num_frames=6, image_size=48))
+    other = SimVTP.from_config(replace(exported_model.config, num_frames=6, image_size=48))
     other.load_state_dict(exported_model.state_dict())
     clips = np.random.default_rng(0).integers(0, 256, (2, 6, 3, 48, 48), dtype=np.uint8)
     with torch.inference_mode():
@@ -300,7 +300,7 @@ def test_latencies(exported_model_folder, tmp_path, capsys):
 def test_the_options_of_image_transformers(exported_model, tmp_path, capsys):
     options = {"activation": "quick_gelu", "norm_eps": 1e-5, "extra_tokens": 2}
     config = replace(exported_model.config, **options, video_norm="layer_norm")
-    model = SimVTP(config, tokenizer=exported_model.tokenizer)
+    model = SimVTP.from_config(config, tokenizer=exported_model.tokenizer)
     model.load_state_dict(exported_model.state_dict(), strict=False)
     model.save_pretrained(tmp_path / "model")
     command = ("--model", tmp_path / "model", "--out", tmp_path / "out", "--graphs", "match")

@@ -8,7 +8,7 @@ from simvtp import SimVTP
 
 
 def test_learned_positions_are_interpolated(exported_model):
-    learned = SimVTP(replace(exported_model.config, video_positions="learned"))
+    learned = SimVTP.from_config(replace(exported_model.config, video_positions="learned"))
     with torch.no_grad():
         # A ramp over time, rows and columns stays one on a finer grid.
         ramp = torch.stack(torch.meshgrid(*map(torch.arange, (2, 2, 2)), indexing="ij"), dim=-1)

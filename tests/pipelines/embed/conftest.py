@@ -37,7 +37,7 @@ def model_folder(tokenizer_file, tmp_path_factory):
     )
     folder = tmp_path_factory.mktemp("models") / "model"
     spacing = FrameSpacing(stride=STRIDE)
-    SimVTP(config, tokenizer=tokenizer, frame_spacing=spacing).save_pretrained(folder)
+    SimVTP.from_config(config, tokenizer=tokenizer, frame_spacing=spacing).save_pretrained(folder)
     return folder
 
 

@@ -15,7 +15,7 @@ def make_model(corpus, folder, *, seed):
     torch.manual_seed(seed)
     tokenizer = train_tokenizer(load_manifest(corpus.train).captions())
     config = small_config(vocab_size=tokenizer.get_vocab_size(), max_text_length=32)
-    model = SimVTP(config, tokenizer=tokenizer)
+    model = SimVTP.from_config(config, tokenizer=tokenizer)
     # Features as far apart as a trained model's.
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.25)

@@ -37,7 +37,7 @@ def model_folder(tokenizer_file, tmp_path_factory):
     torch.manual_seed(0)
     sizes = ModelConfig(**CONFIG, vocab_size=tokenizer.get_vocab_size())
     folder = tmp_path_factory.mktemp("pretrained")
-    SimVTP(sizes, tokenizer=tokenizer).save_pretrained(folder)
+    SimVTP.from_config(sizes, tokenizer=tokenizer).save_pretrained(folder)
     return folder
 
 

@@ -41,7 +41,7 @@ def model(tokenizer_file):
         decoder_heads=2,
         vocab_size=tokenizer.get_vocab_size(),
     )
-    return SimVTP(config, tokenizer=tokenizer)
+    return SimVTP.from_config(config, tokenizer=tokenizer)
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def model(corpus):
     torch.manual_seed(0)
     tokenizer = train_tokenizer(load_manifest(corpus.train).captions())
     config = small_config(vocab_size=tokenizer.get_vocab_size(), max_text_length=32)
-    model = SimVTP(config, tokenizer=tokenizer)
+    model = SimVTP.from_config(config, tokenizer=tokenizer)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.25)
     return model.double().eval()
