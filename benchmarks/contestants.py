@@ -17,7 +17,7 @@ from simvtp.losses import sample_negatives
 from simvtp.masking import RunningCellMasker, TextMasker, TubeMasker
 from simvtp.model import SimVTP
 from simvtp.objective import Objective
-from simvtp.pipelines.pretrain.step import TrainStep
+from simvtp.pipelines.pretrain.step import PretrainStep
 from simvtp.training import build_optimizer
 
 _SPECIAL = (0, 100, 101, 102, 103)
@@ -29,7 +29,7 @@ class Contestant(NamedTuple):
 
     run: Callable[[], Any]
     device: torch.device
-    step: TrainStep | None = None
+    step: PretrainStep | None = None
 
 
 class Workload(NamedTuple):
@@ -147,7 +147,7 @@ def packed_step(
         compile_blocks(model)
         objective.compile_pixel_error()
     optimizer = build_optimizer(objective, lr=1e-6, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.05)
-    step = TrainStep(objective, optimizer=optimizer, precision=precision, clip_norm=None)
+    step = PretrainStep(objective, optimizer=optimizer, precision=precision, clip_norm=None)
     return Contestant(lambda: step([batch], seed=_SEED), step.device, step)
 
 
@@ -207,7 +207,7 @@ def videomae_step(
 
 @torch.no_grad()
 def negatives_of(
-    model: SimVTP, batch: Batch, *, step: TrainStep, negatives: Literal["hard", "random"]
+    model: SimVTP, batch: Batch, *, step: PretrainStep, negatives: Literal["hard", "random"]
 ) -> Tensor:
     """Numbers of the videos that the library's step draws as negatives, for the reference."""
     similarity = None

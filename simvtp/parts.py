@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from simvtp.config import ModelConfig
 from simvtp.decoders import PixelDecoder, WordDecoder
 from simvtp.encoders import JointEncoder, TextEmbedding, VideoEmbedding
-from simvtp.layers import PackedTokens, initialize
+from simvtp.layers import PackedTokens, initialize_weights
 
 
 class Part(Protocol):
@@ -133,7 +133,7 @@ def usual_parts(config: ModelConfig, names: Collection[str] = PART_NAMES) -> dic
         name: build(config) for name, build in _BUILDERS.items() if name in names
     }
     for part in parts.values():
-        initialize(part)
+        initialize_weights(part)
         part.made_for = config
     return parts
 

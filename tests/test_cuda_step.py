@@ -6,7 +6,7 @@ import torch
 from simvtp.layers import pack
 from simvtp.losses import ContrastiveLoss
 from simvtp.objective import Objective
-from simvtp.pipelines.pretrain.step import TrainStep
+from simvtp.pipelines.pretrain.step import PretrainStep
 from simvtp.training import build_optimizer
 from tests.sample_batches import samples_of, small_collator, small_model
 
@@ -41,7 +41,7 @@ def make_step(device, *, precision, contrast_over, text_dropout=0.0, **options):
     model = small_model(text_dropout=text_dropout, **SIZES).float().to(device)
     objective = Objective(model, **options).to(device).train()
     optimizer = build_optimizer(objective, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.05)
-    return TrainStep(
+    return PretrainStep(
         objective, optimizer=optimizer, precision=precision, contrast_over=contrast_over
     )
 

@@ -11,7 +11,7 @@ from simvtp.layers.block import (
     Block,
     Transformer,
     compile_blocks,
-    initialize,
+    initialize_weights,
     recompute_blocks,
     set_drop_path,
 )
@@ -75,7 +75,7 @@ __all__ = [
     "gather_rows",
     "gather_tubelets",
     "grid_of",
-    "initialize",
+    "initialize_weights",
     "join_rows",
     "mean_count",
     "mean_over_ranks",

@@ -251,7 +251,7 @@ class Transformer(nn.Module):
         return PackedTokens(torch.empty_like(output).index_copy(0, rows, output), layout)
 
 
-def initialize(module: nn.Module) -> None:
+def initialize_weights(module: nn.Module) -> None:
     """Xavier-uniform weights and zero biases for every linear layer below `module` (FACTS 1.20)."""
     for child in module.modules():
         if isinstance(child, nn.Linear):

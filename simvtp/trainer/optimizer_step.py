@@ -104,7 +104,7 @@ class OptimizerStep:
         """
         share = 1 / len(micro_batches)
         results: list[Losses] = []
-        further = self.further_arguments(micro_batches, seed=seed, number=number)
+        further = self.objective_arguments(micro_batches, seed=seed, number=number)
         for place, arguments in enumerate(further):
             last = place == len(micro_batches) - 1
             generator = self.seed_draws(seed, place)
@@ -117,7 +117,7 @@ class OptimizerStep:
             results.append(Losses(losses.total.detach(), terms, losses.details))
         return self._update(results)
 
-    def further_arguments(
+    def objective_arguments(
         self, micro_batches: Sequence[Any], *, seed: int, number: int
     ) -> Sequence[dict[str, Any]]:
         """What the objective is told of a micro-batch beside its data; here nothing."""

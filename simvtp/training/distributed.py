@@ -29,7 +29,7 @@ class ProcessGroupInfo(NamedTuple):
 
 
 @contextmanager
-def initialize(device: str | torch.device) -> Iterator[ProcessGroupInfo]:
+def process_group(device: str | torch.device) -> Iterator[ProcessGroupInfo]:
     """Join the process group that torchrun describes in RANK, WORLD_SIZE and LOCAL_RANK.
 
     NCCL connects CUDA processes, gloo the others. Without those variables nothing is joined and

@@ -10,8 +10,8 @@ import torch
 from simvtp.layers import mean_over_ranks
 from simvtp.training.distributed import (
     all_true,
-    initialize,
     is_main,
+    process_group,
     rank,
     world_size,
 )
@@ -26,7 +26,7 @@ from simvtp.layers import mean_over_ranks
 from simvtp.training.distributed import *
 from simvtp.training.distributed import distributed
 
-with initialize("cpu") as info:
+with process_group("cpu") as info:
     flags = torch.tensor([True, info.rank == 0, info.rank == 1, False])
     values = torch.tensor([1.0, 10.0 * info.rank], requires_grad=True)
     result = {
@@ -52,7 +52,7 @@ def alone(monkeypatch):
 
 @pytest.mark.usefixtures("alone")
 def test_single_process_joins_nothing():
-    with initialize("cpu") as info:
+    with process_group("cpu") as info:
         assert info == (0, 1, torch.device("cpu"))
         assert (rank(), world_size(), is_main()) == (0, 1, True)
         flags = torch.tensor([True, False])
@@ -68,7 +68,7 @@ def test_more_processes_than_devices_is_explained(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with (
         pytest.raises(ValueError, match=r"LOCAL_RANK 3 and 2 device.*--nproc-per-node"),
-        initialize("cuda"),
+        process_group("cuda"),
     ):
         pass
 

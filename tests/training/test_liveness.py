@@ -15,10 +15,10 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import os, signal, sys, time
-from simvtp.training import Agreement, initialize, liveness
+from simvtp.training import Agreement, process_group, liveness
 
 liveness.BEAT_SECONDS, liveness.SILENT_SECONDS = 0.3, 3.0
-with initialize("cpu") as group:
+with process_group("cpu") as group:
     agreement = Agreement()
     agreement.any(False)
     print("met", flush=True)

@@ -55,10 +55,10 @@ from simvtp.training import (
     WeightAverage,
     choose_device,
     choose_precision,
-    initialize,
     is_main,
     main_first,
     plot_curves,
+    process_group,
 )
 
 PROGRAM = "python -m simvtp.pipelines.finetune"
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def job(stop: StopRequest, console: Console) -> int:
         sections = {name: getattr(parsed, name) for name in SECTIONS}
         config = FinetuneConfig(task=parsed.task, model=parsed.model, **sections)
-        with initialize(choose_device(config.run)) as group, only_run(Path(config.run.out)):
+        with process_group(choose_device(config.run)) as group, only_run(Path(config.run.out)):
             return _run(config, resume=parsed.resume, group=group, stop=stop, console=console)
 
     return run_job(job, program=PROGRAM, out=Path(parsed.run.out))

@@ -12,6 +12,6 @@ from simvtp.pipelines.pretrain.command import (  # noqa: E402
     build_parser,
     main,
 )
-from simvtp.pipelines.pretrain.step import TrainStep  # noqa: E402
+from simvtp.pipelines.pretrain.step import PretrainStep  # noqa: E402
 
-__all__ = ["FROM_SCRATCH", "LAPTOP_RECIPE", "SECTIONS", "TrainStep", "build_parser", "main"]
+__all__ = ["FROM_SCRATCH", "LAPTOP_RECIPE", "SECTIONS", "PretrainStep", "build_parser", "main"]

@@ -40,7 +40,7 @@ from simvtp.pipelines.pretrain.setup import (
     build_training_loader,
     load_data,
 )
-from simvtp.pipelines.pretrain.step import TrainStep
+from simvtp.pipelines.pretrain.step import PretrainStep
 from simvtp.pipelines.pretrain.summary import (
     evaluate_held_out,
     finish,
@@ -67,9 +67,9 @@ from simvtp.training import (
     RunLog,
     choose_device,
     choose_precision,
-    initialize,
     is_main,
     main_first,
+    process_group,
     shard,
 )
 
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def job(stop: StopRequest, console: Console) -> int:
         config = PretrainConfig(**{name: getattr(parsed, name) for name in SETTINGS})
-        with initialize(choose_device(config.run)) as group, only_run(Path(config.run.out)):
+        with process_group(choose_device(config.run)) as group, only_run(Path(config.run.out)):
             return _run(config, resume=parsed.resume, group=group, stop=stop, console=console)
 
     return run_job(job, program=PROGRAM, out=Path(parsed.run.out))
@@ -245,7 +245,7 @@ def _build_trainer(
         world_size=group.world_size,
     )
     plan = RunPlan(config.run, config.optim, loader.sampler)
-    run_step = TrainStep(
+    run_step = PretrainStep(
         objective,
         optimizer=optimizer_of(objective, config.optim),
         precision=choose_precision(config.run, device=group.device),

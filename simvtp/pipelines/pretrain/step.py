@@ -13,7 +13,7 @@ from simvtp.objective import Objective
 from simvtp.trainer.optimizer_step import OptimizerStep, StepResult
 
 
-class TrainStep(OptimizerStep):
+class PretrainStep(OptimizerStep):
     """Learns from some micro-batches of video-text pairs as from one batch.
 
     The word loss is a mean over the words of all micro-batches. The contrastive loss sees each
@@ -60,7 +60,7 @@ class TrainStep(OptimizerStep):
         self.masked_steps = masked_steps
         self.measure_every = measure_every
 
-    def further_arguments(
+    def objective_arguments(
         self, micro_batches: Sequence[Batch], *, seed: int, number: int
     ) -> Sequence[dict[str, Any]]:
         """The number of words that the word loss is a mean over, the contrast's other part, the

@@ -2,7 +2,7 @@
 
 import torch
 
-from simvtp.pipelines.pretrain.step import TrainStep
+from simvtp.pipelines.pretrain.step import PretrainStep
 from tests.sample_batches import small_collator
 
 # AdamW's first update is almost the sign of the gradient; a large epsilon keeps it smooth.
@@ -13,7 +13,7 @@ def train_step(objective, **options):
     optimizer = torch.optim.AdamW(
         objective.parameters(), lr=LR, betas=BETAS, eps=EPS, weight_decay=DECAY, fused=True
     )
-    return TrainStep(objective, optimizer=optimizer, **{"clip_norm": CLIP, **options})
+    return PretrainStep(objective, optimizer=optimizer, **{"clip_norm": CLIP, **options})
 
 
 def weights_of(module):

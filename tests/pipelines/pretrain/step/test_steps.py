@@ -9,7 +9,7 @@ import torch
 from simvtp.layers import Attention
 from simvtp.losses import CachedContrast, ContrastiveLoss, FeatureMemory, SigmoidLoss
 from simvtp.objective import Objective
-from simvtp.pipelines.pretrain.step import TrainStep
+from simvtp.pipelines.pretrain.step import PretrainStep
 from tests.pipelines.pretrain.step.conftest import split, train_step, weights_of
 from tests.sample_batches import samples_of, small_collator, small_model
 
@@ -219,7 +219,7 @@ def test_an_optimiser_that_is_not_fused_is_refused():
     objective = Objective(small_model())
     optimizer = torch.optim.AdamW(objective.parameters())
     with pytest.raises(ValueError, match="must be fused"):
-        TrainStep(objective, optimizer=optimizer)
+        PretrainStep(objective, optimizer=optimizer)
 
 
 @pytest.mark.parametrize("kind", ["a memory", "SigmoidLoss"])
