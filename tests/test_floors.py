@@ -25,6 +25,7 @@ FLOORS = {
         "simvtp.seeding",
         "simvtp.named_files",
         "simvtp.printing",
+        "simvtp.files",
         "simvtp.lettering",
     ),
 }

@@ -1,6 +1,7 @@
 """JSON files that may come from anyone: an object, of bounded size and depth, or a refusal."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +28,21 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(values).__name__}")
     return values
+
+
+def changed_settings(file: Path, settings: Mapping[str, Any]) -> str:
+    """What differs from the settings that a work was begun with; nothing if they are the same.
+
+    Args:
+        file: JSON of the settings it was begun with.
+        settings: those of now.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    begun = read_json(file)
+    return ", ".join(
+        f"{name} was {begun.get(name)} and is now {settings.get(name)}"
+        for name in {**begun, **settings}
+        if begun.get(name) != settings.get(name)
+    )

@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from simvtp.data.places import Command, named_place
+from simvtp.files import write_whole
 from simvtp.pipelines import bounded_yaml
 from simvtp.printing import printable
 
@@ -178,9 +179,7 @@ def _entry(settings: Any, name: str) -> Any:
 
 def save_settings(settings: Mapping[str, Any], *, file: Path) -> None:
     """Write settings as YAML, in one step: half a file would be a run with other settings."""
-    partial = file.with_suffix(".partial")
-    partial.write_text(yaml.safe_dump(_plain(settings), sort_keys=False))
-    partial.replace(file)
+    write_whole(file, yaml.safe_dump(_plain(settings), sort_keys=False))
 
 
 def _plain(value: Any) -> Any:

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from simvtp.data.durable import changed_settings, locked, publish, sync
+from simvtp.config.json_file import changed_settings
+from simvtp.files import locked, publish, sync, write_whole
 from simvtp.retrieval.feature_tables import ROWS_PER_GROUP, regrouped
 
 QUARANTINE = ".quarantine.jsonl"
@@ -213,9 +214,7 @@ class FeatureFile:
         return self._folder / f"whole{ending}"
 
     def _put(self, text: str, target: Path) -> None:
-        partial = self._folder / "text.writing"
-        partial.write_text(text, "utf-8")
-        publish(partial, target)
+        write_whole(target, text, scratch=self._folder / "text.writing")
 
     def _finished_parts(self, ending: str) -> Iterator[Part]:
         start = 0

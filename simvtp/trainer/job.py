@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 from torch import nn
 
 from simvtp.config import RunConfig
-from simvtp.data.durable import locked
 from simvtp.data.processes import num_usable_cores
+from simvtp.files import locked
 from simvtp.layers import compile_blocks, recompute_blocks
 from simvtp.printing import Console
 from simvtp.trainer.faults import is_expected, reason_of

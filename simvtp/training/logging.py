@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress
 from rich.text import Text
 
+from simvtp.files import write_whole
 from simvtp.printing import Console, PlainColumn
 from simvtp.training.event_file import EventFile
 
@@ -199,9 +200,7 @@ def _keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> list[di
             if wanted(record) and line.endswith("\n"):
                 kept.append(line)
                 records.append(record)
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, "".join(kept))
     return records
 
 

@@ -7,7 +7,6 @@ leave a state that is half old and half new. No symbolic links are needed.
 
 import hashlib
 import json
-import os
 import shutil
 from collections import OrderedDict
 from contextlib import suppress
@@ -16,6 +15,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
+
+from simvtp.files import publish, sync, write_whole
 
 MANIFEST = "manifest.json"
 _PLAIN_TYPES = (int, float, bool, str, bytes, type(None))
@@ -81,17 +82,12 @@ def write_state(
         with partial.open("wb") as file:
             writer = _HashingWriter(file)
             torch.save(state, writer)  # pyright: ignore[reportArgumentType]
-            _sync(file)
         digest = writer.hash.hexdigest()
         manifest = Manifest(step, f"state-{digest[:12]}.pt", writer.num_bytes, digest, keep, value)
-        partial.replace(folder / manifest.file)
-        with (folder / f"{MANIFEST}.partial").open("wb") as file:
-            file.write(json.dumps(manifest._asdict(), indent=2).encode())
-            _sync(file)
-        _sync_folder(folder)
-        (folder / f"{MANIFEST}.partial").replace(folder / MANIFEST)
-        for touched in (folder, folder.parent):
-            _sync_folder(touched)
+        publish(partial, folder / manifest.file)
+        described = json.dumps(manifest._asdict(), indent=2)
+        write_whole(folder / MANIFEST, described, scratch=folder / f"{MANIFEST}.partial")
+        sync(folder.parent)
     except (OSError, RuntimeError) as error:
         _tidy(folder)
         raise CheckpointError(_explain(folder, error, needed=needed)) from error
@@ -214,16 +210,3 @@ def _explain(folder: Path, error: BaseException, *, needed: int) -> str:
         f"{needed / 1e6:,.1f} MB and the disk has {free / 1e6:,.1f} MB free; free some space or "
         "choose a folder on another disk; earlier checkpoints are intact"
     )
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

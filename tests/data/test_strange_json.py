@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simvtp.config.json_file import changed_settings
 from simvtp.data import (
     ClipRecord,
     Quarantine,
@@ -18,7 +19,6 @@ from simvtp.data import (
     load_questions,
     load_retrieval,
 )
-from simvtp.data.durable import changed_settings
 from simvtp.data.preparing.shard_writer import ShardFolder
 from simvtp.data.shards.index import read_index
 from simvtp.model_card import Stage, read_facts

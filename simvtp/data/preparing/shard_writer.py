@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import quote, unquote
 
-from simvtp.config.json_file import read_json
+from simvtp.config.json_file import changed_settings, read_json
 from simvtp.data.clip_table import ClipRecord, write_clip_table
-from simvtp.data.durable import changed_settings, locked, publish
 from simvtp.data.preparing.checks import CheckedClip
 from simvtp.data.shards.index import (
     INDEX_NAME,
@@ -29,6 +28,7 @@ from simvtp.data.shards.index import (
     write_index,
 )
 from simvtp.data.shards.scan import VIDEO_SUFFIXES, scan_shard
+from simvtp.files import locked, publish, write_whole
 from simvtp.named_files import file_beside
 
 REPORT_NAME = "report.json"
@@ -96,15 +96,20 @@ class ShardFolder:
         self.folder = folder
         self._progress = folder / _PROGRESS_NAME
         if not self._progress.is_dir() and folder.exists():
-            if (folder / INDEX_NAME).exists():
-                shutil.rmtree(folder / _FINISHED_NAME, ignore_errors=True)
-                raise ShardError(f"{folder}: it is finished; choose a new folder to prepare again")
+            self._require_unfinished()
             if not folder.is_dir() or any(folder.iterdir()):
                 raise ShardError(f"{folder}: it holds other files; choose a new folder")
         self._progress.mkdir(parents=True, exist_ok=True)
         refusal = ShardError(f"{folder}: another process is writing to it; wait for it")
         self._lock = locked(self._progress / "lock", refusal=refusal)
-        self._keep_settings(dict(settings))
+        try:
+            # Once more: another process may have finished it before the lock was free.
+            if not (self._progress / _SETTINGS_NAME).exists():
+                self._require_unfinished()
+            self._keep_settings(dict(settings))
+        except BaseException:
+            self._lock.release()
+            raise
         self.scratch = self._progress / f"clips-{os.getpid()}"
         for leftover in self._progress.glob("clips-*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -157,6 +162,11 @@ class ShardFolder:
         shutil.rmtree(self._progress)
         self.folder.rmdir()
 
+    def _require_unfinished(self) -> None:
+        if (self.folder / INDEX_NAME).exists():
+            shutil.rmtree(self.folder / _FINISHED_NAME, ignore_errors=True)
+            raise ShardError(f"{self.folder}: it is finished; choose a new folder to prepare again")
+
     def _keep_settings(self, settings: dict[str, Any]) -> None:
         file = self._progress / _SETTINGS_NAME
         if not file.exists():
@@ -164,7 +174,6 @@ class ShardFolder:
             return
         changes = changed_settings(file, settings)
         if changes:
-            self._lock.release()
             raise ShardError(
                 f"{self.folder}: it was begun with other settings: {changes}; use the same ones "
                 "to go on, or choose a new folder"
@@ -213,9 +222,7 @@ class ShardFolder:
         return FinishedPart(shard, number, durations, dropped)
 
     def _put(self, data: bytes, target: Path) -> None:
-        partial = self._progress / "text.partial"
-        partial.write_bytes(data)
-        publish(partial, target)
+        write_whole(target, data, scratch=self._progress / "text.partial")
 
     def _table_rows(self, shards: Iterable[IndexedShard]) -> Iterator[ClipRecord]:
         for shard in shards:

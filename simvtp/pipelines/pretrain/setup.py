@@ -26,6 +26,7 @@ from simvtp.data import (
 )
 from simvtp.data.corpus.rendering import render_corpus
 from simvtp.data.shards.fetch import ClipFiles
+from simvtp.files import write_whole
 from simvtp.losses import ContrastiveLoss
 from simvtp.masking import RunningCellMasker, TextMasker, TubeMasker
 from simvtp.model import SimVTP
@@ -104,10 +105,8 @@ def build_tokenizer(
         tokenizer = load_tokenizer(config.data.tokenizer)
     else:
         tokenizer = train_tokenizer(train.captions(), vocab_size=config.model.vocab_size)
-    partial = saved.with_suffix(".partial")
     # Tokenizer.save raises a bare Exception where the disk is full.
-    partial.write_text(tokenizer.to_str(pretty=True), "utf-8")
-    partial.replace(saved)
+    write_whole(saved, tokenizer.to_str(pretty=True))
     # As the other ranks and a resume have it.
     return load_tokenizer(saved)
 

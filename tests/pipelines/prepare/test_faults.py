@@ -1,6 +1,7 @@
 """Packing that is killed, runs out of disk or meets other files: nothing is lost."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,8 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from simvtp.data import load_clips, load_shards
+from simvtp.data import ShardError, load_clips, load_shards
+from simvtp.data.preparing import shard_writer
+from simvtp.data.shards.index import INDEX_NAME
 from tests.pipelines.prepare.conftest import NUM_CLIPS, run, tree
 
 
@@ -24,6 +28,22 @@ def test_finished_and_foreign_folders_are_refused(manifest, prepared, tmp_path, 
     (tmp_path / "file").touch()
     assert run("--data", manifest, "--out", tmp_path / "file" / "shards") == 2
     assert "Not a directory" in capsys.readouterr().out
+
+
+def test_a_folder_that_another_process_finished_meanwhile(tmp_path, monkeypatch):
+    out = tmp_path / "shards"
+
+    def wait(file, *, refusal):
+        assert file.parent.is_dir()
+        shutil.rmtree(out)
+        out.mkdir()
+        (out / INDEX_NAME).touch()
+        return FileLock(tmp_path / "lock")
+
+    monkeypatch.setattr(shard_writer, "locked", wait)
+    with pytest.raises(ShardError, match="it is finished"):
+        shard_writer.ShardFolder(out, {"clips_per_shard": 2})
+    assert [path.name for path in out.iterdir()] == [INDEX_NAME]
 
 
 def start(manifest: Path, out: Path, *settings: str) -> subprocess.Popen[bytes]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from simvtp.data import durable
+from simvtp import files
 from simvtp.pipelines.arguments import parse_settings
 from simvtp.pipelines.pretrain import command as pretrain
 from simvtp.trainer.run_plan import RunPlan
@@ -159,7 +159,7 @@ def test_a_damaged_best_state_is_noticed(folder, capsys):
 
 
 def test_a_run_has_one_process_that_writes(folder, capsys, monkeypatch):
-    monkeypatch.setattr(durable, "_LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(files, "_LOCK_SECONDS", 0.1)
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setenv("SLURM_NTASKS", "2")
     before = contents(folder)

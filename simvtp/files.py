@@ -1,13 +1,9 @@
 """Files that a crash of the machine leaves whole or not at all, and that one process writes."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
-
-from simvtp.config.json_file import read_json
 
 # The workers of a process that was killed may hold its lock for a moment longer.
 _LOCK_SECONDS = 3.0
@@ -18,6 +14,19 @@ def publish(partial: Path, target: Path) -> None:
     sync(partial)
     partial.replace(target)
     sync(target.parent)
+
+
+def write_whole(file: Path, content: str | bytes, *, scratch: Path | None = None) -> None:
+    """Write a file that is whole and on the disk, or not there at all.
+
+    Args:
+        file: replaced in one step if it is there.
+        content: all of it; text as UTF-8.
+        scratch: where it lies until it is whole, on the same disk; beside the file by default.
+    """
+    partial = file.with_suffix(".partial") if scratch is None else scratch
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    publish(partial, file)
 
 
 def sync(path: Path) -> None:
@@ -41,21 +50,3 @@ def locked(file: Path, *, refusal: Exception) -> FileLock:
     except Timeout:
         raise refusal from None
     return lock
-
-
-def changed_settings(file: Path, settings: Mapping[str, Any]) -> str:
-    """What differs from the settings that a work was begun with; nothing if they are the same.
-
-    Args:
-        file: JSON of the settings it was begun with.
-        settings: those of now.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    begun = read_json(file)
-    return ", ".join(
-        f"{name} was {begun.get(name)} and is now {settings.get(name)}"
-        for name in {**begun, **settings}
-        if begun.get(name) != settings.get(name)
-    )
