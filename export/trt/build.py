@@ -7,12 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from export.runtime.engine_file import Profile
-from export.trt.log import native_output_logged, open_log
+from export.trt.library import Library
+from export.trt.log import TensorRTLog, native_output_logged, open_log
 from export.trt.parse import BuildError, parse_graph
-from export.trt.progress import watch_build
 from export.trt.settings import Plan
 
 _GIB = 1 << 30
@@ -134,3 +134,49 @@ def _peak_bytes() -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def watch_build(
+    library: Library, config: Any, *, log: TensorRTLog, title: str, progress: Progress
+) -> None:
+    """Have a build reported as a task of a progress bar, and end it when Ctrl-C is pressed.
+
+    Args:
+        library: which TensorRT.
+        config: of the build.
+        log: of the build, told that it was stopped.
+        title: of the task.
+        progress: the bar.
+    """
+
+    class Monitor(library.module.IProgressMonitor):
+        def __init__(self) -> None:
+            library.module.IProgressMonitor.__init__(self)
+            self.tasks: dict[str, TaskID] = {}
+
+        # An exception that left these for C++ would end the process.
+        def phase_start(self, name: str, parent: str | None, num_steps: int) -> None:
+            try:
+                if parent is None:
+                    self.tasks[name] = progress.add_task(title, total=num_steps)
+                for task in self.tasks.values():
+                    progress.update(task, description=f"{title}: {name.lower()}")
+            except KeyboardInterrupt:
+                log.stopped = True
+
+        def step_complete(self, name: str, step: int) -> bool:
+            try:
+                if name in self.tasks:
+                    progress.update(self.tasks[name], completed=step + 1)
+            except KeyboardInterrupt:
+                log.stopped = True
+            return not log.stopped
+
+        def phase_finish(self, name: str) -> None:
+            try:
+                if name in self.tasks:
+                    progress.remove_task(self.tasks.pop(name))
+            except KeyboardInterrupt:
+                log.stopped = True
+
+    config.progress_monitor = Monitor()

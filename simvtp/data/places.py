@@ -4,6 +4,7 @@ What a user types is read once, by `named_place`, and is of its own type from th
 that comes out of a file is never read so: it stands for a file below a folder and nothing else.
 """
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,3 +60,9 @@ def named_place(named: str | Place) -> Place:
     if named.startswith(_PIPE):
         return Command(named.removeprefix(_PIPE))
     return Url(named) if "://" in named else Path(named)
+
+
+def cache_folder(folder: str | Path | None = None) -> Path:
+    """The folder given, else `$SIMVTP_CACHE`, else `~/.cache/simvtp`; it need not exist yet."""
+    chosen = folder if folder is not None else os.environ.get("SIMVTP_CACHE") or "~/.cache/simvtp"
+    return Path(chosen).expanduser().resolve()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from simvtp.data import ClipRecord, ShardCache, ViewedClip
-from simvtp.data.datasets.view_reading import read_views
+from simvtp.data.datasets.views import read_views
 from simvtp.model import SimVTP
 
 Precision = Literal["fp32", "bf16"]

@@ -14,7 +14,7 @@ from simvtp.layers import PackedLayout, PackedTokens
 
 if TYPE_CHECKING:
     # At run time this would import torchvision for models that only answer.
-    from simvtp.data.video.mix import MixAugment
+    from simvtp.data.video.augment import MixAugment
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simvtp.data.datasets.tasks import LabelledSample, QuestionSample
-from simvtp.data.video.mix import MixAugment
+from simvtp.data.video.augment import MixAugment
 from simvtp.tasks import LabelledCollator, QuestionCollator
 
 

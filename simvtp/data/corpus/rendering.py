@@ -25,13 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from simvtp.data.cache import cache_folder
 from simvtp.data.clip_table import ClipTable
 from simvtp.data.corpus import drawing, scenes
 from simvtp.data.corpus.drawing import draw_scene
 from simvtp.data.corpus.scenes import Scene, Split, sample_scenes
 from simvtp.data.manifests.loading import load_manifest
-from simvtp.data.places import Place
+from simvtp.data.places import Place, cache_folder
 from simvtp.data.processes import end_with_parent, num_usable_cores
 from simvtp.printing import Console, PlainColumn
 

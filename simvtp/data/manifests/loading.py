@@ -16,10 +16,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from simvtp.data.cache import cache_folder
 from simvtp.data.clip_table import ClipRecord, ClipTable, write_clip_table
 from simvtp.data.manifests.checks import checked_captions, checked_id, checked_path
 from simvtp.data.manifests.rows import READERS, ProblemError, read_rows, shown
+from simvtp.data.places import cache_folder
 from simvtp.printing import printable_lines
 
 _FORMAT = 1

@@ -11,8 +11,7 @@ from typing import BinaryIO, Protocol, cast
 import fsspec
 from filelock import FileLock
 
-from simvtp.data.cache import cache_folder
-from simvtp.data.places import Command, Place, Url
+from simvtp.data.places import Command, Place, Url, cache_folder
 from simvtp.printing import printable
 
 _NUM_TRIES = 5

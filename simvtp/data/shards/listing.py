@@ -13,9 +13,8 @@ import fsspec
 from braceexpand import braceexpand
 from rich.progress import track
 
-from simvtp.data.cache import cache_folder
 from simvtp.data.clip_table import ClipRecord, ClipTable, write_clip_table
-from simvtp.data.places import Command, Place, Url, named_place
+from simvtp.data.places import Command, Place, Url, cache_folder, named_place
 from simvtp.data.shards.fetch import FetchError, ShardCache
 from simvtp.data.shards.index import INDEX_NAME, TABLE_NAME, ShardError, load_address, load_folder
 from simvtp.data.shards.scan import VIDEO_SUFFIXES, scan_shard

@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 import av
 import torch
 
-from simvtp.data.cache import cache_folder
 from simvtp.data.clip_table import ClipRecord
-from simvtp.data.places import Command, Url
+from simvtp.data.places import Command, Url, cache_folder
 
 _FORMAT = 1
 _SUFFIX = ".clips"

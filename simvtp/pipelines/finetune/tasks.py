@@ -23,8 +23,7 @@ from simvtp.data.datasets.tasks import (
     QuestionDataset,
     QuestionSet,
 )
-from simvtp.data.video.augment import ClipAugment
-from simvtp.data.video.mix import MixAugment
+from simvtp.data.video.augment import ClipAugment, MixAugment
 from simvtp.losses import ContrastiveLoss, FeatureMemory
 from simvtp.masking import TextMasker, TubeMasker
 from simvtp.model import SimVTP

@@ -5,8 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simvtp.data.video.augment import ClipAugment
-from simvtp.data.video.mix import MixAugment
+from simvtp.data.video.augment import ClipAugment, MixAugment
 
 
 def generator(seed):

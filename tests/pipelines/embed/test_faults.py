@@ -20,7 +20,7 @@ import torch
 from benchmarks.kills import group_of, wait_until
 from simvtp.config import DEFAULT_SPACING
 from simvtp.data import ClipRecord, load_manifest
-from simvtp.data.datasets.view_reading import read_views
+from simvtp.data.datasets.views import read_views
 from simvtp.model import SimVTP
 from simvtp.pipelines.embed import embed
 from tests.pipelines.embed.conftest import SIZE, files, run
