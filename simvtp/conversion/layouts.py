@@ -196,7 +196,7 @@ def _tubelets(prefix: str) -> tuple[Stem, ...]:
 
 
 def _pre_training(*, has_text: bool) -> Layout:
-    """The paper's pre-training file, whose video part is named as VideoMAE's (FACTS 7.1, 7.3)."""
+    """The paper's pre-training file, whose video part is named as VideoMAE's."""
     video = (
         *_tubelets("encoder."),
         *_tower("encoder.", "encoder", "norm"),
@@ -219,7 +219,7 @@ def _pre_training(*, has_text: bool) -> Layout:
 
 
 def _fine_tuned_towers(towers: Towers) -> Layout:
-    """The paper's fine-tuning file: an encoder for video, another one for text (FACTS 7.2)."""
+    """The paper's fine-tuning file: an encoder for video, another one for text."""
     main = "text_encoder." if towers == "text" else "video_encoder."
     parts = ["video_embedding", "encoder", "text_embedding"]
     stems = [
@@ -249,7 +249,7 @@ def _fine_tuned() -> Layout:
 
 
 def _transformers(prefix: str) -> Layout:
-    """VideoMAE of transformers, 4.x and 5.x names, for pre-training or classes (FACTS 7.4)."""
+    """VideoMAE of transformers, 4.x and 5.x names, for pre-training or classes."""
     blocks, decoder = "encoder.transformer.blocks.{n}.", "pixel_decoder.transformer."
     stems = (
         Stem(f"{prefix}embeddings.patch_embeddings.projection.", "video_embedding.projection."),

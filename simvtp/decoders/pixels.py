@@ -16,7 +16,7 @@ from simvtp.layers import (
 
 
 class PixelDecoder(nn.Module):
-    """Small transformer that fills dropped tubelets in (paper section 3, FACTS 1.14-1.16).
+    """Small transformer that fills dropped tubelets in (paper section 3).
 
     Visible tokens are projected to the decoder's width, mask tokens with the positions of the
     tubelets to decode follow, and only these are turned into pixels.

@@ -7,7 +7,7 @@ from simvtp.layers import PackedTokens, Transformer, require_packed, require_ten
 
 
 class WordDecoder(nn.Module):
-    """Linear head over the masked words, optionally behind a transformer (FACTS 1.17).
+    """Linear head over the masked words, optionally behind a transformer (paper, figure 2).
 
     Args:
         width: width of the encoder's tokens.

@@ -8,7 +8,7 @@ from simvtp.layers import describe, require_alike
 
 
 class TextEmbedding(nn.Module):
-    """Words + positions + token type, LayerNorm, dropout: BERT's embedding module (FACTS 1.6).
+    """Words + positions + token type, LayerNorm, dropout: BERT's embedding module.
 
     The token type is always 0; its vector is what marks a token as text in the joint sequence.
 

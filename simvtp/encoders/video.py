@@ -20,7 +20,7 @@ from simvtp.layers.tubelets import IMAGENET_MEAN, IMAGENET_STD
 
 
 class VideoEmbedding(nn.Module):
-    """Embeds tubelets with a matrix product and adds fixed positions (paper section 3, FACTS 1.2).
+    """Embeds tubelets with a matrix product and adds fixed positions (paper section 3).
 
     Equal to normalising the clip, a 3D convolution with kernel = stride = tubelet over all of it,
     adding sine-cosine positions and selecting tokens; but only the selected tubelets are touched.

@@ -178,7 +178,7 @@ class Attention(nn.Module):
     """Multi-head self-attention with a query and a value bias, and no key bias.
 
     A key bias adds the same amount to all scores of a query and so has no effect; leaving it out
-    is the convention of BEiT and VideoMAE (FACTS 1.12).
+    is the convention of BEiT and VideoMAE (arXiv 2106.08254, 2203.12602).
 
     Args:
         width: width of the tokens, a multiple of `num_heads`.

@@ -158,7 +158,7 @@ def _blocks(module: nn.Module) -> list[Block]:
 
 
 class Transformer(nn.Module):
-    """A stack of blocks and a final LayerNorm (FACTS 1.11).
+    """A stack of blocks and a final LayerNorm (ViT, arXiv 2010.11929).
 
     Args:
         width: width of the tokens.
@@ -252,7 +252,7 @@ class Transformer(nn.Module):
 
 
 def initialize_weights(module: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases for every linear layer below `module` (FACTS 1.20)."""
+    """Xavier-uniform weights and zero biases for every linear layer below `module`."""
     for child in module.modules():
         if isinstance(child, nn.Linear):
             nn.init.xavier_uniform_(child.weight)

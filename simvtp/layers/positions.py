@@ -7,7 +7,7 @@ from simvtp.config.checks import require_whole
 
 
 def sincos_positions(num_positions: int, width: int) -> Tensor:
-    """Sine-cosine table over a flat index, `(num_positions, width)` float32 (FACTS 1.4).
+    """Sine-cosine table over a flat index, `(num_positions, width)` float32.
 
     Column j of row p is sin on even and cos on odd j of `p / 10000 ** (2 * (j // 2) / width)`.
     Video positions run over the flat tubelet index, not over time, height and width apart.

@@ -44,7 +44,7 @@ def contrastive_loss(
     memory: FeatureMemory | None = None,
     negatives_over: Over = "ranks",
 ) -> Contrast:
-    """Symmetric InfoNCE over the global batch (paper section 3, FACTS 3.3).
+    """Symmetric InfoNCE over the global batch (paper section 3).
 
     The loss is the SUM of the text-to-video and the video-to-text cross-entropy, as released;
     each is a mean over pairs. Across ranks the features are gathered with exact gradients and

@@ -40,7 +40,7 @@ def sample_negatives(
     """Draw one other video of the global batch for each text, never its own.
 
     With similarities a video is drawn with the chance that the contrastive softmax gives it (hard
-    negatives, as in ALBEF, arXiv 2107.07651); without, uniformly as the paper does (FACTS 3.4).
+    negatives, as in ALBEF, arXiv 2107.07651); without, uniformly as the paper does (section 3).
 
     Args:
         keys: `(batch,)` int64, equal for pairs that are no negatives of each other, on all ranks
@@ -84,7 +84,7 @@ def sample_negatives(
 
 
 def match_loss(positives: Tensor, negatives: Tensor, *, valid: Tensor | None = None) -> Tensor:
-    """Two-class cross-entropy of matching and non-matching pairs (FACTS 1.18, 3.4).
+    """Two-class cross-entropy of matching and non-matching pairs (paper section 3).
 
     Args:
         positives: `(batch, 2)` logits of matching pairs; class 1 is a match.

@@ -30,7 +30,7 @@ def tubelet_pixels(video: Tensor, index: Tensor, *, tubelet: tuple[int, int, int
 
 
 def tubelet_statistics(pixels: Tensor) -> TubeletStatistics:
-    """Mean and unbiased standard deviation + 1e-6 of each channel of each tubelet (FACTS 3.1)."""
+    """Mean and unbiased standard deviation + 1e-6 of each channel of each tubelet."""
     mean = pixels.mean(dim=2, keepdim=True)
     std = pixels.var(dim=2, keepdim=True).sqrt() + _EPSILON
     return TubeletStatistics(mean, std)

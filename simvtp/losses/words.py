@@ -7,7 +7,7 @@ from simvtp.layers import full_precision, require_tensor
 
 
 def word_loss(logits: Tensor, words: Tensor, *, num_words: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy over the masked words (FACTS 3.2).
+    """Mean cross-entropy over the masked words (paper section 3).
 
     Args:
         logits: `(masked, vocab_size)` at the masked words only.

@@ -24,7 +24,7 @@ class TextMask(NamedTuple):
 
 
 class TextMasker:
-    """Hides each word with a fixed chance, always behind [MASK] (FACTS 2.6).
+    """Hides each word with a fixed chance, always behind [MASK] (paper section 3).
 
     Special tokens and padding are never hidden. In a caption with a word to hide at least one is
     hidden, unless the ratio is 0. The captions that went in are left untouched.

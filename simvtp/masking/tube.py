@@ -23,7 +23,7 @@ class TubeMask(NamedTuple):
 
 
 class TubeMasker:
-    """Drops a share of the tube positions, the same ones in each temporal slice (FACTS 2.1).
+    """Drops a share of the tube positions, the same ones in each temporal slice (paper section 3).
 
     `int(ratio * positions)` positions are dropped, e.g. 176 of 14 x 14 at 0.9; every set of that
     size is equally likely.

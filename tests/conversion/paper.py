@@ -1,4 +1,4 @@
-"""The paper's model in plain torch, over weights under the paper's names (FACTS 1 and 7)."""
+"""The paper's model in plain torch, over weights under the paper's names (arXiv 2212.03490)."""
 
 import math
 
