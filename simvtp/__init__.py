@@ -7,11 +7,18 @@ if TYPE_CHECKING:
     from simvtp.config import ModelConfig
     from simvtp.model import SimVTP
     from simvtp.objective import Objective
+    from simvtp.step_features import ExtraTerm, StepFeatures
 
 __version__ = "0.1.0"
-__all__ = ["ModelConfig", "Objective", "SimVTP"]
+__all__ = ["ExtraTerm", "ModelConfig", "Objective", "SimVTP", "StepFeatures"]
 
-_MODULE_OF = {"ModelConfig": "config", "Objective": "objective", "SimVTP": "model"}
+_MODULE_OF = {
+    "ExtraTerm": "step_features",
+    "ModelConfig": "config",
+    "Objective": "objective",
+    "SimVTP": "model",
+    "StepFeatures": "step_features",
+}
 
 
 def __getattr__(name: str) -> object:
