@@ -1,4 +1,4 @@
-"""Weights of other programs: SimVTP's and VideoMAE's releases, transformers' VideoMAE, BERT."""
+"""Weights of other programs: SimVTP's and VideoMAE's releases, image transformers, BERT."""
 
 from simvtp.conversion.layouts import OWN, PARTS, Towers
 from simvtp.conversion.loading import LoadReport, PartReport, fit_parts, load_parts
@@ -14,6 +14,7 @@ from simvtp.conversion.positions import cut_text_positions, interpolate_position
 from simvtp.conversion.readers import ForeignWeights, read_weights
 from simvtp.conversion.report import report_table
 from simvtp.conversion.sizes import SOURCE_FRAMES, model_config, sizes_of
+from simvtp.conversion.text_transformer import bert_transformer
 
 __all__ = [
     "ORIGIN_FILE",
@@ -26,6 +27,7 @@ __all__ = [
     "Origin",
     "PartReport",
     "Towers",
+    "bert_transformer",
     "cut_text_positions",
     "fit_parts",
     "interpolate_positions",

@@ -10,7 +10,7 @@ from simvtp.layers.tubelets import IMAGENET_MEAN, IMAGENET_STD
 Towers = Literal["both", "video", "text"]
 Names = tuple[tuple[str, str], ...]
 NON_COMMERCIAL, APACHE, NOT_STATED = "CC-BY-NC-4.0", "Apache-2.0", "not stated"
-OWN, BERT = "SimVTP model folder", "BERT"
+OWN, BERT, DISTILBERT = "SimVTP model folder", "BERT", "DistilBERT"
 PARTS = {
     "video_embedding": "tubelet embedding",
     "encoder": "encoder",
@@ -171,9 +171,11 @@ def find_layout(names: Iterable[str], *, towers: Towers = "both") -> Layout | No
         return _transformers("videomae.")
     if any_begins("embeddings.patch_embeddings."):
         return _transformers("")
-    if any_begins("bert."):
-        return _bert("bert.")
-    return _bert("") if any_begins("embeddings.word_embeddings.") else None
+    for prefix in ("bert.", "distilbert.", ""):
+        if any_begins(f"{prefix}embeddings.word_embeddings."):
+            is_distilled = any_begins(f"{prefix}transformer.layer.")
+            return _bert(prefix, DISTILBERT if is_distilled else BERT)
+    return None
 
 
 def _own() -> Layout:
@@ -340,12 +342,12 @@ def _clip(prefix: str, *, has_class: bool) -> Layout:
     return Layout("SigLIP of transformers", NOT_STATED, _VIDEO, stems, ignored, facts)
 
 
-def _bert(prefix: str) -> Layout:
+def _bert(prefix: str, kind: str) -> Layout:
     stems = (Stem(f"{prefix}embeddings.", "text_embedding.", _BERT_EMBEDDING),)
     inside = re.escape(prefix)
     ignored = (
         (rf"{inside}embeddings\.(position_ids|token_type_ids)", "a count, no weights"),
-        (rf"{inside}(encoder|pooler)\..*", "BERT's own transformer"),
-        (r"(cls|classifier|qa_outputs)\..*", "BERT's own heads"),
+        (rf"{inside}(encoder|transformer|pooler)\..*", "BERT's own transformer"),
+        (r"(cls|classifier|pre_classifier|qa_outputs|vocab_\w+)\..*", "BERT's own heads"),
     )
-    return Layout(BERT, APACHE, ("text_embedding",), stems, ignored)
+    return Layout(kind, APACHE, ("text_embedding",), stems, ignored)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from simvtp.conversion.images import ImageFacts, as_tower, image_facts
-from simvtp.conversion.layouts import OWN, PARTS, Layout, Towers, find_layout
+from simvtp.conversion.layouts import DISTILBERT, OWN, PARTS, Layout, Towers, find_layout
 from simvtp.conversion.readers import STATE_KEYS, ForeignWeights
 
 _MAX_NAMED = 5
@@ -96,6 +96,10 @@ def map_weights(foreign: ForeignWeights, *, towers: Towers = "both") -> MappedWe
     if facts is not None:
         tensors, about_image = as_tower(tensors, facts)
     notes = [*_about_states(foreign), *_fill_in(tensors, foreign), *about_image]
+    words = tensors.get("text_embedding.words.weight")
+    if layout.kind == DISTILBERT and words is not None:
+        tensors["text_embedding.token_types.weight"] = torch.zeros(2, *words.shape[1:])
+        notes.append("the source has no token types; here their vectors are zero")
     return MappedWeights(
         foreign,
         layout,

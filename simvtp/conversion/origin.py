@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import metadata_load
 
 from simvtp.config.json_file import read_json
-from simvtp.conversion.layouts import NOT_STATED, OWN
+from simvtp.conversion.layouts import NON_COMMERCIAL, OWN
 from simvtp.conversion.mapping import MappedWeights
 
 ORIGIN_FILE = "origin.json"
@@ -43,14 +43,16 @@ def origins_of(mapped: MappedWeights) -> tuple[Origin, ...]:
     # A model folder's weights stay under its terms when only the file of them is named.
     folder = root if root.is_dir() else root.parent
     is_ours = mapped.layout.kind == OWN
-    # Names do not tell the terms of images' weights, which differ; only a card beside them does.
-    has_card = is_ours or mapped.layout.image is not None
+    licence = mapped.layout.licence
+    if licence != NON_COMMERCIAL:
+        # Names do not tell the terms of weights, which differ; a card beside them may.
+        licence = _licence_of_card(folder) or licence
     own = tuple(
         Origin(
             kind=mapped.layout.kind,
             source=file.name if file == root else f"{root.absolute().name}/{file.name}",
             sha256=_digest(file),
-            licence=_licence_of_card(folder) if has_card else mapped.layout.licence,
+            licence=licence,
             parts=mapped.parts,
         )
         for file in mapped.foreign.files
@@ -58,13 +60,13 @@ def origins_of(mapped: MappedWeights) -> tuple[Origin, ...]:
     return (*(read_origins(folder) if is_ours else ()), *own)
 
 
-def _licence_of_card(folder: Path) -> str:
+def _licence_of_card(folder: Path) -> str | None:
     card = folder / "README.md"
     try:
         stated = (metadata_load(card) or {}).get("license") if card.is_file() else None
     except (ValueError, yaml.YAMLError, RecursionError):
         stated = None
-    return stated if isinstance(stated, str) else NOT_STATED
+    return stated if isinstance(stated, str) else None
 
 
 def _digest(file: Path) -> str:

@@ -1,5 +1,6 @@
 """Files of foreign weights: named tensors, read without running a line of code out of them."""
 
+import json
 import re
 import warnings
 from argparse import Namespace
@@ -92,7 +93,26 @@ def _of_file(source: Path, config: dict[str, Any], file: Path, state: str | None
     return ForeignWeights(source, _unwrapped(tensors, file), config, (file,), key, others)
 
 
+def _transformer_folder(folder: Path) -> Path:
+    """Where a sentence-transformers folder keeps its transformer; others are their own.
+
+    Raises:
+        ValueError: modules.json is damaged, or names a folder that does not lie within.
+    """
+    path = folder / "modules.json"
+    if not path.is_file():
+        return folder
+    try:
+        first = json.loads(path.read_text("utf-8"))[0]["path"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        first = None
+    if not isinstance(first, str):
+        raise ValueError(f"{path} must list modules with their path; copy it anew")
+    return file_beside(path, first) if first else folder
+
+
 def _read_folder(folder: Path, state: str | None) -> ForeignWeights:
+    folder = _transformer_folder(folder)
     present = [name for name in _WEIGHT_FILES if (folder / name).is_file()]
     if not present:
         loose = [path.name for path in sorted(folder.iterdir()) if path.is_file()]

@@ -7,7 +7,7 @@ from typing import Any
 
 from simvtp.config import ModelConfig
 from simvtp.conversion.images import EXTRA, POSITIONS, ImageFacts
-from simvtp.conversion.layouts import BERT, OWN
+from simvtp.conversion.layouts import BERT, DISTILBERT, OWN
 from simvtp.conversion.mapping import MappedWeights
 from simvtp.conversion.positions import square_grid
 
@@ -291,7 +291,7 @@ def _require_agreement(mapped: MappedWeights, sizes: Mapping[str, Any]) -> None:
     needed: dict[str, Any] = {"hidden_act": "gelu"}
     if mapped.image is not None:
         names, needed = {**names, "image_size": "image_size"}, {}
-    if mapped.layout.kind == BERT:
+    if mapped.layout.kind in (BERT, DISTILBERT):
         names, needed = _BERT_NAMES, {"position_embedding_type": "absolute"}
     needed |= {theirs: sizes[ours] for theirs, ours in names.items() if ours in sizes}
     for name, value in needed.items():
