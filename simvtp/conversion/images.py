@@ -99,33 +99,28 @@ def _triple(name: str, values: Any, path: Path) -> Triple:
     return float(red), float(green), float(blue)
 
 
-def as_tower(tensors: dict[str, Tensor], facts: ImageFacts) -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors of an image transformer as the encoder's, and what to say of it.
+def as_tower(tensors: dict[str, Tensor], facts: ImageFacts) -> list[str]:
+    """Make tensors of an image transformer the encoder's, in place; what to say of it.
 
-    Nothing is rounded more than once: what is folded is folded in float64.
+    Patches and positions are still those of an image. What is folded is folded in float64.
 
     Args:
         tensors: by our names, and by names of what ours has not: class tokens, scales of layers.
         facts: what else the source does.
-
-    Returns:
-        Tensors, the patches' and the positions' still those of an image.
     """
-    tensors, notes = dict(tensors), []
     if PATCHES not in tensors:
-        return tensors, notes
+        return []
     width = len(tensors[PATCHES])
-    for fold in (_split_biases, _fold_layer_scales):
-        notes += fold(tensors)
+    notes = [*_split_biases(tensors), *_fold_layer_scales(tensors)]
     _fill_biases(tensors, width)
     notes += _fold_pixels(tensors, facts)
-    notes += _gather_extra_tokens(tensors, facts, width)
+    _gather_extra_tokens(tensors, facts, width)
     if not facts.activation_is_known:
         notes.append(
             f"nothing beside the weights tells the activation; {facts.activation} was taken, and "
             "convert takes another with --activation"
         )
-    return tensors, notes
+    return notes
 
 
 def _split_biases(tensors: dict[str, Tensor]) -> list[str]:
@@ -185,28 +180,26 @@ def _fold_pixels(tensors: dict[str, Tensor], facts: ImageFacts) -> list[str]:
     return []
 
 
-def _gather_extra_tokens(tensors: dict[str, Tensor], facts: ImageFacts, width: int) -> list[str]:
+def _gather_extra_tokens(tensors: dict[str, Tensor], facts: ImageFacts, width: int) -> None:
     """Class and register tokens with their positions, apart from those of the patches."""
     parts = [tensors.pop(f"{EXTRA}.{kind}", None) for kind in ("class", "register")]
     found = [part.reshape(-1, width) for part in parts if part is not None]
-    table = tensors.get(POSITIONS)
-    if table is None:
-        return []
-    table = table.reshape(-1, width)
+    if POSITIONS not in tensors:
+        return
+    table = tensors[POSITIONS].reshape(-1, width)
     count = sum(map(len, found))
     # Positions are there for all of them, for the class token alone, or for none.
     choices = (count, 1 if parts[0] is not None else 0, 0)
     ahead = next((n for n in choices if _is_square(len(table) - n)), 0)
     tensors[POSITIONS] = table[ahead:].contiguous()
     if not found:
-        return []
+        return
     extra = torch.cat(found)
     extra[:ahead] += table[:ahead]
     if f"{_NORM}.weight" in tensors:
         weight, bias = tensors[f"{_NORM}.weight"], tensors[f"{_NORM}.bias"]
         extra = functional.layer_norm(extra, (width,), weight, bias, facts.norm_eps)
     tensors[EXTRA] = extra
-    return []
 
 
 def _is_square(number: int) -> bool:

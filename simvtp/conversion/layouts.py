@@ -22,6 +22,7 @@ PARTS = {
 }
 """Parts of the model by the first word of their tensors' names, and what to call them."""
 
+_MLP: Names = (("mlp.fc1.", "mlp.0."), ("mlp.fc2.", "mlp.2."))
 _BLOCK: Names = (
     ("norm1.", "attention_norm."),
     ("norm2.", "mlp_norm."),
@@ -29,8 +30,7 @@ _BLOCK: Names = (
     ("attn.v_bias", "attention.value_bias"),
     ("attn.qkv.", "attention.qkv."),
     ("attn.proj.", "attention.projection."),
-    ("mlp.fc1.", "mlp.0."),
-    ("mlp.fc2.", "mlp.2."),
+    *_MLP,
 )
 _TRANSFORMERS_BLOCK: Names = (
     ("layernorm_before.", "attention_norm."),
@@ -63,8 +63,7 @@ _DINO_BLOCK: Names = (
     ("norm2.", "mlp_norm."),
     ("layer_scale1.lambda1", "attention.scale"),
     ("layer_scale2.lambda1", "mlp.scale"),
-    ("mlp.fc1.", "mlp.0."),
-    ("mlp.fc2.", "mlp.2."),
+    *_MLP,
     *(names for names in _TRANSFORMERS_BLOCK if names[0].startswith("attention.")),
 )
 _CLIP_BLOCK: Names = (
@@ -76,8 +75,7 @@ _CLIP_BLOCK: Names = (
     ("self_attn.k_proj.weight", "attention.qkv.weight[1]"),
     ("self_attn.v_proj.weight", "attention.qkv.weight[2]"),
     ("self_attn.out_proj.", "attention.projection."),
-    ("mlp.fc1.", "mlp.0."),
-    ("mlp.fc2.", "mlp.2."),
+    *_MLP,
 )
 _HALF = (0.5, 0.5, 0.5)
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

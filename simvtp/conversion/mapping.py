@@ -74,12 +74,10 @@ def map_weights(foreign: ForeignWeights, *, towers: Towers = "both") -> MappedWe
             "known are those of SimVTP, VideoMAE, transformers' VideoMAE and BERT, timm's and "
             "transformers' ViT, DINOv2, CLIP and SigLIP, and of model folders"
         )
-    facts, about_image = None, list[str]()
+    facts = None
     if layout.image is not None:
-        config = foreign.config.get("vision_config", foreign.config)
-        foreign = foreign._replace(config=config)
-        folder = foreign.source if foreign.source.is_dir() else foreign.source.parent
-        facts = image_facts(layout.image, folder=folder, config=config)
+        foreign = foreign._replace(config=foreign.config.get("vision_config", foreign.config))
+        facts = image_facts(layout.image, folder=foreign.folder, config=foreign.config)
     ignored = {name: layout.why_ignored(name) for name in foreign.tensors}
     tensors = _renamed([name for name, why in ignored.items() if why is None], foreign, layout)
     lacking = [
@@ -93,13 +91,9 @@ def map_weights(foreign: ForeignWeights, *, towers: Towers = "both") -> MappedWe
             "is cut short or a part of another, so give the whole one"
         )
     pooling = _pooling_of(tensors, foreign, layout)
+    notes = [*_about_states(foreign), *_fill_in(tensors, foreign, layout)]
     if facts is not None:
-        tensors, about_image = as_tower(tensors, facts)
-    notes = [*_about_states(foreign), *_fill_in(tensors, foreign), *about_image]
-    words = tensors.get("text_embedding.words.weight")
-    if layout.kind == DISTILBERT and words is not None:
-        tensors["text_embedding.token_types.weight"] = torch.zeros(2, *words.shape[1:])
-        notes.append("the source has no token types; here their vectors are zero")
+        notes += as_tower(tensors, facts)
     return MappedWeights(
         foreign,
         layout,
@@ -170,9 +164,13 @@ def _join_projections(
     return joined
 
 
-def _fill_in(tensors: dict[str, Tensor], foreign: ForeignWeights) -> list[str]:
+def _fill_in(tensors: dict[str, Tensor], foreign: ForeignWeights, layout: Layout) -> list[str]:
     """Add what the source's settings say it does without; what to say of it."""
     notes: list[str] = []
+    words = tensors.get("text_embedding.words.weight")
+    if layout.kind == DISTILBERT and words is not None:
+        tensors["text_embedding.token_types.weight"] = torch.zeros(2, *words.shape[1:])
+        notes.append("the source has no token types; here their vectors are zero")
     patch = tensors.get("video_embedding.projection.bias")
     has_norm = any(name.startswith(_FINAL_NORM) for name in tensors)
     if foreign.config.get("use_mean_pooling") is True and not has_norm and patch is not None:

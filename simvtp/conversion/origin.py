@@ -41,7 +41,7 @@ def origins_of(mapped: MappedWeights) -> tuple[Origin, ...]:
     """Origins of a source's weights; those that a model folder tells of stand before itself."""
     root = mapped.foreign.source
     # A model folder's weights stay under its terms when only the file of them is named.
-    folder = root if root.is_dir() else root.parent
+    folder = mapped.foreign.folder
     is_ours = mapped.layout.kind == OWN
     licence = mapped.layout.licence
     if licence != NON_COMMERCIAL:

@@ -53,6 +53,11 @@ class ForeignWeights(NamedTuple):
     state: str | None = None
     others: tuple[str, ...] = ()
 
+    @property
+    def folder(self) -> Path:
+        """Where the weights lie, and what else tells of them."""
+        return self.source if self.source.is_dir() else self.source.parent
+
 
 class _State(NamedTuple):
     """Named tensors in a file, where there, and what else of the kind it holds."""

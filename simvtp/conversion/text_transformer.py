@@ -49,20 +49,18 @@ def bert_transformer(foreign: ForeignWeights) -> nn.TransformerEncoder:
             tensors are missing.
     """
     config, source = foreign.config, foreign.source
-    kind = next((n for n, stem in enumerate(_LAYERS) if _layers(foreign, stem)), None)
     heads = config.get("num_attention_heads", config.get("n_heads"))
+    kind = next((n for n, stem in enumerate(_LAYERS) if _layers(foreign, stem)), None)
     if kind is None or type(heads) is not int:
         raise ValueError(
             f"{source} must be a folder with the transformer of a BERT or a DistilBERT and its "
             "config.json; give another"
         )
-    for name, usual in (
-        *(("hidden_act", "gelu"), ("activation", "gelu")),
-        ("position_embedding_type", "absolute"),
-    ):
-        if config.get(name, usual) != usual:
+    usual = {"hidden_act": "gelu", "activation": "gelu", "position_embedding_type": "absolute"}
+    for name, value in usual.items():
+        if config.get(name, value) != value:
             raise ValueError(
-                f"config.json of {source} says {name} {config[name]!r:.80}; only {usual!r} can be "
+                f"config.json of {source} says {name} {config[name]!r:.80}; only {value!r} can be "
                 "converted"
             )
     layers = _layers(foreign, _LAYERS[kind])
@@ -72,14 +70,9 @@ def bert_transformer(foreign: ForeignWeights) -> nn.TransformerEncoder:
         for name, tensor in _as_torch(tensors, _NAMES[kind], f"{source}, layer {number}").items()
     }
     hidden, width = state["layers.0.linear1.weight"].shape
+    eps = config.get("layer_norm_eps", 1e-12)
     layer = nn.TransformerEncoderLayer(
-        width,
-        heads,
-        hidden,
-        dropout=0.0,
-        activation="gelu",
-        layer_norm_eps=config.get("layer_norm_eps", 1e-12),
-        batch_first=True,
+        *(width, heads, hidden, 0.0, "gelu"), layer_norm_eps=eps, batch_first=True
     )
     blocks = nn.TransformerEncoder(layer, len(layers), enable_nested_tensor=False)
     blocks.load_state_dict(state)
