@@ -171,8 +171,7 @@ def find_layout(names: Iterable[str], *, towers: Towers = "both") -> Layout | No
         return _transformers("")
     for prefix in ("bert.", "distilbert.", ""):
         if any_begins(f"{prefix}embeddings.word_embeddings."):
-            is_distilled = any_begins(f"{prefix}transformer.layer.")
-            return _bert(prefix, DISTILBERT if is_distilled else BERT)
+            return _bert(prefix, DISTILBERT if any_begins(f"{prefix}transformer.") else BERT)
     return None
 
 
