@@ -11,6 +11,7 @@ from simvtp import SimVTP
 from simvtp.decoders import WordDecoder
 from simvtp.encoders import JointEncoder, PaddedEncoder, TextEmbedding, VideoEmbedding
 from simvtp.parts import PART_NAMES, usual_parts
+from simvtp.pipelines.convert import main as convert
 from simvtp.tasks import VideoAnswerer, VideoClassifier
 from tests.sample_batches import small_config, small_model
 
@@ -147,7 +148,7 @@ def test_rebuilding_keeps_parts():
         model.rebuilt(replace(CONFIG, num_frames=8))
 
 
-def test_a_folder_tells_what_must_be_given(tmp_path):
+def test_a_folder_tells_what_must_be_given(tmp_path, capsys):
     model = SimVTP.from_config(CONFIG, encoder=own_encoder(), match_head=nn.Linear(16, 2))
     model.save_pretrained(tmp_path)
     own = json.loads((tmp_path / "config.json").read_text())["own_parts"]
@@ -171,6 +172,8 @@ def test_a_folder_tells_what_must_be_given(tmp_path):
         assert torch.equal(weight, loaded.state_dict()[name])
     with pytest.raises(ValueError, match="text_embedding is the library's own; leave"):
         SimVTP.from_pretrained(tmp_path, **parts, text_embedding=TextEmbedding(40, width=16))
+    assert convert([str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "has parts that are not the library's, {'encoder'" in capsys.readouterr().out
     parts["encoder"] = PaddedEncoder(nn.Sequential(nn.Linear(16, 16)), call=mean_of_each)
     with pytest.raises(ValueError, match=r"missing encoder\.module\.0\.weight"):
         SimVTP.from_pretrained(tmp_path, **parts)

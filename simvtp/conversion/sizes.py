@@ -166,6 +166,11 @@ def _own_sizes(mapped: MappedWeights) -> dict[str, Any]:
             f"{mapped.foreign.source} is a file out of a model folder; give the folder, whose "
             "config.json tells the sizes"
         )
+    if own := mapped.foreign.config.get("own_parts"):
+        raise ValueError(
+            f"{mapped.foreign.source} has parts that are not the library's, {own!r:.200}; change "
+            "it in Python: SimVTP.from_pretrained(folder, encoder=...).rebuilt(config)"
+        )
     try:
         config = asdict(ModelConfig.from_dict(mapped.foreign.config))
     except ValueError as error:

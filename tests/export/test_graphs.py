@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from export.drawn_inputs import example_inputs
 from export.graphs import INPUTS, build_graph
@@ -96,6 +97,49 @@ def test_graphs_are_the_model(model, name, batch, tokens, seed, opset):
     expected = asked_of_the_model(model, name, inputs)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, atol=2e-6, rtol=0)
+
+
+class TubeletMeans(nn.Module):
+    """Tokens of a clip's tubelets out of their mean colours."""
+
+    def __init__(self):
+        super().__init__()
+        self.projection = nn.Linear(3, 32)
+
+    def forward(self, video, index=None):
+        means = video.float().unflatten(4, (4, 8)).unflatten(3, (4, 8)).unflatten(1, (2, 2))
+        tokens = self.projection(means.mean(dim=(2, 5, 7)).movedim(2, -1).flatten(1, 3) / 255)
+        return tokens if index is None else tokens.gather(1, index[..., None].expand(-1, -1, 32))
+
+
+class Words(nn.Embedding):
+    def forward(self, token_ids, positions=None):
+        return super().forward(token_ids)
+
+
+@pytest.fixture(scope="module")
+def own_model():
+    torch.manual_seed(0)
+    heads = {"match_head": nn.Sequential(nn.Linear(32, 4), nn.GELU(), nn.Linear(4, 2))}
+    embeddings = {"video_embedding": TubeletMeans(), "text_embedding": Words(50, 32)}
+    return SimVTP.from_config(CONFIG, **embeddings, **heads).eval()
+
+
+@pytest.mark.parametrize("name", ["video", "text", "match"])
+@settings(max_examples=3)
+@given(**SIZES)
+def test_embeddings_and_heads_of_ones_own(own_model, name, batch, tokens, seed, opset):
+    test_graphs_are_the_model.hypothesis.inner_test(
+        own_model, name, batch=batch, tokens=tokens, seed=seed, opset=opset
+    )
+
+
+@pytest.mark.parametrize("name", ["pixel_decoder", "word_decoder"])
+def test_decoders_of_ones_own_have_no_graph(own_model, name):
+    model = own_model.rebuilt()
+    setattr(model, name, nn.Identity())
+    with pytest.raises(ValueError, match=r"needs the library's decoders, got .*Identity"):
+        build_graph(model, "reconstruct")
 
 
 @pytest.mark.parametrize("name", ["text", "match"])
