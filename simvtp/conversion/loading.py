@@ -1,6 +1,6 @@
 """Weights into a model: all of a part or none of it, and a report of what became of each."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -56,6 +56,7 @@ def load_parts(
     *,
     config: ModelConfig,
     source_frames: int = SOURCE_FRAMES,
+    given: Collection[str] = (),
 ) -> LoadReport:
     """Put every tensor of the sources into a model; what they do not bring stays as it is.
 
@@ -64,6 +65,7 @@ def load_parts(
         sources: weights of different parts.
         config: the model's settings.
         source_frames: frames of a clip that learned positions were made for.
+        given: parts of the model that came with their weights, by name.
 
     Raises:
         ValueError: two sources bring one part, or a tensor is missing from a part, has no place
@@ -71,7 +73,7 @@ def load_parts(
     """
     weights, taken, notes = fit_parts(model, sources, config=config, source_frames=source_frames)
     model.load_state_dict(weights, strict=False)
-    parts = tuple(_part_report(model, part, taken.get(part)) for part in PARTS)
+    parts = tuple(_part_report(model, part, taken.get(part), part in given) for part in PARTS)
     ignored = tuple(report for mapped in sources for report in _ignored(mapped))
     return LoadReport(tuple(part for part in parts if part.num_tensors), ignored, notes)
 
@@ -167,9 +169,11 @@ def _require_fit(model: nn.Module, mapped: MappedWeights, tensors: dict[str, Ten
         )
 
 
-def _part_report(model: nn.Module, part: str, mapped: MappedWeights | None) -> PartReport:
+def _part_report(
+    model: nn.Module, part: str, mapped: MappedWeights | None, is_given: bool
+) -> PartReport:
     own = [tensor for name, tensor in model.state_dict().items() if name.startswith(f"{part}.")]
-    state, where = "new", "random"
+    state, where = ("loaded", "given") if is_given else ("new", "random")
     if mapped is not None:
         state, where = "loaded", f"{mapped.foreign.source.name} ({mapped.layout.kind})"
     return PartReport(PARTS[part], len(own), sum(tensor.numel() for tensor in own), state, where)

@@ -12,7 +12,7 @@ import argparse
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, Unpack, get_args
 
 import torch
 from rich.progress import Progress
@@ -40,6 +40,7 @@ from simvtp.layers import Activation
 from simvtp.model import SimVTP
 from simvtp.model_card import ModelFacts
 from simvtp.model_folder import read_frame_spacing
+from simvtp.parts import ModelParts
 from simvtp.pipelines.arguments import at_least
 from simvtp.printing import Console
 
@@ -185,6 +186,7 @@ def convert(
     source_frames: int = SOURCE_FRAMES,
     frame_spacing: FrameSpacing = _SPACING,
     seed: int = 0,
+    **parts: Unpack[ModelParts],
 ) -> Converted:
     """Build the model that takes all that the sources bring.
 
@@ -195,6 +197,7 @@ def convert(
         source_frames: frames of a clip that learned positions were made for.
         frame_spacing: time or frames of the source video between two frames of a clip.
         seed: draws the parts that no source brings.
+        **parts: parts of one's own by their names, such as a BERT's transformer as `text_encoder`.
 
     Returns:
         The model in evaluation mode, a report, and the origins of its weights.
@@ -212,10 +215,15 @@ def convert(
     if tokenizer is not None:
         require_vocabulary(tokenizer, vocab_size=config.vocab_size)
     with torch.device("meta"):  # Sizes that settings claim and weights lack are never built.
-        fit_parts(SimVTP.from_config(config), sources, config=config, source_frames=source_frames)
+        trial = SimVTP.from_config(config, **parts)
+        fit_parts(trial, sources, config=config, source_frames=source_frames)
     torch.manual_seed(seed)
-    model = SimVTP.from_config(config, tokenizer=tokenizer, frame_spacing=frame_spacing).eval()
-    report = load_parts(model, sources, config=config, source_frames=source_frames)
+    model = SimVTP.from_config(
+        config, tokenizer=tokenizer, frame_spacing=frame_spacing, **parts
+    ).eval()
+    report = load_parts(
+        model, sources, config=config, source_frames=source_frames, given=tuple(parts)
+    )
     origins = tuple(o for mapped in sources for o in origins_of(mapped))
     model.facts = ModelFacts(origins=origins)
     return Converted(model, report, origins)

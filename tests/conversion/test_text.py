@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from simvtp import SimVTP
 from simvtp.conversion import bert_transformer, map_weights, origins_of, read_weights
+from simvtp.encoders import PaddedEncoder
 from simvtp.pipelines.convert import convert
 from tests.conversion.test_transformers import change_settings, same, scrambled
 
@@ -71,6 +73,36 @@ def test_a_folder_of_sentence_transformers(tmp_path, captions, place):
     encoded = bert_transformer(read)(ours.text_embedding(captions))
     same(functional.normalize(encoded.mean(1)), functional.normalize(hidden.mean(1)))
     assert origins_of(map_weights(read))[0].licence == "mit"
+
+
+@torch.no_grad()
+def test_the_transformer_as_a_part(tmp_path, captions, real):
+    model = theirs("BertModel")
+    model.save_pretrained(tmp_path / "bert")
+    read = read_weights(tmp_path / "bert")
+    result = convert(
+        [map_weights(read)],
+        overrides={"num_heads": 4, "image_size": 32, "depth": 1},
+        text_encoder=padded(bert_transformer(read)),
+    )
+    ids = captions.where(real, 0)
+    hidden = model(ids, attention_mask=real.long()).last_hidden_state
+    mean = (hidden * real[..., None]).sum(1) / real.sum(1, keepdim=True)
+    same(result.model.encode_text(ids, attend=real), functional.normalize(mean))
+    rows = {row.what: (row.state, row.where) for row in result.report.parts}
+    assert rows["text encoder"] == ("loaded", "given")
+    result.model.save_pretrained(tmp_path / "ours")
+    another = padded(bert_transformer(read))
+    loaded = SimVTP.from_pretrained(tmp_path / "ours", text_encoder=another)
+    same(loaded.encode_text(ids, attend=real), functional.normalize(mean))
+
+
+def padded(blocks):
+    return PaddedEncoder(
+        blocks,
+        call=lambda module, tokens, mask: module(tokens, src_key_padding_mask=~mask),
+        blocks=blocks.layers,
+    )
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "[1]", "nothing", '[{"path": 1}]'])
