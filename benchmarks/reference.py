@@ -152,7 +152,10 @@ def encode(
     if real is not None:
         mask[:, tokens.shape[1] - real.shape[1] :].masked_fill_(~real, float("-inf"))
     name, config = "encoder.transformer", model.config
-    tokens = blocks(weights, name, tokens, mask, config.depth, config.num_heads)
+    extra = weights.get("encoder.extra_tokens", tokens.new_zeros(0, tokens.shape[2]))
+    tokens = torch.cat([extra.expand(len(tokens), -1, -1), tokens], dim=1)
+    mask = functional.pad(mask, (len(extra), 0))
+    tokens = blocks(weights, name, tokens, mask, config.depth, config.num_heads)[:, len(extra) :]
     return norm(weights, f"{name}.norm", tokens) if normed else tokens
 
 

@@ -26,6 +26,7 @@ def next_video_is_negative(monkeypatch):
         ([2, 2], {"decoder_depth": 0}),
         ([0, 5, 1], {"decoder_depth": 3, "pixel_target": "raw"}),
         ([4, 2, 6], {"pooling": "mean_then_norm"}),
+        ([5, 1, 3], {"extra_tokens": 2}),
     ],
 )
 def test_losses_and_gradients_are_those_of_the_formulas(lengths, sizes, next_video_is_negative):

@@ -227,3 +227,24 @@ def test_averaged_weights_are_listed_and_can_be_chosen(tmp_path, capsys):
     assert run(tmp_path / "b.pth", "--out", tmp_path / "m", "--state=model_ema", *SMALL) == 2
     assert "hold one kind of weights each" in printed(capsys)
     assert not (tmp_path / "m").exists()
+
+
+def test_an_image_transformer_as_asked(tmp_path, capsys):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    settings = transformers.ViTConfig(**sizes, intermediate_size=48, image_size=56, patch_size=14)
+    transformers.ViTModel(settings).save_pretrained(tmp_path / "vit")
+    (tmp_path / "vit" / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    out = tmp_path / "model"
+    asked = ["--num-frames=4", "--image-size=32", "--patch-size=16", "--extra-tokens=0"]
+    assert run(tmp_path / "vit", "--out", out, *asked, "--activation=gelu_tanh") == 0
+    text = printed(capsys)
+    for phrase in (
+        "licences of the sources: apache-2.0",
+        "patches of 14 pixels were resampled to 16",
+        "1 class and register tokens were dropped",
+        "4 frames of 32 px = 2 x 2 x 2 tubelets",
+    ):
+        assert phrase in text
+    config = SimVTP.from_pretrained(out).config
+    assert (config.activation, config.extra_tokens) == ("gelu_tanh", 0)
