@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from simvtp.batch import Batch
+from simvtp.layers.tubelets import IMAGENET_MEAN, IMAGENET_STD
 from simvtp.model import SimVTP
 
 Weights = Mapping[str, Tensor]
@@ -108,9 +109,11 @@ def pad_text(batch: Batch) -> PaddedText:
 
 def visible_tokens(model: SimVTP, weights: Weights, video: Tensor, hidden: Tensor) -> Tensor:
     """Normalise, convolve and position all tubelets, then select the visible ones."""
-    embedding = model.video_embedding
     dtype = weights["match_head.weight"].dtype
-    mean, std = (value.to(dtype).view(1, 3, 1, 1) for value in (embedding.mean, embedding.std))
+    mean, std = (
+        video.new_tensor(values, dtype=dtype).view(1, 3, 1, 1)
+        for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
     clip = ((video.to(dtype) / 255 - mean) / std).transpose(1, 2)
     weight, bias = (weights[f"video_embedding.projection.{name}"] for name in ("weight", "bias"))
     tokens = functional.conv3d(clip, weight, bias, stride=model.config.tubelet)
