@@ -18,35 +18,39 @@ from simvtp.printing import Console
 from simvtp.trainer.faults import is_expected, reason_of
 from simvtp.trainer.stopping import StopNow, StopRequest
 from simvtp.trainer.trainer import Trainer
-from simvtp.training import RunLog, is_launched_first, is_main, keep_freed_memory, main_first
+from simvtp.training import RunLog, is_launched_first, is_main, main_first
 
 # How many processes a launcher has started, where it says so.
 _LAUNCHED = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 _LOCK = ".lock"
 
-Job = Callable[[StopRequest, Console], int]
+Job = Callable[[StopRequest, Console], object]
 
 
 def run_job(job: Job, *, program: str, out: Path) -> int:
-    """Run a job and tell its end; the exit code: 0 done or asked to stop, 1 failed, 2 refused.
+    """Run a job as a command does, and tell its end.
 
     Args:
         job: the work; it gets the requests to stop and a place to print to.
         program: what the user typed, for the way to go on.
         out: folder of the run.
+
+    Returns:
+        The exit code: 0 done or asked to stop, 1 failed, 2 refused.
     """
     console = Console(soft_wrap=True)
-    keep_freed_memory()
     if alone := _started_alone():
         console.print(f"note: {alone}")
     with StopRequest() as stop:
         try:
-            return job(stop, console)
-        except StopNow:
+            job(stop, console)
+            return 0
+        except StopNow as stopped:
             stop.end_children()
             if is_launched_first():
-                console.print(f"stopped by {stop.name}; nothing of the run is lost.")
+                where = str(stopped) or "; nothing of the run is lost"
+                console.print(f"stopped by {stop.name}{where}.")
                 print_how_to_go_on(console, program, out)
             return stop.exit_code
         except KeyboardInterrupt:
@@ -109,25 +113,22 @@ def _started_alone() -> str:
 def train_to_end(
     trainer: Trainer,
     *,
-    program: str,
     stop: StopRequest,
     console: Console,
     evaluation: Callable[[RunLog], Callable[[Any], float] | None],
 ) -> bool:
-    """Train; False, with the way to go on told, when a stop came first.
+    """Train; False when a stop came first.
 
     Args:
         trainer: at the place where the run was left.
-        program: what the user typed.
         stop: requests to stop.
         console: where progress goes.
         evaluation: makes the evaluation, which may write to the log.
     """
-    out = Path(trainer.plan.run.out)
     if trainer.plan.advice is not None and is_main():
         console.print(f"note:  {trainer.plan.advice}")
     with RunLog(
-        out,
+        trainer.plan.run.out,
         total_steps=trainer.plan.num_steps,
         is_main=is_main(),
         resume_step=trainer.step,
@@ -141,9 +142,6 @@ def train_to_end(
         stopped = trainer.train(log, stop=stop, evaluate=evaluation(log))
     # Those that loaded the training clips; idle now, they would still be missed if one died.
     stop.end_children()
-    if stopped and is_main():
-        console.print(f"stopped by {stop.name} after step {trainer.step}; state saved.")
-        print_how_to_go_on(console, program, out)
     return not stopped
 
 

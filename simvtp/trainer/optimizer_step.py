@@ -77,7 +77,7 @@ class OptimizerStep:
         self,
         objective: nn.Module,
         *,
-        optimizer: torch.optim.AdamW,
+        optimizer: torch.optim.Optimizer,
         precision: Literal["fp32", "bf16"] = "fp32",
         clip_norm: float | None = 1.0,
     ) -> None:

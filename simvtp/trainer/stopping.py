@@ -13,7 +13,10 @@ _EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 0, signal.SIGUSR1: 0}
 
 
 class StopNow(BaseException):
-    """Raised out of work that may be cut off anywhere, because a stop was asked for."""
+    """Raised out of work that may be cut off anywhere, because a stop was asked for.
+
+    Its text, if any, goes on from "stopped by SIGTERM".
+    """
 
 
 class StopRequest:
@@ -121,3 +124,21 @@ class StopRequest:
 
     def _note_child(self, number: int, frame: FrameType | None) -> None:
         self._child_ended = True
+
+
+class NoStop(StopRequest):
+    """Nothing asks for a stop: signals and child processes are left to whoever calls a job."""
+
+    def __enter__(self) -> "NoStop":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Work like all other."""
+        yield
+
+    def end_children(self) -> None:
+        """Nothing to end."""

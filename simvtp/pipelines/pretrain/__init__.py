@@ -12,6 +12,19 @@ from simvtp.pipelines.pretrain.command import (  # noqa: E402
     build_parser,
     main,
 )
+from simvtp.pipelines.pretrain.job import Pretrained, pretrain  # noqa: E402
+from simvtp.pipelines.pretrain.setup import build_model, build_objective  # noqa: E402
 from simvtp.pipelines.pretrain.step import PretrainStep  # noqa: E402
 
-__all__ = ["FROM_SCRATCH", "LAPTOP_RECIPE", "SECTIONS", "PretrainStep", "build_parser", "main"]
+__all__ = [
+    "FROM_SCRATCH",
+    "LAPTOP_RECIPE",
+    "SECTIONS",
+    "PretrainStep",
+    "Pretrained",
+    "build_model",
+    "build_objective",
+    "build_parser",
+    "main",
+    "pretrain",
+]

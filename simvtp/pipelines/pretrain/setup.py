@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
 from tokenizers import Tokenizer
@@ -31,8 +31,11 @@ from simvtp.losses import ContrastiveLoss
 from simvtp.masking import RunningCellMasker, TextMasker, TubeMasker
 from simvtp.model import SimVTP
 from simvtp.objective import Objective
+from simvtp.parts import ModelParts
 from simvtp.seeding import derive_seed
 from simvtp.trainer.run_plan import MODEL_STREAM, TrainingLoader
+
+_CORPUS_GB = 4.0
 
 
 class TrainingData(NamedTuple):
@@ -73,6 +76,13 @@ def load_data(config: DataConfig) -> TrainingData:
     return TrainingData(train, validation, cache)
 
 
+def with_corpus_kept(data: DataConfig) -> DataConfig:
+    """Videos of the embedded corpus are as long as a clip: one start, and they stay decoded."""
+    if data.train is not None or data.clip_starts > 0:
+        return data
+    return replace(data, clip_starts=1, cache_gb=_CORPUS_GB)
+
+
 def build_shard_cache(config: DataConfig) -> ShardCache:
     """Copies of remote shards, shared by all processes of this machine."""
     return ShardCache(max_bytes=round(config.shard_cache_gb * 1e9))
@@ -111,15 +121,29 @@ def build_tokenizer(
     return load_tokenizer(saved)
 
 
-def build_model(config: PretrainConfig, *, tokenizer: Tokenizer) -> SimVTP:
-    """Model with random weights drawn from the run's seed, sized to the tokenizer's vocabulary."""
-    sizes = replace(
-        config.model,
+def sized_to(tokenizer: Tokenizer, config: ModelConfig) -> ModelConfig:
+    """Sizes of a model for the tokenizer's words."""
+    return replace(
+        config,
         vocab_size=vocabulary_size(tokenizer),
         padding_id=special_token_ids(tokenizer).pad,
     )
+
+
+def build_model(
+    config: PretrainConfig, *, tokenizer: Tokenizer, **parts: Unpack[ModelParts]
+) -> SimVTP:
+    """Model with random weights drawn from the run's seed, sized to the tokenizer's vocabulary.
+
+    Args:
+        config: settings of the run.
+        tokenizer: the run's.
+        **parts: one's own in the place of the usual ones, as for `SimVTP.from_config`.
+    """
+    sizes = sized_to(tokenizer, config.model)
     torch.manual_seed(derive_seed(config.run.seed, MODEL_STREAM))
-    return SimVTP.from_config(sizes, tokenizer=tokenizer, frame_spacing=config.data.spacing)
+    spacing = config.data.spacing
+    return SimVTP.from_config(sizes, tokenizer=tokenizer, frame_spacing=spacing, **parts)
 
 
 def build_objective(config: PretrainConfig, *, model: SimVTP) -> Objective:

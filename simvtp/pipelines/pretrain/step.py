@@ -41,7 +41,7 @@ class PretrainStep(OptimizerStep):
         self,
         objective: Objective,
         *,
-        optimizer: torch.optim.AdamW,
+        optimizer: torch.optim.Optimizer,
         precision: Literal["fp32", "bf16"] = "fp32",
         clip_norm: float | None = 1.0,
         contrast_over: Literal["micro_batch", "step"] = "micro_batch",

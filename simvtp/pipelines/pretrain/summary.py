@@ -124,8 +124,8 @@ def print_start(
 
 def finish(
     config: PretrainConfig, *, model: SimVTP, data: TrainingData, step: int, console: Console
-) -> None:
-    """Save the model folder, draw the pictures, print the table and what to do next."""
+) -> HeldOut | None:
+    """Save the model folder, draw the pictures and print the table; the held-out figures."""
     out = Path(config.run.out)
     started = time.monotonic()
     model.eval()
@@ -164,7 +164,7 @@ def finish(
             console.print(learned_table(result.learned))
     plot_curves(out / "metrics.jsonl", out_png=out / "curves.png")
     console.print(f"saved and evaluated in {time.monotonic() - started:.0f} s")
-    _print_next_steps(console, config, data=data)
+    return result
 
 
 def _card_metrics(held_out: HeldOut) -> dict[str, float]:
@@ -173,7 +173,8 @@ def _card_metrics(held_out: HeldOut) -> dict[str, float]:
     return {**figures(held_out.retrieval), **{figure.name: figure.value for figure in learned}}
 
 
-def _print_next_steps(console: Console, config: PretrainConfig, *, data: TrainingData) -> None:
+def print_next_steps(console: Console, config: PretrainConfig, *, data: TrainingData) -> None:
+    """Say which commands take the model from here."""
     out = Path(config.run.out)
     shown = data.train if data.validation is None else data.validation
     # As it was typed; only the embedded corpus is known by its manifest alone.

@@ -12,8 +12,10 @@ from simvtp.data.annotations import load_labelled
 from simvtp.data.video.clips import read_clip
 from simvtp.data.video.transforms import CentreCrop
 from simvtp.pipelines.finetune import command as finetune
+from simvtp.pipelines.finetune import tasks
 from simvtp.pipelines.finetune.splits import keep_out
 from simvtp.tasks import VideoAnswerer, VideoClassifier, fit_head
+from simvtp.trainer import Trainer
 from simvtp.training import CheckpointStore
 from tests.pipelines.pretrain.test_pretrain import StopAfter, assert_same, final_state, losses_of
 from tests.pipelines.pretrain.test_ranks_run import finish, torchrun
@@ -73,13 +75,13 @@ def test_a_stopped_run_ends_as_if_never_stopped(command_for, task, tmp_path, mon
 def test_patience_ends_a_run_that_gets_no_better(command_for, tmp_path, monkeypatch, stop_after):
     """Of the values 1, 3, 2, 2, ... the second is the best; two more are waited for."""
     values = iter([1.0, 3.0, 2.0, 2.0, 2.0, 2.0])
-    original = finetune.build_task
+    original = tasks._classification
 
     def build(*arguments):
         task = original(*arguments)
         return task._replace(measure=lambda model, split: {"top-1": next(values), "unreadable": 0})
 
-    monkeypatch.setattr(finetune, "build_task", build)
+    monkeypatch.setattr(tasks, "_classification", build)
     command = command_for("classification", tmp_path, tune__patience=2, run__epochs=6)
     if stop_after is not None:
         # One evaluation without a better one is behind, and counts after the resume.
@@ -142,7 +144,7 @@ def test_the_head_over_features_is_that_of_a_linear_probe(
 def test_layers_near_the_input_learn_more_slowly(command_for, tmp_path, monkeypatch):
     """What the groups of the running optimiser have is base x decay by depth."""
     seen = {}
-    original = finetune.Trainer._train_step
+    original = Trainer._train_step
 
     def step(trainer, batches):
         original(trainer, batches)
@@ -152,7 +154,7 @@ def test_layers_near_the_input_learn_more_slowly(command_for, tmp_path, monkeypa
             for parameter in group["params"]:
                 seen[names[id(parameter)]] = group["lr"] / base if base else None
 
-    monkeypatch.setattr(finetune.Trainer, "_train_step", step)
+    monkeypatch.setattr(Trainer, "_train_step", step)
     command = command_for("classification", tmp_path, tune__layer_decay=0.5, run__epochs=1)
     assert finetune.main(command) == 0
     expected = {

@@ -9,6 +9,7 @@ import pytest
 
 from simvtp.data import EpochSampler, load_manifest
 from simvtp.pipelines.pretrain import command as pretrain
+from simvtp.trainer import Trainer
 from tests.pipelines.conftest import by_hand
 from tests.pipelines.pretrain.test_pretrain import final_state
 
@@ -19,10 +20,11 @@ import hashlib, json, math, os, sys
 from pathlib import Path
 from simvtp.objective import Objective
 from simvtp.pipelines.pretrain import command as pretrain
+from simvtp.trainer import Trainer
 from simvtp.training import rank, whole
 
 nan_gradient, infinite_loss = json.loads(sys.argv[1]), json.loads(sys.argv[2])
-original_step, original_forward = pretrain.Trainer._train_step, Objective.forward
+original_step, original_forward = Trainer._train_step, Objective.forward
 now, digests = [], []
 
 def forward(objective, *arguments, **options):
@@ -48,7 +50,7 @@ def step(trainer, batches):
     digests.append(digest_of(trainer))
     (Path(trainer.plan.run.out) / f"rank{rank()}.json").write_text(json.dumps(digests))
 
-pretrain.Trainer._train_step, Objective.forward = step, forward
+Trainer._train_step, Objective.forward = step, forward
 raise SystemExit(pretrain.main(sys.argv[3:]))
 """
 
@@ -104,7 +106,7 @@ def test_all_ranks_skip_what_is_bad_on_one(settings_for, corpus, tmp_path, paral
 def test_a_loss_that_explodes_moves_no_weight_far(
     settings_for, tmp_path, monkeypatch, factor, learnt
 ):
-    original = pretrain.Trainer._train_step
+    original = Trainer._train_step
     furthest: list[float] = []
 
     def step(trainer, batches):
@@ -119,7 +121,7 @@ def test_a_loss_that_explodes_moves_no_weight_far(
         moved = max((new - old).abs().max().item() for old, new in pairs)
         furthest.append(moved / trainer.optimizer.param_groups[0]["lr"] if trainer.step else 0)
 
-    monkeypatch.setattr(pretrain.Trainer, "_train_step", step)
+    monkeypatch.setattr(Trainer, "_train_step", step)
     run = tmp_path / "run"
     assert (
         pretrain.main(settings_for(run, data__validation="null", objective__balance="fixed")) == 0

@@ -13,6 +13,8 @@ from PIL import Image
 from simvtp import SimVTP
 from simvtp.config import DataConfig
 from simvtp.pipelines.pretrain import command as pretrain
+from simvtp.pipelines.pretrain.setup import with_corpus_kept
+from simvtp.trainer import Trainer
 from simvtp.training import CheckpointStore
 from tests.pipelines.conftest import by_hand
 
@@ -110,14 +112,14 @@ class StopAfter:
     """Asks for a stop once a number of steps is done, as a signal would."""
 
     def __init__(self, monkeypatch, steps):
-        original = pretrain.Trainer._train_step
+        original = Trainer._train_step
 
         def step(trainer, *arguments):
             original(trainer, *arguments)
             if trainer.step + 1 == steps:
                 signal.raise_signal(signal.SIGTERM)
 
-        monkeypatch.setattr(pretrain.Trainer, "_train_step", step)
+        monkeypatch.setattr(Trainer, "_train_step", step)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -165,7 +167,7 @@ class Poison:
     """Makes the loss of some steps infinite."""
 
     def __init__(self, monkeypatch, steps):
-        original = pretrain.Trainer._train_step
+        original = Trainer._train_step
         self.states = {}
 
         def step(trainer, *arguments):
@@ -183,7 +185,7 @@ class Poison:
             original(trainer, *arguments)
             trainer.objective.weights["words"] = weight
 
-        monkeypatch.setattr(pretrain.Trainer, "_train_step", step)
+        monkeypatch.setattr(Trainer, "_train_step", step)
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_named(settings_for, tmp_path, monkeypatch):
@@ -203,10 +205,10 @@ def test_a_step_that_is_not_finite_is_skipped_and_named(settings_for, tmp_path, 
 
 
 def test_clips_of_the_embedded_corpus_stay_decoded_and_others_start_anew():
-    corpus = pretrain._with_corpus_kept(DataConfig())
+    corpus = with_corpus_kept(DataConfig())
     assert (corpus.clip_starts, corpus.cache_gb) == (1, 4)
     for own in (DataConfig(train="clips.csv"), DataConfig(clip_starts=3)):
-        assert pretrain._with_corpus_kept(own) is own
+        assert with_corpus_kept(own) is own
 
 
 def test_many_bad_steps_in_a_row_stop_the_run(settings_for, tmp_path, monkeypatch, capsys):
