@@ -61,16 +61,16 @@ def optimizer_of(
 
 
 class OptimizerStep:
-    """Learns from some micro-batches as from one batch, without making the host wait.
+    """Learns from some micro-batches as from one batch.
+
+    With torch's own fused Adam or AdamW the host never waits for the device. With any other
+    optimiser it waits once in a step, to leave out a bad one, and clipping is a pass of its own.
 
     Args:
         objective: called with a batch and a generator, gives `Losses`; on its device.
-        optimizer: fused AdamW over its parameters.
+        optimizer: over its parameters; its `step()` takes no closure.
         precision: number format of the matrix products.
         clip_norm: largest gradient norm; None does not clip.
-
-    Raises:
-        ValueError: the optimiser is not fused, and would clip nothing and skip no bad step.
     """
 
     def __init__(
@@ -81,10 +81,11 @@ class OptimizerStep:
         precision: Literal["fp32", "bf16"] = "fp32",
         clip_norm: float | None = 1.0,
     ) -> None:
-        if not optimizer.defaults.get("fused"):
-            raise ValueError("the optimiser must be fused, got fused=None; pass fused=True")
         self.objective = objective
         self.optimizer = optimizer
+        # Not so fused SGD: a bad first step leaves its momentum as the memory happens to be.
+        is_adam = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)
+        self._clips_and_skips = is_adam and bool(optimizer.defaults["fused"])
         self.precision = precision
         self.clip_norm = clip_norm
         self.device = next(objective.parameters()).device
@@ -128,6 +129,17 @@ class OptimizerStep:
         norm = whole(nn.utils.get_total_norm(gradients))
         total = torch.stack([losses.total for losses in results]).mean()
         finite = all_true(torch.isfinite(total) & torch.isfinite(norm))
+        if self._clips_and_skips:
+            self._step_on_device(norm, finite)
+        elif finite:
+            self._clip(gradients, norm)
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        names = results[0].terms
+        terms = {name: torch.stack([each.terms[name] for each in results]).mean() for name in names}
+        return StepResult(total, terms, dict(results[-1].details), norm, finite)
+
+    def _step_on_device(self, norm: Tensor, finite: Tensor) -> None:
         # The fused optimiser reads both on the device: where the first is 1 it leaves everything as
         # it is, and it divides gradients by the second on its way, so that clipping them costs no
         # pass of its own.
@@ -136,10 +148,12 @@ class OptimizerStep:
             scale = ((norm + 1e-6) / self.clip_norm).clamp(min=1).float()
             self.optimizer.grad_scale = scale  # pyright: ignore[reportAttributeAccessIssue]
         self.optimizer.step()
-        self.optimizer.zero_grad()
-        names = results[0].terms
-        terms = {name: torch.stack([each.terms[name] for each in results]).mean() for name in names}
-        return StepResult(total, terms, dict(results[-1].details), norm, finite)
+
+    def _clip(self, gradients: Sequence[Tensor], norm: Tensor) -> None:
+        if self.clip_norm is not None and norm + 1e-6 > self.clip_norm:
+            share = self.clip_norm / (norm.item() + 1e-6)
+            for gradient in gradients:
+                gradient.mul_(share)
 
     def seed_draws(self, seed: int, number: int) -> torch.Generator:
         """Seed everything that a micro-batch draws; the generator is that of its negatives."""

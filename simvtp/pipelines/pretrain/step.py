@@ -22,7 +22,7 @@ class PretrainStep(OptimizerStep):
 
     Args:
         objective: losses over the model, on its device.
-        optimizer: fused AdamW over its parameters.
+        optimizer: as for `OptimizerStep`.
         precision: number format of the matrix products.
         clip_norm: largest gradient norm; None does not clip.
         contrast_over: what the contrastive loss takes its negatives from.
@@ -31,8 +31,7 @@ class PretrainStep(OptimizerStep):
             balances them.
 
     Raises:
-        ValueError: the contrastive loss is not one that `cache_contrast` can take apart; or as for
-            `OptimizerStep`.
+        ValueError: the contrastive loss is not one that `cache_contrast` can take apart.
     """
 
     objective: Objective

@@ -9,7 +9,6 @@ import torch
 from simvtp.layers import Attention
 from simvtp.losses import CachedContrast, ContrastiveLoss, FeatureMemory, SigmoidLoss
 from simvtp.objective import Objective
-from simvtp.pipelines.pretrain.step import PretrainStep
 from tests.pipelines.pretrain.step.conftest import split, train_step, weights_of
 from tests.sample_batches import samples_of, small_collator, small_model
 
@@ -212,14 +211,6 @@ def test_without_the_contrastive_loss_nothing_is_cached():
     result = train_step(objective, contrast_over="step")(batches, seed=0)
     assert calls == [True] * 2
     assert set(result.terms) == {"pixels", "words", "vtm"}
-
-
-def test_an_optimiser_that_is_not_fused_is_refused():
-    """It would read neither the scale that clips nor the flag of a bad step."""
-    objective = Objective(small_model())
-    optimizer = torch.optim.AdamW(objective.parameters())
-    with pytest.raises(ValueError, match="must be fused"):
-        PretrainStep(objective, optimizer=optimizer)
 
 
 @pytest.mark.parametrize("kind", ["a memory", "SigmoidLoss"])
