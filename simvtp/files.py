@@ -1,6 +1,10 @@
-"""Files that a crash of the machine leaves whole or not at all, and that one process writes."""
+"""Files and folders that a crash leaves whole or not at all, and that one process writes."""
 
 import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -27,6 +31,39 @@ def write_whole(file: Path, content: str | bytes, *, scratch: Path | None = None
     partial = file.with_suffix(".partial") if scratch is None else scratch
     partial.write_bytes(content.encode() if isinstance(content, str) else content)
     publish(partial, file)
+
+
+@contextmanager
+def unfinished(target: Path) -> Iterator[Path]:
+    """A new folder beside the target, on the same disk, that is gone afterwards."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = target.with_name(f".{target.name}.{secrets.token_hex(4)}.unfinished")
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def put_in_place(finished: Path, target: Path) -> None:
+    """Give a folder its final name once all its files are on the disk.
+
+    Args:
+        finished: a folder within that of `unfinished`, where an older one goes, to be deleted.
+        target: its place; the caller has seen that what is there may be replaced.
+    """
+    for path in (finished, *finished.rglob("*")):
+        sync(path)
+    older = finished.with_name("older")
+    if target.exists():
+        target.rename(older)
+    try:
+        finished.rename(target)
+    except BaseException:
+        if older.exists():
+            older.rename(target)
+        raise
+    sync(target.parent)
 
 
 def sync(path: Path) -> None:

@@ -7,9 +7,8 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin
 
-from simvtp.config.json_file import read_json
+from simvtp.config.json_file import read_json, write_json
 from simvtp.conversion import Origin, read_origins, write_origins
-from simvtp.model_folder import write_json
 
 TRAINING_FILE = "training.json"
 _LICENCE = "apache-2.0"

@@ -1,7 +1,6 @@
 """The model folder: config.json, model.safetensors, tokenizer.json, preprocessor.json."""
 
 import errno
-import json
 import shlex
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -16,7 +15,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from simvtp.config import FrameSpacing, ModelConfig
-from simvtp.config.json_file import read_json
+from simvtp.config.json_file import read_json, write_json
 from simvtp.data.tokenizer import load_tokenizer, require_vocabulary
 from simvtp.encoders import PaddedEncoder
 from simvtp.layers.tubelets import IMAGENET_MEAN, IMAGENET_STD
@@ -282,8 +281,3 @@ def read_frame_spacing(folder: Path) -> FrameSpacing:
         )
         warnings.warn(message, FrameSpacingWarning, stacklevel=2)
     return spacing
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write an object as indented JSON."""
-    path.write_text(json.dumps(values, indent=2) + "\n", "utf-8")

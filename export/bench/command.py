@@ -1,7 +1,6 @@
 """Time what can run an exported folder, side by side: `python -m export.bench --dir DIR`."""
 
 import argparse
-import json
 import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from export.bench.rounds import measure_rounds
 from export.drawn_inputs import example_inputs
 from export.runtime.folder import ExportedFolder, read_exported_folder
 from export.runtime.input_checks import check_inputs
+from simvtp.config.json_file import write_json
 from simvtp.printing import Console
 
 _PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13", "torch")
@@ -114,8 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         timings, skipped = bench(folder, options)
         _print(console, folder, timings, skipped)
         if target is not None:
-            report = _report(folder, options, timings, skipped)
-            target.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+            write_json(target, _report(folder, options, timings, skipped))
     except KeyboardInterrupt:
         console.print("stopped")
         return 130

@@ -27,7 +27,7 @@ from export.onnx.settings import ExportSettings
 from export.parity import corners
 from export.parity.against_torch import open_candidates, prove
 from export.parity.samples import Samples, batches_of, draw_samples, read_samples
-from export.placing import Work, put_in_place, require_replaceable, unfinished
+from export.placing import require_replaceable
 from export.resized import resized
 from export.runtime.folder import (
     ExportedFolder,
@@ -36,8 +36,10 @@ from export.runtime.folder import (
     file_sha256,
     read_exported_folder,
 )
+from simvtp.config.json_file import write_json
+from simvtp.files import put_in_place, unfinished
 from simvtp.model import SimVTP
-from simvtp.model_folder import find_model_folder, write_json
+from simvtp.model_folder import find_model_folder
 from simvtp.parts import ModelParts
 from simvtp.printing import Console, PlainColumn
 
@@ -58,6 +60,13 @@ _HOW_COMPARED = {
     "themselves have not been run.",
     "int8": f"{_BY_RUNTIME}, in integers where they were quantised.",
 }
+
+
+class _Work(NamedTuple):
+    """Folders of an export under way: what will be moved into place, and what will be deleted."""
+
+    export: Path
+    scratch: Path
 
 
 class _Source(NamedTuple):
@@ -104,7 +113,10 @@ def export_with(
     loaded = resized(trained, num_frames=settings.num_frames, image_size=settings.image_size)
     source = _Source(folder, loaded, asdict(loaded.config))
     samples = _samples(settings, source)
-    with unfinished(target) as work:
+    with unfinished(target) as place:
+        work = _Work(place / "export", place / "scratch")
+        for path in work:
+            path.mkdir()
         if (folder / "tokenizer.json").is_file():
             shutil.copyfile(folder / "tokenizer.json", work.export / "tokenizer.json")
         write_json(work.export / "preprocessor.json", loaded.preprocessor())
@@ -121,7 +133,7 @@ def export_with(
 
 
 def _write_and_prove(
-    source: _Source, work: Work, settings: ExportSettings, samples: Samples
+    source: _Source, work: _Work, settings: ExportSettings, samples: Samples
 ) -> dict[str, Any]:
     """Write the graphs' files and return the report.
 
@@ -177,7 +189,7 @@ def _describe_model(source: _Source) -> dict[str, Any]:
 
 def _write(
     source: _Source,
-    work: Work,
+    work: _Work,
     settings: ExportSettings,
     name: str,
     ranges: dict[str, Range],
@@ -238,7 +250,7 @@ def _notes(source: _Source, settings: ExportSettings, samples: Samples) -> list[
     return notes
 
 
-def _latency(source: _Source, work: Work, settings: ExportSettings) -> dict[str, Any]:
+def _latency(source: _Source, work: _Work, settings: ExportSettings) -> dict[str, Any]:
     """Timings of the written folder, and why something was not timed."""
     folder = read_exported_folder(work.export)
     threads = torch.get_num_threads()

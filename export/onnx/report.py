@@ -1,6 +1,5 @@
 """What an export is, cost and was compared with: report.json, report.md and the printed table."""
 
-import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple
@@ -12,6 +11,7 @@ from rich.table import Table
 
 import simvtp
 from export.runtime.folder import FORMAT, REPORT_NAME, GraphSpec, TensorSpec
+from simvtp.config.json_file import write_json
 from simvtp.printing import Console
 
 _PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
@@ -46,8 +46,7 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> None:
     Raises:
         OSError: the disk is full or fails.
     """
-    values = {"format": FORMAT, **report}
-    (folder / REPORT_NAME).write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+    write_json(folder / REPORT_NAME, {"format": FORMAT, **report})
     (folder / MARKDOWN_NAME).write_text(_markdown(report), "utf-8")
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from rich.table import Table
 
-from export.placing import put_in_place, unfinished
 from export.runtime.folder import read_exported_folder
 from export.runtime.json_fields import json_field, read_json_object
+from simvtp.files import put_in_place, unfinished
 from simvtp.printing import Console
 
 _CUT = ("num_frames", "frame_seconds", "frame_stride", "image_size")
@@ -101,8 +101,9 @@ def _run(options: argparse.Namespace) -> list[Any]:
     target = options.out.resolve()
     _require_replaceable(target, LISTING)
     with unfinished(target) as work:
-        configs = write_repository(exported, work.export, settings, gallery)
-        put_in_place(work.export, target)
+        (repository := work / "repository").mkdir()
+        configs = write_repository(exported, repository, settings, gallery)
+        put_in_place(repository, target)
     return configs
 
 

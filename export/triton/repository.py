@@ -24,6 +24,7 @@ from export.triton.config import (
     python_config,
 )
 from simvtp.config import FrameSpacing
+from simvtp.config.json_file import write_json
 
 # Half precision leaves this much of a norm of 1.
 _NORM_TOLERANCE = 1e-2
@@ -97,7 +98,7 @@ def write_repository(
         configs[ensemble.name] = ensemble
         (_folder(repository, ensemble) / "1").mkdir()
     listing = {"format": 1, "models": sorted(configs), "from": exported.path.resolve().name}
-    (repository / LISTING).write_text(json.dumps(listing, indent=2) + "\n", "utf-8")
+    write_json(repository / LISTING, listing)
     return list(configs.values())
 
 

@@ -14,6 +14,7 @@ from export.trt.library import Library
 from export.trt.log import TensorRTLog, native_output_logged, open_log
 from export.trt.parse import BuildError, parse_graph
 from export.trt.settings import Plan
+from simvtp.files import write_whole
 
 _GIB = 1 << 30
 
@@ -112,9 +113,7 @@ def _load_timings(config: Any, file: Path | None) -> None:
 
 def _save_timings(config: Any, file: Path | None) -> None:
     if file is not None:
-        partial = file.with_name(f"{file.name}.partial")
-        partial.write_bytes(bytes(config.get_timing_cache().serialize()))
-        partial.replace(file)
+        write_whole(file, bytes(config.get_timing_cache().serialize()))
 
 
 def _layers(network: Any) -> dict[str, int]:

@@ -18,9 +18,9 @@ from export.trt.sidecar import (
     put_in_place,
     update_sidecar,
     write_engine,
-    write_sidecar,
 )
 from export.trt.source import Source
+from simvtp.config.json_file import write_json
 
 
 def build_graph_engine(plan: Plan, source: Source, graph: GraphSpec, *, progress: Progress) -> Path:
@@ -86,7 +86,7 @@ def refit_graph_engine(library: Library, source: Source, engine_file: Path) -> P
     with tempfile.TemporaryDirectory(dir=source.out, prefix=".refitting-") as scratch:
         sidecar = Path(scratch) / f"{engine_file.name}.json"
         sidecar.with_suffix("").write_bytes(data)
-        write_sidecar(sidecar, {**engine.sidecar, **describe_refit(data, graph)})
+        write_json(sidecar, {**engine.sidecar, **describe_refit(data, graph)})
         return put_in_place(sidecar, source.out)
 
 

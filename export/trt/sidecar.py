@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,8 @@ from export.trt.library import cuda_version
 from export.trt.log import open_log
 from export.trt.program import describe_program, read_program
 from export.trt.settings import Plan
+from simvtp.config.json_file import read_json, write_json
+from simvtp.files import publish
 
 _NO_GPU = "needs a GPU that the engine is for; this machine has none"
 # How the names of kernels and layers tell of attention that was fused into one.
@@ -68,18 +69,13 @@ def write_engine(
         "not_measured": None,
     }
     sidecar = engine.with_name(f"{engine.name}.json")
-    write_sidecar(sidecar, values)
+    write_json(sidecar, values)
     return sidecar
-
-
-def write_sidecar(file: Path, values: dict[str, Any]) -> None:
-    """Write the JSON beside an engine."""
-    file.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
 
 
 def update_sidecar(file: Path, **values: Any) -> None:
     """Change some of what a sidecar tells."""
-    write_sidecar(file, {**json.loads(file.read_text("utf-8")), **values})
+    write_json(file, {**read_json(file), **values})
 
 
 def put_in_place(sidecar: Path, folder: Path) -> Path:
@@ -93,9 +89,7 @@ def put_in_place(sidecar: Path, folder: Path) -> Path:
     # Between the two moves the engine is one without a sidecar, which nobody runs.
     target.unlink(missing_ok=True)
     for file in (engine, sidecar):
-        with file.open("rb") as written:
-            os.fsync(written.fileno())
-        file.replace(folder / file.name)
+        publish(file, folder / file.name)
     return target
 
 

@@ -30,6 +30,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write an object as indented JSON."""
+    path.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+
+
 def changed_settings(file: Path, settings: Mapping[str, Any]) -> str:
     """What differs from the settings that a work was begun with; nothing if they are the same.
 

@@ -1,7 +1,6 @@
 """Where a model's weights come from, and on what terms: origin.json in its folder."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import yaml
 from huggingface_hub import metadata_load
 
-from simvtp.config.json_file import read_json
+from simvtp.config.json_file import read_json, write_json
 from simvtp.conversion.layouts import NON_COMMERCIAL, OWN
 from simvtp.conversion.mapping import MappedWeights
 
@@ -76,8 +75,7 @@ def _digest(file: Path) -> str:
 
 def write_origins(folder: Path, origins: Sequence[Origin]) -> None:
     """Write origin.json into a folder."""
-    values = {"sources": [asdict(origin) for origin in origins]}
-    (folder / ORIGIN_FILE).write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+    write_json(folder / ORIGIN_FILE, {"sources": [asdict(origin) for origin in origins]})
 
 
 def read_origins(folder: Path) -> tuple[Origin, ...]:

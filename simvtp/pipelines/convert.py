@@ -9,7 +9,6 @@ loaded, what is new and what was ignored; a tensor that has no place, or is miss
 """
 
 import argparse
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack, get_args
@@ -36,6 +35,7 @@ from simvtp.conversion import (
 )
 from simvtp.data import load_tokenizer, special_token_ids, vocabulary_size
 from simvtp.data.tokenizer import require_vocabulary
+from simvtp.files import put_in_place, unfinished
 from simvtp.layers import Activation
 from simvtp.model import SimVTP
 from simvtp.model_card import ModelFacts
@@ -174,7 +174,9 @@ def _convert(options: argparse.Namespace) -> Converted:
             seed=options.seed,
         )
         progress.update(task, advance=1, description="Writing")
-        _write(converted, out)
+        with unfinished(out) as work:
+            converted.model.save_pretrained(work / "model")
+            put_in_place(work / "model", out)
     return converted
 
 
@@ -254,17 +256,6 @@ def _spacing(options: argparse.Namespace, sources: Sequence[MappedWeights]) -> F
 def has_tokenizer(folder: Path) -> bool:
     """Whether a tokenizer lies in a folder."""
     return any((folder / name).is_file() for name in _TOKENIZER_FILES)
-
-
-def _write(converted: Converted, out: Path) -> None:
-    """Put the model folder in place once it is whole."""
-    partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        converted.model.save_pretrained(partial)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def print_report(console: Console, report: LoadReport) -> None:

@@ -1,12 +1,12 @@
 """The model folder that a run leaves, and the settings that its card tells."""
 
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from simvtp.config.flat import flat_settings
 from simvtp.conversion import read_origins
+from simvtp.files import put_in_place, unfinished
 
 
 def recipe_of(config: Any) -> dict[str, Any]:
@@ -22,12 +22,9 @@ def recipe_of(config: Any) -> dict[str, Any]:
 
 def save_model(model: Any, folder: Path) -> None:
     """Put the model folder in place once it is whole, with the origins that its run noted."""
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     origins = read_origins(folder.parent)
     if origins:
         model.facts = replace(model.facts, origins=origins)
-    model.save_pretrained(partial)
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
+    with unfinished(folder) as work:
+        model.save_pretrained(work / "model")
+        put_in_place(work / "model", folder)

@@ -12,6 +12,7 @@ import fsspec
 from filelock import FileLock
 
 from simvtp.data.places import Command, Place, Url, cache_folder
+from simvtp.files import publish
 from simvtp.printing import printable
 
 _NUM_TRIES = 5
@@ -73,7 +74,7 @@ class ShardCache:
             if not _touched(target):
                 partial = target.with_suffix(".partial")
                 _copy(place, partial)
-                partial.replace(target)
+                publish(partial, target)
                 self._make_room()
         return target
 

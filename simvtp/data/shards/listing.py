@@ -18,6 +18,7 @@ from simvtp.data.places import Command, Place, Url, cache_folder, named_place
 from simvtp.data.shards.fetch import FetchError, ShardCache
 from simvtp.data.shards.index import INDEX_NAME, TABLE_NAME, ShardError, load_address, load_folder
 from simvtp.data.shards.scan import VIDEO_SUFFIXES, scan_shard
+from simvtp.files import publish
 from simvtp.printing import Console, printable
 
 # Changes when other clips are found in the same shards.
@@ -152,8 +153,8 @@ def _list_clips(
                 f"KEY.{'|'.join(VIDEO_SUFFIXES)} beside KEY.txt or KEY.json"
             )
         reasons.write_text(json.dumps(left_out), "utf-8")
-        reasons.replace(reasons_file)
-        partial.replace(file)
+        publish(reasons, reasons_file)
+        publish(partial, file)
 
 
 def _scan_all(

@@ -9,7 +9,6 @@ Intervals (95 %) come from resampling the clips, with all captions of a clip tog
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -17,6 +16,7 @@ from typing import Any, get_args
 from rich.progress import Progress
 
 from simvtp.config import RunConfig
+from simvtp.config.json_file import write_json
 from simvtp.data import ClipRecord, TooManyBadClips
 from simvtp.data.annotations import Missing, load_retrieval
 from simvtp.data.datasets.quarantine import require_few_bad
@@ -192,7 +192,7 @@ def _write_report(
     if learned is not None:
         report["learned"] = {"num_clips": learned.num_clips, "figures": learned.as_dict()}
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    write_json(options.json, report)
 
 
 def _measure_learned(

@@ -1,6 +1,5 @@
 """The fine-tuning job, from Python: `finetune(FinetuneConfig(...))`."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from simvtp.config.json_file import write_json
 from simvtp.data import EpochSampler, build_loader
 from simvtp.data.datasets.quarantine import require_few_bad
 from simvtp.layer_decay import layer_scales
@@ -279,7 +279,7 @@ def _finish(config: FinetuneConfig, *, task: Task, model: Any, console: Console)
     )
     model.facts = model.facts.after(stage)
     save_model(model, out / "model")
-    (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+    write_json(out / "results.json", results)
     if (out / "metrics.jsonl").is_file():
         plot_curves(out / "metrics.jsonl", out_png=out / "curves.png")
     kept = kept_state(config, task.headline)

@@ -8,7 +8,6 @@ With --check nothing is written: a table tells what the clips are.
 
 import argparse
 import hashlib
-import json
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -20,6 +19,7 @@ import av
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from simvtp.config.json_file import write_json
 from simvtp.data import ClipTable, TooManyBadClips, load_clips
 from simvtp.data.clip_table import portable_place
 from simvtp.data.datasets.quarantine import require_few_bad
@@ -142,7 +142,7 @@ def _check(
         console.print(line)
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report.as_dict(), indent=1) + "\n", "utf-8")
+        write_json(options.json, report.as_dict())
         console.print(f"figures: {options.json}")
     return 1 if report.bad else 0
 
