@@ -1,19 +1,34 @@
 """What a model makes of a masked clip and a masked caption, ready to look at."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from simvtp.config import ModelConfig
 from simvtp.encoders import encode_pairs
 from simvtp.layers import PackedLayout, PackedTokens, gather_tubelets, place_tubelets
 from simvtp.losses import TubeletStatistics, tubelet_pixels, tubelet_statistics
 from simvtp.masking import TubeMask
-
-if TYPE_CHECKING:
-    from simvtp.model import SimVTP
+from simvtp.parts import Encoder, PixelPredictor, TextEmbedder, VideoEmbedder, WordPredictor
 
 _GREY = 128
+
+
+class FillingModel(Protocol):
+    """Parts that fill in what is hidden, as `SimVTP` holds them."""
+
+    config: ModelConfig
+    video_embedding: VideoEmbedder
+    text_embedding: TextEmbedder
+    encoder: Encoder
+    pixel_decoder: PixelPredictor
+    word_decoder: WordPredictor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parts are."""
+        ...
 
 
 class Reconstruction(NamedTuple):
@@ -46,7 +61,7 @@ class Filled(NamedTuple):
 
 @torch.inference_mode()
 def reconstruct(
-    model: "SimVTP",
+    model: FillingModel,
     video: Tensor,
     *,
     tubes: TubeMask,
@@ -88,7 +103,7 @@ def reconstruct(
 
 
 def fill_in(
-    model: "SimVTP",
+    model: FillingModel,
     video: Tensor,
     *,
     tubes: TubeMask,
@@ -114,7 +129,7 @@ def fill_in(
 
 
 def draw_tubelets(
-    model: "SimVTP", predictions: Tensor, video: Tensor, *, keep: Tensor, drop: Tensor
+    model: FillingModel, predictions: Tensor, video: Tensor, *, keep: Tensor, drop: Tensor
 ) -> Tensor:
     """Predictions as they are drawn, `(batch, dropped, pixels, channels)` in [0, 1].
 
@@ -133,7 +148,7 @@ def draw_tubelets(
 
 
 def statistics_nearby(
-    model: "SimVTP", video: Tensor, *, keep: Tensor, drop: Tensor
+    model: FillingModel, video: Tensor, *, keep: Tensor, drop: Tensor
 ) -> TubeletStatistics:
     """Statistics of dropped tubelets as a mean of the kept ones, weighted by 1 / distance^4.
 
@@ -160,7 +175,7 @@ def tubelet_distances(first: Tensor, second: Tensor, *, grid: tuple[int, int, in
     return torch.cdist(one, other, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _paste(model: "SimVTP", video: Tensor, drop: Tensor, pixels: Tensor) -> Tensor:
+def _paste(model: FillingModel, video: Tensor, drop: Tensor, pixels: Tensor) -> Tensor:
     """Clips with the pixels `(batch, tokens, pixels, channels)` of some tubelets replaced."""
     config = model.config
     everything = torch.arange(config.num_video_tokens, device=video.device).expand(len(video), -1)

@@ -1,7 +1,7 @@
 """Weights of other programs: SimVTP's and VideoMAE's releases, image transformers, BERT."""
 
 from simvtp.conversion.layouts import OWN, PARTS, Towers
-from simvtp.conversion.loading import LoadReport, PartReport, fit_parts, load_parts
+from simvtp.conversion.loading import LoadReport, PartReport, fit_parts, load_parts, report_table
 from simvtp.conversion.mapping import MappedWeights, map_weights
 from simvtp.conversion.origin import (
     ORIGIN_FILE,
@@ -12,7 +12,6 @@ from simvtp.conversion.origin import (
 )
 from simvtp.conversion.positions import cut_text_positions, interpolate_positions
 from simvtp.conversion.readers import ForeignWeights, read_weights
-from simvtp.conversion.report import report_table
 from simvtp.conversion.sizes import SOURCE_FRAMES, model_config, sizes_of
 from simvtp.conversion.text_transformer import bert_transformer
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from rich.table import Table
 from torch import Tensor, nn
 
 from simvtp.config import ModelConfig
@@ -13,6 +14,7 @@ from simvtp.conversion.positions import cut_text_positions, interpolate_position
 from simvtp.conversion.sizes import SOURCE_FRAMES
 
 _MAX_NAMED = 5
+_STYLES = {"loaded": "green", "new": "yellow", "ignored": "dim"}
 VIDEO_POSITIONS, TEXT_POSITIONS = "video_embedding.positions", "text_embedding.positions.weight"
 
 
@@ -40,6 +42,19 @@ class LoadReport(NamedTuple):
     parts: tuple[PartReport, ...]
     ignored: tuple[PartReport, ...]
     notes: tuple[str, ...]
+
+
+def report_table(report: LoadReport) -> Table:
+    """What was loaded, what is new and what was ignored, with the reason."""
+    table = Table(title="weights")
+    for heading in ("", "part", "from"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("tensors", justify="right")
+    table.add_column("parameters", justify="right")
+    for what, num_tensors, num_parameters, state, where in (*report.parts, *report.ignored):
+        cells = (state, what, where, f"{num_tensors:,}", f"{num_parameters:,}")
+        table.add_row(*cells, style=_STYLES[state])
+    return table
 
 
 class FittedParts(NamedTuple):

@@ -17,7 +17,7 @@ from simvtp.layer_decay import layer_scales
 from simvtp.layers import Block
 from simvtp.pipelines.finetune.measuring import measure_retrieval
 from simvtp.pipelines.finetune.tasks import with_text_encoder
-from simvtp.pipelines.pretrain.whole_model import whole_model
+from simvtp.pipelines.pretrain.summary import whole_model
 from simvtp.tasks import ClassificationObjective, LabelledBatch, VideoClassifier
 from simvtp.training import shard
 from tests.pipelines.pretrain.step.conftest import train_step

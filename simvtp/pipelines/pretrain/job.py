@@ -31,8 +31,8 @@ from simvtp.pipelines.pretrain.summary import (
     finish,
     log_held_out,
     print_start,
+    whole_model,
 )
-from simvtp.pipelines.pretrain.whole_model import whole_model
 from simvtp.printing import Console
 from simvtp.seeding import derive_seed
 from simvtp.trainer.job import only_run, set_up_blocks, train_to_end

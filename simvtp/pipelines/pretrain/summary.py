@@ -10,6 +10,7 @@ from simvtp.data import TooManyBadClips
 from simvtp.data.datasets.quarantine import require_few_bad
 from simvtp.model import SimVTP
 from simvtp.model_card import Stage
+from simvtp.objective import Objective
 from simvtp.pipelines.learned import measure_learned
 from simvtp.pipelines.learned.figures import Learned, learned_table
 from simvtp.pipelines.pictures import CONSIDERED_CLIPS, picture_of
@@ -19,7 +20,7 @@ from simvtp.pipelines.unknown_words import tell_unknown_captions
 from simvtp.printing import Console
 from simvtp.retrieval.gallery import Retrieval, embed_gallery, score
 from simvtp.retrieval.table import retrieval_table
-from simvtp.training import RunLog, plot_curves
+from simvtp.training import RunLog, gather_parameters, is_main, is_sharded, plot_curves
 
 # Half of what `evaluate --learned` matches each caption with: a run's end should not take long.
 _TOP = 8
@@ -76,6 +77,20 @@ def evaluate_held_out(
             num_workers=config.data.num_workers,
         )
     return HeldOut(retrieval, learned)
+
+
+def whole_model(objective: Objective) -> SimVTP | None:
+    """The objective's model, gathered if it is sharded; all ranks must ask, rank 0 gets it."""
+    model = objective.model
+    if not is_sharded(objective):
+        return model if is_main() else None
+    parameters = gather_parameters(objective)
+    if not is_main():
+        return None
+    prefix = "model."
+    own = {name: value for name, value in parameters.items() if name.startswith(prefix)}
+    weights = {name.removeprefix(prefix): value for name, value in own.items()}
+    return model.rebuilt(weights=weights).to(model.device)
 
 
 def log_held_out(log: RunLog, step: int, held_out: HeldOut) -> None:
@@ -155,6 +170,7 @@ def finish(
         out_png=out / "reconstruction.png",
         video_ratio=config.masking.video_ratio,
         text_ratio=config.masking.text_ratio,
+        num_workers=config.data.num_workers,
     )
     if result is not None:
         with RunLog(out, total_steps=step, resume_step=step, console=Console(quiet=True)) as log:
