@@ -26,7 +26,7 @@ from simvtp.pipelines.learned.figures import pixel_figures
 from simvtp.pipelines.learned.pixel_errors import TubeletErrors, tubelet_errors
 from simvtp.pipelines.pretrain import FROM_SCRATCH, LAPTOP_RECIPE
 from simvtp.printing import Console
-from simvtp.retrieval.gallery import clip_batches
+from simvtp.retrieval.embedding import clip_batches
 from simvtp.seeding import derive_generator
 
 _REACH = 2

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from simvtp.data.datasets.clips import (
         ClipDataset,
         ClipTransform,
-        EvaluationClip,
-        EvaluationDataset,
         RandomClips,
         Sample,
     )
@@ -72,8 +70,6 @@ __all__ = [
     "CropBox",
     "EncodedCaption",
     "EpochSampler",
-    "EvaluationClip",
-    "EvaluationDataset",
     "FetchError",
     "LabelledClips",
     "LabelledDataset",
@@ -128,7 +124,7 @@ _NAMES = {
     "shards.fetch": ("FetchError", "ShardCache"),
     "video.clips": ("ClipError", "ClipInfo", "frame_indices", "probe", "read_clip", "read_clips"),
     "datasets.clips": (
-        *("ClipDataset", "ClipTransform", "EvaluationClip", "EvaluationDataset"),
+        *("ClipDataset", "ClipTransform"),
         *("RandomClips", "Sample"),
     ),
     "loader": ("EpochSampler", "build_loader"),

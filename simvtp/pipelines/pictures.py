@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from simvtp.data import CentreCrop, ClipRecord, EvaluationDataset
+from simvtp.data import ClipRecord
 from simvtp.layers import unpack
 from simvtp.lettering import lettered
 from simvtp.model import SimVTP
 from simvtp.reconstruction import Reconstruction
+from simvtp.retrieval.embedding import clip_batches
 from simvtp.seeding import derive_generator
 
 # Clips to choose from: those whose patches have most contrast leave most to be filled in.
@@ -51,6 +51,7 @@ def picture_of(
     video_ratio: float = 0.9,
     text_ratio: float = 0.75,
     seed: int = 0,
+    num_workers: int = 0,
 ) -> None:
     """Draw the reconstruction of some records' middle clips with their first captions.
 
@@ -64,24 +65,17 @@ def picture_of(
         video_ratio: share of the tubes to hide.
         text_ratio: share of the words to hide.
         seed: seed of the masks.
+        num_workers: processes that decode, as for `embed`.
 
     Raises:
         ValueError: no clip can be read, a ratio is out of range or the model has no tokenizer.
     """
-    dataset = EvaluationDataset(
-        records,
-        num_frames=model.config.num_frames,
-        spacing=model.frame_spacing,
-        transform=CentreCrop(model.config.image_size),
-    )
-    clips = [dataset[number] for number in range(len(dataset))]
-    readable = [(clip.video, clip.index) for clip in clips if clip.video is not None]
-    if not readable:
-        raise ValueError(f"no clip to draw can be read: {clips[0].error}")
-    video = torch.stack([clip for clip, _ in readable])
-    chosen = _most_contrast(video, patch_size=model.config.patch_size)
-    captions = [records[readable[place][1]].captions[0] for place in chosen.tolist()]
-    video = video[chosen]
+    (clips,) = clip_batches(model, records, batch_size=len(records), num_workers=num_workers)
+    if not len(clips.numbers):
+        raise ValueError(f"no clip to draw can be read: {clips.errors[0][1]}")
+    chosen = _most_contrast(clips.video, patch_size=model.config.patch_size)
+    captions = [records[number].captions[0] for number in clips.numbers[chosen].tolist()]
+    video = clips.video[chosen]
     filled = model.reconstruct(
         video,
         captions,
@@ -97,8 +91,8 @@ def picture_of(
         )
     ]
     note = f"{video_ratio:.0%} of the tubes and {text_ratio:.0%} of the words hidden"
-    if len(readable) > len(chosen):
-        note += f"; the {len(chosen)} of {len(readable)} clips with most contrast"
+    if len(clips.numbers) > len(chosen):
+        note += f"; the {len(chosen)} of {len(clips.numbers)} clips with most contrast"
     if model.config.pixel_target == "normalized":
         note += "\nbrightness of hidden patches is taken from visible ones nearby"
     draw_reconstruction(rows, out_png=out_png, note=note)

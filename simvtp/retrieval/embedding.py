@@ -1,18 +1,35 @@
 """Features of clips and captions, batch by batch, without holding more than a batch of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from itertools import chain
-from typing import Literal, NamedTuple
+from itertools import chain, islice
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from simvtp.data import ClipRecord, ShardCache, ViewedClip
+from simvtp.data import ClipRecord, ShardCache
 from simvtp.data.datasets.views import read_views
 from simvtp.model import SimVTP
+from simvtp.tasks import TaskModel
 
 Precision = Literal["fp32", "bf16"]
+
+
+class ClipBatch(NamedTuple):
+    """Readable clips of a manifest, their numbers, and why the others are missing.
+
+    Attributes:
+        video: `(clips * views, frames, channels, size, size)` uint8, the views of a clip together.
+        numbers: `(clips,)` int64.
+        starts: for each clip where its views start in the video, seconds.
+        errors: numbers of the clips that could not be read, and why.
+    """
+
+    video: Tensor
+    numbers: Tensor
+    starts: tuple[tuple[float, ...], ...]
+    errors: tuple[tuple[int, str], ...]
 
 
 class EmbeddedBatch(NamedTuple):
@@ -92,28 +109,12 @@ def embed(
     _require_counts(records, start=start, batch_size=batch_size, num_workers=num_workers)
     if clips_per_video < 1:
         raise ValueError(f"clips_per_video must be at least 1, got {clips_per_video}")
-    clips = read_views(
-        records,
-        start=start,
-        num_workers=num_workers,
-        cache=cache,
-        time_limit=time_limit,
-        num_frames=model.config.num_frames,
-        spacing=model.frame_spacing,
-        num_clips=clips_per_video,
-        num_crops=1,
-        image_size=model.config.image_size,
-    )
+    reading = {"num_workers": num_workers, "cache": cache, "time_limit": time_limit}
+    views = (clips_per_video, 1)
+    clips = clip_batches(model, records, batch_size=batch_size, views=views, start=start, **reading)
     model.eval()
-
-    def batches() -> Iterator[EmbeddedBatch]:
-        videos = max(1, batch_size // clips_per_video)
-        with closing(clips):
-            for first in range(start, len(records), videos):
-                taken = [next(clips) for _ in range(first, min(first + videos, len(records)))]
-                yield _embedded(model, records, taken, batch_size=batch_size, precision=precision)
-
-    return batches()
+    settings = {"batch_size": batch_size, "precision": precision}
+    return (_embedded(model, records, batch, **settings) for batch in clips)
 
 
 def embed_captions(
@@ -153,35 +154,74 @@ def embed_captions(
     return batches()
 
 
+def clip_batches(
+    model: SimVTP | TaskModel,
+    records: Sequence[ClipRecord],
+    *,
+    batch_size: int,
+    num_workers: int,
+    views: tuple[int, int] = (1, 1),
+    start: int = 0,
+    **reading: Any,
+) -> Generator[ClipBatch, None, None]:
+    """Views of all records, in order; unreadable clips are reported, not replaced.
+
+    Args:
+        model: knows what clips it takes.
+        records: the clips.
+        batch_size: views in a batch, but never less than those of one clip.
+        num_workers: processes that decode, as for `embed`.
+        views: clips over the length of a video, and crops of each; the centre by default.
+        start: number of the first record.
+        **reading: as for `read_views`.
+    """
+    clips = read_views(
+        records,
+        start=start,
+        num_workers=num_workers,
+        num_frames=model.config.num_frames,
+        spacing=model.frame_spacing,
+        num_clips=views[0],
+        num_crops=views[1],
+        image_size=model.config.image_size,
+        **reading,
+    )
+    num_videos = max(1, batch_size // (views[0] * views[1]))
+    with closing(clips):
+        while batch := list(islice(clips, num_videos)):
+            read = [(clip, clip.video) for clip in batch if clip.video is not None]
+            yield ClipBatch(
+                torch.cat([video for _, video in read]) if read else torch.empty(0).byte(),
+                torch.tensor([clip.index for clip, _ in read]).long(),
+                tuple(clip.starts for clip, _ in read),
+                tuple((clip.index, clip.error) for clip in batch if clip.error is not None),
+            )
+
+
 def _embedded(
     model: SimVTP,
     records: Sequence[ClipRecord],
-    clips: Sequence[ViewedClip],
+    batch: ClipBatch,
     *,
     batch_size: int,
     precision: Precision,
 ) -> EmbeddedBatch:
-    features = [torch.empty(0, model.config.width)]
-    places: list[tuple[int, int, float]] = []
-    videos: list[Tensor] = []
-    for clip in clips:
-        if clip.video is not None:
-            videos.append(clip.video)
-            places += [(clip.index, view, start) for view, start in enumerate(clip.starts)]
-    if videos:
-        for part in torch.cat(videos).split(batch_size):
-            features.append(_run(model, part, precision=precision))
-    indices, views, starts = zip(*places, strict=True) if places else ((), (), ())
-    found = [records[number] for number in indices]
-    joined = torch.cat(features)
-    _require_finite(joined, [record.name for record in found])
+    parts = batch.video.split(batch_size) if len(batch.numbers) else ()
+    none = torch.empty(0, model.config.width)
+    features = torch.cat([none, *(_run(model, part, precision=precision) for part in parts)])
+    numbers = [
+        number
+        for number, starts in zip(batch.numbers.tolist(), batch.starts, strict=True)
+        for _ in starts
+    ]
+    _require_finite(features, [records[number].name for number in numbers])
     return EmbeddedBatch(
-        indices=torch.tensor(indices, dtype=torch.int64),
-        ids=tuple(record.video_id for record in found),
-        views=torch.tensor(views, dtype=torch.int64),
-        starts=torch.tensor(starts, dtype=torch.float64),
-        features=joined,
-        unreadable=tuple((clip.index, clip.error) for clip in clips if clip.error is not None),
+        indices=torch.tensor(numbers, dtype=torch.int64),
+        ids=tuple(records[number].video_id for number in numbers),
+        views=torch.tensor([view for starts in batch.starts for view in range(len(starts))]).long(),
+        starts=torch.tensor(list(chain(*batch.starts)), dtype=torch.float64),
+        features=features,
+        unreadable=batch.errors,
     )
 
 

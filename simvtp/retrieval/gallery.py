@@ -1,15 +1,14 @@
 """Held-out retrieval in both directions, from features of clips and captions."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from rich.progress import Progress
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import BatchSampler, SequentialSampler
 
-from simvtp.data import ClipRecord, ViewDataset, ViewedClip, build_loader
+from simvtp.data import ClipRecord
 from simvtp.metrics import (
     QueryRanks,
     RetrievalMetrics,
@@ -19,23 +18,9 @@ from simvtp.metrics import (
     summarize,
 )
 from simvtp.model import SimVTP
-from simvtp.tasks import TaskModel
+from simvtp.retrieval.embedding import clip_batches
 
 KS = (1, 5, 10)
-
-
-class ClipBatch(NamedTuple):
-    """Readable clips of a manifest, their numbers, and why the others are missing.
-
-    Attributes:
-        video: `(clips * views, frames, channels, size, size)` uint8, the views of a clip together.
-        numbers: `(clips,)` int64.
-        errors: numbers of the clips that could not be read, and why.
-    """
-
-    video: Tensor
-    numbers: Tensor
-    errors: tuple[tuple[int, str], ...]
 
 
 class Gallery(NamedTuple):
@@ -89,51 +74,6 @@ class Retrieval(NamedTuple):
     video_to_text: RetrievalMetrics
     chance_text_to_video: RetrievalMetrics
     chance_video_to_text: RetrievalMetrics
-
-
-def clip_batches(
-    model: SimVTP | TaskModel,
-    records: Sequence[ClipRecord],
-    *,
-    batch_size: int,
-    num_workers: int,
-    views: tuple[int, int] = (1, 1),
-) -> Iterator[ClipBatch]:
-    """Views of all records, in order; unreadable clips are reported, not replaced.
-
-    Args:
-        model: knows what clips it takes.
-        records: the clips.
-        batch_size: views in a batch, but never less than those of one clip.
-        num_workers: processes that decode.
-        views: clips over the length of a video, and crops of each; the centre by default.
-    """
-    dataset = ViewDataset(
-        records,
-        num_frames=model.config.num_frames,
-        spacing=model.frame_spacing,
-        num_clips=views[0],
-        num_crops=views[1],
-        image_size=model.config.image_size,
-    )
-    clips = max(1, batch_size // (views[0] * views[1]))
-    return iter(
-        build_loader(
-            dataset,
-            sampler=BatchSampler(SequentialSampler(dataset), clips, drop_last=False),
-            num_workers=num_workers,
-            collate=_collate,
-        )
-    )
-
-
-def _collate(clips: list[ViewedClip]) -> ClipBatch:
-    videos = [clip.video for clip in clips if clip.video is not None]
-    return ClipBatch(
-        video=torch.cat(videos) if videos else torch.empty(0, dtype=torch.uint8),
-        numbers=torch.tensor([clip.index for clip in clips if clip.video is not None]).long(),
-        errors=tuple((clip.index, clip.error) for clip in clips if clip.error is not None),
-    )
 
 
 @torch.inference_mode()

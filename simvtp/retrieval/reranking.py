@@ -9,7 +9,8 @@ from torch import Tensor
 
 from simvtp.data import ClipRecord
 from simvtp.model import SimVTP
-from simvtp.retrieval.gallery import Gallery, Scores, clip_batches
+from simvtp.retrieval.embedding import clip_batches
+from simvtp.retrieval.gallery import Gallery, Scores
 
 # The contrastive loss's: what cosines are divided by where they are added to log odds.
 TEMPERATURE = 0.05

@@ -11,7 +11,8 @@ from torch import Tensor
 from simvtp.data import ClipRecord
 from simvtp.metrics import QueryRanks
 from simvtp.model import SimVTP
-from simvtp.retrieval.gallery import Gallery, clip_batches
+from simvtp.retrieval.embedding import clip_batches
+from simvtp.retrieval.gallery import Gallery
 
 _FRAMES_SHOWN = 4
 _FRAME_SIDE = 112

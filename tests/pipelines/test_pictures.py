@@ -3,7 +3,7 @@
 import torch
 
 from simvtp import SimVTP
-from simvtp.data import CentreCrop, EvaluationDataset, load_manifest, train_tokenizer
+from simvtp.data import ViewDataset, load_manifest, train_tokenizer
 from simvtp.pipelines import pictures
 from tests.sample_batches import small_config
 
@@ -17,12 +17,10 @@ def test_clips_of_most_contrast_are_drawn(corpus, tmp_path, monkeypatch):
     keep = lambda rows, *, out_png, note: drawn.update(rows=rows, note=note)  # noqa: E731
     monkeypatch.setattr(pictures, "draw_reconstruction", keep)
     pictures.picture_of(model, records, out_png=tmp_path / "x.png")
-    clips = EvaluationDataset(
-        records, num_frames=4, spacing=model.frame_spacing, transform=CentreCrop(16)
-    )
+    clips = ViewDataset(records, num_frames=4, spacing=model.frame_spacing, image_size=16)
     contrast = []
     for number in range(len(clips)):
-        frames = clips[number].video.double()
+        frames = clips[number].video[0].double()
         parts = [
             frames[t, c, y : y + 4, x : x + 4].std(correction=0)
             for t in range(4)

@@ -46,14 +46,6 @@ class Sample(NamedTuple):
     index: int  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
-class EvaluationClip(NamedTuple):
-    """One clip to evaluate; `video` is None, and `error` says why, where it cannot be read."""
-
-    video: torch.Tensor | None
-    index: int  # pyright: ignore[reportIncompatibleMethodOverride]
-    error: str | None
-
-
 class ClipTransform(Protocol):
     """A crop such as MultiScaleCrop or CentreCrop."""
 
@@ -287,57 +279,6 @@ class ClipDataset(RandomClips[Sample]):
         video = self.read(index, epoch=epoch, generator=generator)
         encoded = encode_caption(self.tokenizer, caption, max_length=self.max_text_length)
         return Sample(video, encoded.token_ids, encoded.word_ids, noise, caption, index)
-
-
-class EvaluationDataset(Dataset[EvaluationClip]):
-    """The middle clip of each video; a bad clip is never replaced but returned as such.
-
-    Args:
-        records: the clips.
-        num_frames: frames of a clip.
-        spacing: time or frames of the video between two frames of a clip.
-        transform: crop that draws nothing, e.g. CentreCrop.
-        cache: finds shards on this machine.
-        time_limit: seconds after which a clip counts as unreadable.
-    """
-
-    def __init__(
-        self,
-        records: Sequence[ClipRecord],
-        *,
-        num_frames: int,
-        spacing: FrameSpacing,
-        transform: ClipTransform,
-        cache: ShardCache | None = None,
-        time_limit: float | None = 60.0,
-    ) -> None:
-        require_records(records)
-        self.records = records
-        self.num_frames = num_frames
-        self.spacing = spacing
-        self.transform = transform
-        self.time_limit = time_limit
-        self.cache = ShardCache() if cache is None else cache
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> EvaluationClip:
-        record = self.records[index]
-        try:
-            video = read_clip(
-                self.cache.local(record.path),
-                num_frames=self.num_frames,
-                seconds=self.spacing.seconds,
-                stride=self.spacing.stride,
-                short_side=self.transform.short_side,
-                span=record.span,
-                time_limit=self.time_limit,
-            )
-        except ClipError as error:
-            return EvaluationClip(None, index, str(error))
-        generator = torch.Generator().manual_seed(index)
-        return EvaluationClip(self.transform(video, generator=generator), index, None)
 
 
 def require_records(records: Sequence[Any]) -> None:

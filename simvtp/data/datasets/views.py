@@ -38,17 +38,17 @@ class ViewedClip(NamedTuple):
 class ViewDataset(Dataset[ViewedClip]):
     """Evenly spread clips of each video, each at evenly spread square crops of its long side.
 
-    One clip is the middle one, one crop the centre: then the view is EvaluationDataset's. Several
-    reach from the first possible start to the last, and from one end of the long side to the
-    other. A bad video is never replaced but returned as such.
+    One clip is the middle one, one crop the centre. Several reach from the first possible start to
+    the last, and from one end of the long side to the other. A bad video is never replaced but
+    returned as such.
 
     Args:
         records: the clips.
         num_frames: frames of a clip.
         spacing: time or frames of the video between two frames of a clip.
+        image_size: height and width of a view, pixels.
         num_clips: clips of each video.
         num_crops: crops of each clip.
-        image_size: height and width of a view, pixels.
         cache: finds shards on this machine.
         time_limit: seconds after which a video counts as unreadable.
 
@@ -62,9 +62,9 @@ class ViewDataset(Dataset[ViewedClip]):
         *,
         num_frames: int,
         spacing: FrameSpacing,
-        num_clips: int,
-        num_crops: int,
         image_size: int,
+        num_clips: int = 1,
+        num_crops: int = 1,
         cache: ShardCache | None = None,
         time_limit: float | None = 60.0,
     ) -> None:

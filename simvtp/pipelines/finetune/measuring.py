@@ -24,9 +24,9 @@ from simvtp.metrics import (
 )
 from simvtp.model import SimVTP
 from simvtp.retrieval.comparison import LEVEL, intervals_of
+from simvtp.retrieval.embedding import clip_batches
 from simvtp.retrieval.gallery import (
     Scores,
-    clip_batches,
     embed_gallery,
     rank_queries,
     summarize_ranks,

@@ -31,7 +31,8 @@ from simvtp.pipelines.learned.pixel_errors import TubeletErrors, tubelet_errors
 from simvtp.pipelines.learned.trained_masks import trained_ratio
 from simvtp.printing import Console
 from simvtp.reconstruction import fill_in
-from simvtp.retrieval.gallery import Gallery, clip_batches, embed_gallery
+from simvtp.retrieval.embedding import clip_batches
+from simvtp.retrieval.gallery import Gallery, embed_gallery
 from simvtp.seeding import derive_generator
 
 _CAPTIONS_COUNTED = 20_000

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from simvtp.config import DEFAULT_SPACING, FrameSpacing
-from simvtp.data import CentreCrop, EvaluationDataset, load_manifest
+from simvtp.data import ViewDataset, load_manifest
 from simvtp.data.corpus.contours import corpus_contours, holds_contour
 from simvtp.data.corpus.drawing import cover_scene
 from simvtp.data.corpus.rendering import render_corpus
@@ -42,14 +42,14 @@ def test_a_tubelet_holds_a_contour_where_it_is_covered_in_part():
 def test_contours_are_those_of_the_clip_that_is_read(drawn, spacing, frames):
     records = load_manifest(drawn.validation)
     found = corpus_contours(records, spacing=spacing, **CUT)
-    dataset = EvaluationDataset(records, num_frames=8, spacing=spacing, transform=CentreCrop(64))
+    dataset = ViewDataset(records, num_frames=8, spacing=spacing, image_size=64)
     scenes = sample_scenes(6, split="validation")
     inside, outside = [], []
     for number, scene in enumerate(scenes):
         cover = torch.from_numpy(np.ascontiguousarray(cover_scene(scene)[list(frames)]))
         assert torch.equal(found[number], holds_contour(cover, tubelet=(2, 8, 8)))
         # The picture changes where they are, and little elsewhere.
-        video = dataset[number].video.float()
+        video = dataset[number].video[0].float()
         parts = video.unflatten(3, (8, 8)).unflatten(2, (8, 8)).unflatten(0, (4, 2))
         spread = parts.permute(0, 3, 5, 1, 2, 4, 6).flatten(3).std(dim=3).flatten()
         inside.append(spread[found[number]])

@@ -12,12 +12,11 @@ import torch
 
 from simvtp.config import FrameSpacing
 from simvtp.data import (
-    CentreCrop,
     ClipDataset,
     ClipRecord,
-    EvaluationDataset,
     Quarantine,
     TooManyBadClips,
+    ViewDataset,
 )
 from simvtp.data.datasets import clips as dataset_module
 from simvtp.data.datasets.reading_places import ended_if_stuck
@@ -117,15 +116,15 @@ def test_chance_does_not_stop_a_run_below_the_limit(share: float, stops: bool):
 
 
 def test_evaluation_returns_bad_clips_as_such(with_bad_clips: list[ClipRecord]):
-    cut = {"num_frames": 4, "spacing": FrameSpacing(stride=2), "transform": CentreCrop(16)}
-    dataset = EvaluationDataset(with_bad_clips, **cut)
+    cut = {"num_frames": 4, "spacing": FrameSpacing(stride=2), "image_size": 16}
+    dataset = ViewDataset(with_bad_clips, **cut)
     clips = [dataset[index] for index in range(len(dataset))]
     assert [clip.index for clip in clips] == list(range(10))
     assert [clip.index for clip in clips if clip.video is None] == [2, 5]
     assert "empty.mp4" in str(clips[2].error)
     assert clips[0].error is None
     assert clips[0].video is not None
-    assert clips[0].video.shape == (4, 3, 16, 16)
+    assert clips[0].video.shape == (1, 4, 3, 16, 16)
 
 
 def test_datasets_need_records(make_dataset: Callable[..., ClipDataset]):

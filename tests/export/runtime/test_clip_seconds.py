@@ -10,8 +10,7 @@ import torch
 from export.triton import command as triton
 from simvtp.config import DataConfig, FrameSpacing
 from simvtp.data import CentreCrop, ClipDataset, ClipRecord
-from simvtp.retrieval.embedding import embed
-from simvtp.retrieval.gallery import clip_batches
+from simvtp.retrieval.embedding import clip_batches, embed
 from tests.export.triton.test_triton import Request, as_json, configs_of, load_backend_model
 
 RATES = (12, 25, 30, 60)

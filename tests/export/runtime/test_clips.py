@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from export.runtime.clips import decode_clip, read_clips
 from simvtp.config import FrameSpacing
-from simvtp.data import CentreCrop, ClipError, ClipRecord, EvaluationDataset, read_clip
+from simvtp.data import CentreCrop, ClipError, ClipRecord, ViewDataset, read_clip
 from simvtp.data.video import clips as training
 from simvtp.decoding import clips as decoding
 from simvtp.decoding.limits import Limits
@@ -73,7 +73,7 @@ def test_serving_training_and_evaluation_see_the_same_frames_of_odd_files(name, 
     file = ODD_FILES[name](tmp_path / name)
     records = [ClipRecord("a", file, ("a",))]
     reading = {"num_frames": 8, "spacing": FrameSpacing(seconds=0.17)}
-    evaluated = EvaluationDataset(records, **reading, transform=CentreCrop(128))[0].video
+    evaluated = ViewDataset(records, **reading, image_size=128)[0].video[0]
     served = decode_clip(file.read_bytes(), num_frames=8, frame_seconds=0.17, image_size=128)
     for position in (None, 0.0, 0.4, 1.0):
         cut = {"positions": (position,), "num_frames": 8, "seconds": 0.17}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from simvtp.config import FrameSpacing
-from simvtp.data import CentreCrop, ClipRecord, EvaluationDataset, frame_indices, read_clip
+from simvtp.data import CentreCrop, ClipRecord, ViewDataset, frame_indices, read_clip
 from simvtp.model import SimVTP
 from simvtp.pipelines.embed import embed, embed_captions
 from tests.pipelines.embed.conftest import CAPTIONS, CLIPS, FRAMES, SIZE, STRIDE
@@ -56,14 +56,13 @@ def test_features_are_what_the_model_says_of_each_clip(model, records, num_clips
 
 
 def test_one_clip_is_that_of_the_evaluation(model, records):
-    dataset = EvaluationDataset(
-        records, num_frames=FRAMES, spacing=FrameSpacing(stride=STRIDE), transform=CentreCrop(SIZE)
-    )
+    cut = {"num_frames": FRAMES, "spacing": FrameSpacing(stride=STRIDE)}
+    dataset = ViewDataset(records, **cut, image_size=SIZE)
     for batch in embed(model, records, batch_size=2):
         for index, feature in zip(batch.indices.tolist(), batch.features, strict=True):
             clip = dataset[index].video
             assert clip is not None
-            assert (model.encode_video(clip[None])[0] - feature).abs().max() < 1e-6
+            assert (model.encode_video(clip)[0] - feature).abs().max() < 1e-6
 
 
 def test_captions(model, records):

@@ -1,13 +1,15 @@
 """Embedded and matched clips: over views, over each query's best, over clips that all can read."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from simvtp import SimVTP
 from simvtp.config import DEFAULT_SPACING
-from simvtp.data import CentreCrop, EvaluationDataset, ViewDataset, load_manifest, read_clip
+from simvtp.data import CentreCrop, ViewDataset, load_manifest, read_clip
 from simvtp.retrieval.gallery import embed_gallery, keep_clips, score
 from simvtp.retrieval.methods import over_same_clips
 from simvtp.retrieval.reranking import match_best
@@ -59,10 +61,36 @@ def test_views_are_the_mean_of_unit_features(model_folder, corpus):
         torch.testing.assert_close(gallery.video[number].double(), total / total.norm())
     centre = embed_gallery(model, records)
     assert (centre.video - gallery.video).abs().max() > 1e-3
-    middle = EvaluationDataset(records, **CUT, transform=CentreCrop(16))[0].video
+    middle = ViewDataset(records, **CUT, image_size=16)[0].video
     with torch.inference_mode():
-        expected = model.encode_video(middle[None])[0]
+        expected = model.encode_video(middle)[0]
     torch.testing.assert_close(centre.video[0], expected)
+
+
+@pytest.mark.parametrize("views", [(1, 1), (2, 2)])
+def test_a_gallery_is_the_same_whoever_decodes(model_folder, captioned, tmp_path, views):
+    model = SimVTP.from_pretrained(model_folder)
+    records = load_manifest(captioned)
+    (bad := tmp_path / "bad.mp4").write_bytes(b"no video")
+    records = [*records[:2], replace(records[2], path=bad), *records[3:5]]
+    cut = {**CUT, "num_clips": views[0], "num_crops": views[1], "image_size": 16}
+    good = [clip.video for clip in ViewDataset(records, **cut) if clip.video is not None]
+    num_videos = 4 // len(good[0])
+    # The batches of before: `num_videos` records each, the third of which cannot be read.
+    batches = [[0, 1, 3], [4]] if num_videos == 4 else [[0], [1], [3], [4]]
+    places = {number: place for place, number in enumerate([0, 1, 3, 4])}
+    with torch.inference_mode():
+        features = [
+            model.encode_video(torch.cat([good[places[number]] for number in batch]))
+            for batch in batches
+        ]
+    expected = torch.cat(features).unflatten(0, (4, -1))
+    expected = expected[:, 0] if views == (1, 1) else normalize(expected.mean(dim=1), dim=-1)
+    for num_workers in (0, 1):
+        gallery = embed_gallery(model, records, views=views, batch_size=4, num_workers=num_workers)
+        assert torch.equal(gallery.video, expected)
+        assert gallery.clip_index.tolist() == [0, 1, 3, 4]
+        assert gallery.unreadable == {2: "Invalid data found when processing input"}
 
 
 def test_matching_is_averaged_over_views(model_folder, corpus):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from simvtp import SimVTP
 from simvtp.config import DEFAULT_SPACING
-from simvtp.data import CentreCrop, EvaluationDataset, load_manifest
+from simvtp.data import ViewDataset, load_manifest
 from simvtp.retrieval.gallery import embed_gallery
 from simvtp.retrieval.sheet import SheetClip, select_queries
 from simvtp.retrieval.sheet_files import _title
@@ -70,8 +70,7 @@ def test_the_sheet_shows_the_right_clips(evaluated, model_folder, captioned, tmp
     assert len({query["caption"] for query in shown}) == len(shown) == 12
     assert page.sections["best"][0]["rank"] == min(ranks)
     assert page.sections["worst"][0]["rank"] == max(ranks)
-    cut = {"num_frames": 4, "spacing": DEFAULT_SPACING, "transform": CentreCrop(16)}
-    dataset = EvaluationDataset(records, **cut)
+    dataset = ViewDataset(records, num_frames=4, spacing=DEFAULT_SPACING, image_size=16)
     for query in shown:
         number = gallery.captions.index(query["caption"])
         assert query["rank"] == pytest.approx(ranks[number])
@@ -86,7 +85,7 @@ def test_the_sheet_shows_the_right_clips(evaluated, model_folder, captioned, tmp
             assert clip["name"] == f"clip{place}"
             assert clip["own"] == (place == number // 2)
             assert clip["score"] == pytest.approx(cosine[number, place].item(), abs=6e-4)
-            frames = [Image.fromarray(f.permute(1, 2, 0).numpy()) for f in dataset[place].video]
+            frames = [Image.fromarray(f.permute(1, 2, 0).numpy()) for f in dataset[place].video[0]]
             enlarged = [np.asarray(frame.resize((112, 112))) for frame in frames]
             assert np.abs(clip["frames"] - np.concatenate(enlarged, axis=1)).mean() < 4
 
