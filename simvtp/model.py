@@ -1,36 +1,25 @@
 """SimVTP: the blocks put together, with a folder format to keep them in."""
 
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, Self
 
 import torch
-from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 
-from simvtp.config import DEFAULT_SPACING, FrameSpacing, ModelConfig
+from simvtp.assembled import AssembledModel
+from simvtp.config import ModelConfig
 from simvtp.data.captions import caption_list, id_rows
 from simvtp.data.tokenizer import encode_caption, special_token_ids
 from simvtp.encoders import encode_pairs
-from simvtp.layers import (
-    PackedLayout,
-    PackedTokens,
-    clips_on,
-    describe,
-    pack,
-    to_device,
-    unpack,
-)
+from simvtp.layers import PackedLayout, PackedTokens, clips_on, pack, to_device
 from simvtp.masking import TextMasker, TubeMasker
-from simvtp.model_card import DocumentedModel, read_facts, write_facts
+from simvtp.model_card import read_facts, write_facts
 from simvtp.model_folder import (
     about,
-    describe_preprocessing,
     find_model_folder,
     load_model,
     read_config,
@@ -38,20 +27,8 @@ from simvtp.model_folder import (
     read_tokenizer,
     write_model_folder,
 )
-from simvtp.part_trial import require_parts
-from simvtp.parts import (
-    PART_NAMES,
-    Encoder,
-    Matcher,
-    ModelParts,
-    PixelPredictor,
-    TextEmbedder,
-    VideoEmbedder,
-    WordPredictor,
-    is_usual,
-    usual_parts,
-)
-from simvtp.reconstruction import Reconstruction, reconstruct
+from simvtp.parts import PART_NAMES
+from simvtp.reconstruction import Reconstruction, hide_words, reconstruct
 
 _NO_TOKENIZER = (
     "the model has no tokenizer, so it takes token ids only; load it from a folder with a "
@@ -60,130 +37,14 @@ _NO_TOKENIZER = (
 
 
 class SimVTP(
-    nn.Module,
-    DocumentedModel,
+    AssembledModel,
     library_name="simvtp",
     tags=["video-text", "masked-autoencoder", "video-retrieval"],
 ):
     """Video-text masked autoencoder: one encoder for video, text and both (paper section 3).
 
-    `from_config` makes the usual parts, any of them replaced by one's own; `simvtp.parts` says what
-    each must offer.
-
-    Args:
-        config: what goes in and comes out: clips, words, the width of tokens.
-        video_embedding: makes tokens of clips.
-        text_embedding: makes tokens of words.
-        encoder: encodes tokens of clips, captions, and both.
-        text_encoder: encodes captions by themselves; None: the encoder does.
-        pixel_decoder: predicts dropped tubelets.
-        word_decoder: predicts hidden words.
-        match_head: tells pairs that belong together.
-        tokenizer: turns captions into token ids; without one only ids are taken.
-        frame_spacing: time or frames of the source video between two frames of a clip, kept with
-            the model so that others cut clips as it was trained on them.
-
-    Raises:
-        ValueError: a part does not fit the config, or two share a weight.
+    Made of parts, as `AssembledModel` takes them; `from_config` makes the usual ones.
     """
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        *,
-        video_embedding: VideoEmbedder,
-        text_embedding: TextEmbedder,
-        encoder: Encoder,
-        text_encoder: Encoder | None = None,
-        pixel_decoder: PixelPredictor,
-        word_decoder: WordPredictor,
-        match_head: Matcher,
-        tokenizer: Tokenizer | None = None,
-        frame_spacing: FrameSpacing = DEFAULT_SPACING,
-    ) -> None:
-        super().__init__()
-        _check(config, tokenizer)
-        if (text_encoder is None) == (config.text_encoder == "own"):
-            raise ValueError(
-                f"text_encoder must be given where the config's is own, got {text_encoder!r:.80} "
-                f"with {config.text_encoder}; from_config makes the two agree"
-            )
-        self.config = config
-        self.tokenizer = tokenizer
-        self.frame_spacing = frame_spacing
-        self.video_embedding = video_embedding
-        self.text_embedding = text_embedding
-        self.encoder = encoder
-        self.text_encoder = text_encoder
-        self.pixel_decoder = pixel_decoder
-        self.word_decoder = word_decoder
-        self.match_head = match_head
-        require_parts(self._parts(), config)
-
-    @classmethod
-    def from_config(
-        cls,
-        config: ModelConfig,
-        *,
-        tokenizer: Tokenizer | None = None,
-        frame_spacing: FrameSpacing = DEFAULT_SPACING,
-        **parts: Unpack[ModelParts],
-    ) -> Self:
-        """The usual parts with random weights, any of them replaced by one's own.
-
-        Args:
-            config: sizes of the model; those of a part that is given are not looked at.
-            tokenizer: as for the class.
-            frame_spacing: as for the class.
-            **parts: parts by their names; they keep their weights.
-
-        Raises:
-            ValueError: a part does not fit the config.
-        """
-        _check(config, tokenizer)
-        if "text_encoder" in parts:
-            config = replace(config, text_encoder="own")
-        usual: Any = usual_parts(config, [name for name in PART_NAMES if name not in parts])
-        return cls(config, **(usual | parts), tokenizer=tokenizer, frame_spacing=frame_spacing)
-
-    def rebuilt(
-        self,
-        config: ModelConfig | None = None,
-        *,
-        weights: Mapping[str, Tensor] | None = None,
-        **parts: Unpack[ModelParts],
-    ) -> Self:
-        """A copy for other settings: its own parts as they are, the usual ones made anew.
-
-        Args:
-            config: the settings; None: the model's.
-            weights: all weights of the copy; None: the model's, which must then be whole.
-            **parts: parts to put in the place of the model's.
-
-        Raises:
-            ValueError: a part does not fit the settings.
-            RuntimeError: the weights do not fit the copy.
-        """
-        weights = self.state_dict() if weights is None else weights
-        own: Any = {name: _copy_of(getattr(self, name), name, weights) for name in self.own_parts}
-        copy = type(self).from_config(
-            self.config if config is None else config,
-            tokenizer=self.tokenizer,
-            frame_spacing=self.frame_spacing,
-            **(own | parts),
-        )
-        copy.load_state_dict(weights)
-        copy.facts = self.facts
-        return copy
-
-    @property
-    def own_parts(self) -> tuple[str, ...]:
-        """Names of the parts that are not the usual ones, and must be given to load the model."""
-        parts = self._parts().items()
-        return tuple(name for name, part in parts if not is_usual(part, self.config))
-
-    def _parts(self) -> dict[str, Any]:
-        return {name: part for name in PART_NAMES if (part := getattr(self, name)) is not None}
 
     def encode_video(self, video: Tensor) -> Tensor:
         """Embed whole clips, nothing masked.
@@ -290,16 +151,8 @@ class SimVTP(
         special = special_token_ids(self.tokenizer)
         masker = TextMasker(special.mask, special_ids=list(special), ratio=text_ratio)
         tubes = TubeMasker(self.config.grid, ratio=video_ratio)(len(video), generator=generator)
-        padded = pad_sequence(unpack(ids), batch_first=True, padding_value=special.pad).cpu()
-        real = torch.arange(padded.shape[1]) < torch.tensor(ids.layout.lengths)[:, None]
-        hidden = masker(padded, attend=real, generator=generator)
-        return reconstruct(
-            self,
-            video,
-            tubes=tubes,
-            masked_text=PackedTokens(hidden.token_ids[real], ids.layout),
-            masked_index=hidden.masked[real].nonzero().squeeze(1),
-        )
+        hidden, masked_index = hide_words(ids, masker=masker, generator=generator)
+        return reconstruct(self, video, tubes=tubes, masked_text=hidden, masked_index=masked_index)
 
     def pool_joint(self, video: Tensor, text: PackedTokens) -> Tensor:
         """Encode [clip i ; caption i] and pool, `(batch, width)` float32.
@@ -320,31 +173,20 @@ class SimVTP(
             ValueError: there is no caption, no tokenizer for it, or a caption without a token;
                 ids are unknown, too many for a caption, or do not go with `attend`.
         """
-        config = self.config
         if isinstance(text, Tensor):
-            sequences = id_rows(
-                text,
-                attend=attend,
-                padding_id=config.padding_id,
-                vocab_size=config.vocab_size,
-                max_length=config.max_text_length,
-            )
+            sequences = id_rows(text, attend=attend, config=self.config)
         else:
             captions = caption_list(text)
             if attend is not None:
                 raise ValueError("attend tells padding from token ids; leave it out for texts")
             if self.tokenizer is None:
                 raise ValueError(_NO_TOKENIZER)
-            encode = partial(encode_caption, self.tokenizer, max_length=config.max_text_length)
-            sequences = [encode(caption).token_ids for caption in captions]
+            longest = self.config.max_text_length
+            encoded = (encode_caption(self.tokenizer, one, max_length=longest) for one in captions)
+            sequences = [caption.token_ids for caption in encoded]
         packed = pack(sequences)
         layout = PackedLayout(packed.layout.lengths, self.device)
         return PackedTokens(to_device(packed.values, self.device), layout)
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-        return next(self.parameters()).device
 
     def _check_pairs(self, video: Tensor, ids: PackedTokens) -> None:
         if ids.layout.num_sequences != len(video):
@@ -367,10 +209,6 @@ class SimVTP(
             own_parts=self.own_parts,
         )
         write_facts(save_directory, self.facts)
-
-    def preprocessor(self) -> dict[str, Any]:
-        """How a clip is cut and what the model does to its pixels, as in preprocessor.json."""
-        return describe_preprocessing(self.config, frame_spacing=self.frame_spacing)
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -404,28 +242,3 @@ class SimVTP(
         model = load_model(build, folder, config=config)
         model.facts = read_facts(folder)
         return model.eval()
-
-
-def _copy_of(part: nn.Module, name: str, weights: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of a part with these weights, of which the part itself may hold shares only."""
-    # What stands in the memo is taken for the copy of a weight.
-    memo: dict[int, Any] = {
-        id(share): nn.Parameter(weights[whole].detach().clone(), share.requires_grad)
-        for whole, share in part.named_parameters(name)
-    }
-    devices = {weight.device for weight in memo.values()}
-    copy = deepcopy(part, memo)
-    return copy.to(*devices) if devices else copy
-
-
-def _check(config: object, tokenizer: object) -> None:
-    if not isinstance(config, ModelConfig):
-        raise TypeError(
-            f"config must be a ModelConfig, got {describe(config)}; ModelConfig.preset('base') "
-            "or ModelConfig.from_dict(...) makes one"
-        )
-    if not isinstance(tokenizer, Tokenizer | None):
-        raise TypeError(
-            f"tokenizer must be a tokenizers.Tokenizer, got {describe(tokenizer)}; "
-            "simvtp.data.load_tokenizer reads a file"
-        )

@@ -1,6 +1,7 @@
 """The parts of a model: what each must offer, and the usual ones."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from copy import deepcopy
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor, nn
@@ -141,6 +142,28 @@ def usual_parts(config: ModelConfig, names: Collection[str] = PART_NAMES) -> dic
 def is_usual(part: object, config: ModelConfig) -> bool:
     """Whether a part is one that `usual_parts` made for this config, or a copy of it."""
     return getattr(part, "made_for", None) == config
+
+
+def parts_of(model: nn.Module, names: Collection[str] = PART_NAMES) -> dict[str, Any]:
+    """The parts that a model has, by name."""
+    return {name: part for name in names if (part := getattr(model, name)) is not None}
+
+
+def names_of_own(parts: Mapping[str, object], config: ModelConfig) -> tuple[str, ...]:
+    """Names of the parts that are not the usual ones."""
+    return tuple(name for name, part in parts.items() if not is_usual(part, config))
+
+
+def copy_with(part: nn.Module, name: str, weights: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of the part of this name with a model's weights, of which it may hold shares only."""
+    # What stands in the memo is taken for the copy of a weight.
+    memo: dict[int, Any] = {
+        id(share): nn.Parameter(weights[whole].detach().clone(), share.requires_grad)
+        for whole, share in part.named_parameters(name)
+    }
+    devices = {weight.device for weight in memo.values()}
+    copy = deepcopy(part, memo)
+    return copy.to(*devices) if devices else copy
 
 
 def _video_embedding(config: ModelConfig) -> nn.Module:

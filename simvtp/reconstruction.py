@@ -4,12 +4,13 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from simvtp.config import ModelConfig
 from simvtp.encoders import encode_pairs
-from simvtp.layers import PackedLayout, PackedTokens, gather_tubelets, place_tubelets
+from simvtp.layers import PackedLayout, PackedTokens, gather_tubelets, place_tubelets, unpack
 from simvtp.losses import TubeletStatistics, tubelet_pixels, tubelet_statistics
-from simvtp.masking import TubeMask
+from simvtp.masking import TextMasker, TubeMask
 from simvtp.parts import Encoder, PixelPredictor, TextEmbedder, VideoEmbedder, WordPredictor
 
 _GREY = 128
@@ -57,6 +58,17 @@ class Filled(NamedTuple):
 
     pixels: Tensor
     words: Tensor
+
+
+def hide_words(
+    ids: PackedTokens, *, masker: TextMasker, generator: torch.Generator | None
+) -> tuple[PackedTokens, Tensor]:
+    """Packed captions' ids with words hidden, and the rows of these, on the CPU."""
+    padded = pad_sequence(unpack(ids), batch_first=True).cpu()
+    real = torch.arange(padded.shape[1]) < torch.tensor(ids.layout.lengths)[:, None]
+    hidden = masker(padded, attend=real, generator=generator)
+    index = hidden.masked[real].nonzero().squeeze(1)
+    return PackedTokens(hidden.token_ids[real], ids.layout), index
 
 
 @torch.inference_mode()

@@ -11,7 +11,13 @@ FLOORS = {
     4: ("simvtp.retrieval",),
     3: (
         *("simvtp.model", "simvtp.objective", "simvtp.batch", "simvtp.layer_decay"),
-        *("simvtp.model_card", "simvtp.tasks", "simvtp.trainer", "simvtp.part_trial"),
+        *(
+            "simvtp.model_card",
+            "simvtp.tasks",
+            "simvtp.trainer",
+            "simvtp.part_trial",
+            "simvtp.assembled",
+        ),
         *("simvtp.reconstruction", "simvtp.model_folder", "simvtp.step_tokens", "simvtp.parts"),
         "simvtp.step_features",
     ),

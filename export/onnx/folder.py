@@ -86,7 +86,7 @@ def export_folder(
         model: folder written by `save_pretrained`, or a hub id.
         out: folder to write; an older export there is replaced.
         parts: parts of the model that are not the library's, as `SimVTP.from_pretrained` takes
-            them; such a model is exported with `repeats=0`, for who times it cannot load it.
+            them; who times such a model could not load it, so `repeats` stays 0.
         **settings: fields of `ExportSettings`.
 
     Raises:
@@ -106,6 +106,11 @@ def export_with(
     parts: ModelParts | None = None,
 ) -> ExportedFolder:
     """As `export_folder`, with settings that are checked already."""
+    if parts and settings.repeats:
+        raise ValueError(
+            f"repeats must be 0 for a model with parts of one's own, got {settings.repeats}: who "
+            "times it loads its folder without them"
+        )
     target = Path(out).resolve()
     require_replaceable(target)
     folder = find_model_folder(model, download_options={})

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from simvtp.config import ModelConfig
 from simvtp.data.manifests.checks import MAX_CAPTION_CHARACTERS
 from simvtp.layers import describe, require_tensor
 
@@ -31,25 +32,22 @@ def caption_list(text: str | Sequence[str], *, name: str = "captions") -> list[s
     return list(text)
 
 
-def id_rows(
-    token_ids: Tensor, *, attend: Tensor | None, padding_id: int, vocab_size: int, max_length: int
-) -> list[Tensor]:
+def id_rows(token_ids: Tensor, *, attend: Tensor | None, config: ModelConfig) -> list[Tensor]:
     """Token ids of each caption without its padding, `(tokens_i,)` each, on the CPU.
 
     Args:
         token_ids: `(batch, tokens)` int64.
         attend: `(batch, tokens)` bool, True where an id is a real token; None for all but padding.
-        padding_id: id of padding.
-        vocab_size: ids that the model knows.
-        max_length: most tokens of a caption.
+        config: the model's padding, words and longest caption.
 
     Raises:
         TypeError: ids or `attend` are no tensors.
         ValueError: they do not go together, there is no caption or one without a token, an id is
             unknown, or a caption is too long.
     """
+    vocab_size, max_length = config.vocab_size, config.max_text_length
     require_tensor("token ids", token_ids, "(batch, tokens)", kind="int64", fix=_FIX)
-    attend = token_ids != padding_id if attend is None else attend
+    attend = token_ids != config.padding_id if attend is None else attend
     require_tensor("attend", attend, "(batch, tokens)", kind="bool", fix="True at real tokens")
     if attend.shape != token_ids.shape:
         raise ValueError(

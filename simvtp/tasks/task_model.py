@@ -12,7 +12,15 @@ from simvtp.model import SimVTP
 from simvtp.model_card import DocumentedModel
 from simvtp.model_folder import describe_preprocessing
 from simvtp.part_trial import require_parts
-from simvtp.parts import Encoder, ModelParts, TextEmbedder, VideoEmbedder, is_usual, usual_parts
+from simvtp.parts import (
+    Encoder,
+    ModelParts,
+    TextEmbedder,
+    VideoEmbedder,
+    names_of_own,
+    parts_of,
+    usual_parts,
+)
 
 
 class TaskModel(nn.Module, DocumentedModel):
@@ -56,7 +64,7 @@ class TaskModel(nn.Module, DocumentedModel):
         missing = [name for name in self.part_names if name not in parts]
         for name, part in (usual_parts(config, missing) | parts).items():
             setattr(self, name, part)
-        require_parts({name: getattr(self, name) for name in self.part_names}, config)
+        require_parts(parts_of(self, self.part_names), config)
         self.head = nn.Linear(config.width, num_outputs)
         # Small, so that fine-tuning starts from even odds and small gradients for the encoder.
         nn.init.trunc_normal_(self.head.weight, std=0.02)
@@ -65,8 +73,7 @@ class TaskModel(nn.Module, DocumentedModel):
     @property
     def own_parts(self) -> tuple[str, ...]:
         """Names of the parts that are not the usual ones, and must be given to load the model."""
-        usual = (is_usual(getattr(self, name), self.config) for name in self.part_names)
-        return tuple(name for name, known in zip(self.part_names, usual, strict=True) if not known)
+        return names_of_own(parts_of(self, self.part_names), self.config)
 
     @property
     def device(self) -> torch.device:

@@ -108,6 +108,8 @@ def test_fine_tuning_and_evaluation(model, corpus):
 def test_the_export_is_within_the_gate(folder, model, tmp_path):
     with pytest.raises(ValueError, match="the model's encoder is not the library's"):
         export_folder(folder, tmp_path / "out", repeats=0)
+    with pytest.raises(ValueError, match="repeats must be 0 for a model with parts"):
+        export_folder(folder, tmp_path / "out", parts={"encoder": own_encoder()}, repeats=1)
     settings = {"batch": Range(1, 2, 3), "tokens": Range(3, 5, 8), "repeats": 0}
     parts = {"encoder": own_encoder()}
     exported = export_folder(folder, tmp_path / "out", parts=parts, **settings)
