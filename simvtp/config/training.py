@@ -69,6 +69,7 @@ class RunConfig:
         evaluate_every_epochs: epochs between two held-out evaluations; 0 only at the end.
         log_every: optimiser steps between two lines of the log.
         max_bad_steps: non-finite steps in a row after which the run stops.
+        loggers: where else the figures go, e.g. [wandb]; each has its own environment variables.
     """
 
     out: str = "runs/pretrain"
@@ -86,6 +87,7 @@ class RunConfig:
     evaluate_every_epochs: int = 0
     log_every: int = 10
     max_bad_steps: int = 5
+    loggers: tuple[Literal["wandb", "mlflow", "trackio"], ...] = ()
 
     def __post_init__(self) -> None:
         require_sound(self)

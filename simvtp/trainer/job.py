@@ -3,7 +3,7 @@
 import os
 import shlex
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +18,15 @@ from simvtp.printing import Console
 from simvtp.trainer.faults import is_expected, reason_of
 from simvtp.trainer.stopping import StopNow, StopRequest
 from simvtp.trainer.trainer import Trainer
-from simvtp.training import RunLog, is_launched_first, is_main, main_first
+from simvtp.training import (
+    Logger,
+    LoggerGroup,
+    RunLog,
+    is_launched_first,
+    is_main,
+    main_first,
+    open_loggers,
+)
 
 # How many processes a launcher has started, where it says so.
 _LAUNCHED = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
@@ -63,6 +71,40 @@ def run_job(job: Job, *, program: str, out: Path) -> int:
             reason = reason_of(error, folder=out)
             console.print(f"error: {reason}", style="red")
             return 2 if isinstance(error, ValueError) else 1
+
+
+@contextmanager
+def opened_loggers(
+    loggers: Sequence[Logger],
+    run: RunConfig,
+    *,
+    settings: Mapping[str, Any],
+    resume: bool,
+    console: Console,
+) -> Iterator[LoggerGroup]:
+    """One's own loggers and those that the settings name, on rank 0; closed at the end.
+
+    Args:
+        loggers: one's own.
+        run: settings of the run, whose folder exists.
+        settings: what the others show beside the figures.
+        resume: whether the run goes on.
+        console: where it is told that one fails.
+
+    Raises:
+        ValueError: a named one's library is not installed.
+    """
+    named: list[Logger] = []
+    if is_main():
+        folder = Path(run.out)
+        named = open_loggers(
+            run.loggers, folder=folder, settings=settings, resume=resume, console=console
+        )
+    group = LoggerGroup([*loggers, *named] if is_main() else [], console=console)
+    try:
+        yield group
+    finally:
+        group.close()
 
 
 @contextmanager
@@ -115,6 +157,7 @@ def train_to_end(
     *,
     stop: StopRequest,
     console: Console,
+    loggers: Logger,
     evaluation: Callable[[RunLog], Callable[[Any], float] | None],
 ) -> bool:
     """Train; False when a stop came first.
@@ -123,6 +166,7 @@ def train_to_end(
         trainer: at the place where the run was left.
         stop: requests to stop.
         console: where progress goes.
+        loggers: get the figures, too.
         evaluation: makes the evaluation, which may write to the log.
     """
     if trainer.plan.advice is not None and is_main():
@@ -138,6 +182,7 @@ def train_to_end(
             "python -m simvtp.pipelines.prepare --short-side"
         ),
         console=console,
+        further=loggers,
     ) as log:
         stopped = trainer.train(log, stop=stop, evaluate=evaluation(log))
     # Those that loaded the training clips; idle now, they would still be missed if one died.

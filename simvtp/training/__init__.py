@@ -18,6 +18,14 @@ from simvtp.training.distributed import (
     require_same,
     world_size,
 )
+from simvtp.training.loggers import (
+    Logger,
+    LoggerGroup,
+    MlflowLogger,
+    TrackioLogger,
+    WandbLogger,
+    open_loggers,
+)
 from simvtp.training.logging import RunLog
 from simvtp.training.optim import build_optimizer
 from simvtp.training.schedule import cosine_lr, peak_lr
@@ -37,9 +45,14 @@ __all__ = [
     "CheckpointError",
     "CheckpointStore",
     "CheckpointWarning",
+    "Logger",
+    "LoggerGroup",
     "MainFailedError",
+    "MlflowLogger",
     "ProcessGroupInfo",
     "RunLog",
+    "TrackioLogger",
+    "WandbLogger",
     "WeightAverage",
     "all_true",
     "build_optimizer",
@@ -53,6 +66,7 @@ __all__ = [
     "is_sharded",
     "keep_freed_memory",
     "main_first",
+    "open_loggers",
     "peak_lr",
     "plot_curves",
     "process_group",

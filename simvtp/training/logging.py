@@ -17,6 +17,7 @@ from rich.text import Text
 from simvtp.files import write_whole
 from simvtp.printing import Console, PlainColumn
 from simvtp.training.event_file import EventFile
+from simvtp.training.loggers import Logger
 
 
 class RunLog:
@@ -36,6 +37,7 @@ class RunLog:
         slow_data_hint: what to do where training waits for data more than half of its time;
             printed once.
         console: where progress goes; stdout by default.
+        further: gets the same figures, on the process that writes; whoever made it closes it.
 
     Raises:
         OSError: the disk is full or fails; so do the methods that record something.
@@ -51,6 +53,7 @@ class RunLog:
         print_every_seconds: float = 10.0,
         slow_data_hint: str = "",
         console: Console | None = None,
+        further: Logger | None = None,
     ) -> None:
         self.path = Path(folder) / "metrics.jsonl"
         self._is_main = is_main
@@ -60,6 +63,7 @@ class RunLog:
         self._slow_data_hint = slow_data_hint
         self._has_begun, self._waited, self._passed = False, 0.0, 0.0
         self._console = console or Console()
+        self._further = further
         self._started = time.monotonic()
         self._printed = -math.inf
         if is_main:
@@ -124,6 +128,8 @@ class RunLog:
         }
         self._write({"step": step, **metrics, **details, **speed})
         self._board.add({**metrics, **details, **speed}, step=step)
+        if self._further is not None:
+            self._further.step(step, {**metrics, **details, **speed})
         self._show(step, metrics, speed)
         self._hint_at_slow_data(data_seconds, seconds)
 
@@ -137,6 +143,8 @@ class RunLog:
         self._events.add(event)
         self._write({"step": step, "event": name, **values})
         self._board.add({f"{name}/{key}": value for key, value in values.items()}, step=step)
+        if self._further is not None:
+            self._further.event(step, name, values)
         self._print(f"step {step}  {name}: {_describe(values)}")
 
     def bad_step(self, step: int, values: Mapping[str, float], *, samples: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """The fine-tuning job, from Python: `finetune(FinetuneConfig(...))`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from simvtp.pipelines.finetune.tasks import Figures, Task
 from simvtp.pipelines.saved_model import recipe_of, save_model
 from simvtp.printing import Console
 from simvtp.seeding import derive_seed
-from simvtp.trainer.job import only_run, set_up_blocks, train_to_end
+from simvtp.trainer.job import only_run, opened_loggers, set_up_blocks, train_to_end
 from simvtp.trainer.optimizer_step import OptimizerStep, optimizer_of
 from simvtp.trainer.run_plan import MODEL_STREAM, RunPlan, TrainingLoader
 from simvtp.trainer.sameness import digests_of, require_alike
@@ -34,6 +34,7 @@ from simvtp.trainer.stopping import NoStop, StopNow, StopRequest
 from simvtp.trainer.trainer import Trainer
 from simvtp.training import (
     CheckpointStore,
+    Logger,
     ProcessGroupInfo,
     RunLog,
     WeightAverage,
@@ -85,6 +86,7 @@ def finetune(
     build_model: Callable[[FinetuneConfig], SimVTP] = load_model,
     build_task: Callable[[FinetuneConfig, SimVTP], Task] = tasks.build_task,
     build_optimizer: Callable[..., torch.optim.Optimizer] = optimizer_of,
+    loggers: Sequence[Logger] = (),
     resume: bool = False,
     stop: StopRequest | None = None,
     console: Console | None = None,
@@ -100,6 +102,8 @@ def finetune(
         build_task: makes data, losses and measures, as `build_task(config, model)` does.
         build_optimizer: makes the optimiser, as `optimizer_of(objective, config.optim,
             scales=scales)` does, where `scales` are those of the learning rates by parameter.
+        loggers: get the figures, too, on rank 0, and are closed at the end; without steps, as with
+            `tune.train_parts` features, there is nothing to log.
         resume: go on with the run in `config.run.out` from its latest checkpoint.
         stop: requests to stop, by signals that the caller has handed over; without it they do what
             they did, and Ctrl-C raises KeyboardInterrupt.
@@ -125,15 +129,24 @@ def finetune(
             config, task, trainer = _prepare(config, builders, resume=resume, group=group)
             if is_main():
                 print_start(console, config, task=task, trainer=trainer)
-        evaluation = partial(_evaluation, task, trainer)
-        finished = train_to_end(trainer, stop=stop, console=console, evaluation=evaluation)
-        if finished and (best := trainer.store.load_best()) is not None:
-            trainer.load_weights(best.state)
-        done = Finetuned(None, Path(config.run.out), None)
-        if finished and is_main():
-            objective: Any = task.objective if trainer.average is None else trainer.average.module
-            with stop.interruptible():
-                done = _finish(config, task=task, model=objective.model, console=console)
+        further = opened_loggers(
+            loggers, config.run, settings=recipe_of(config), resume=resume, console=console
+        )
+        with further as opened:
+            evaluation = partial(_evaluation, task, trainer)
+            finished = train_to_end(
+                trainer, stop=stop, console=console, loggers=opened, evaluation=evaluation
+            )
+            if finished and (best := trainer.store.load_best()) is not None:
+                trainer.load_weights(best.state)
+            done = Finetuned(None, Path(config.run.out), None)
+            if finished and is_main():
+                average = trainer.average
+                objective: Any = task.objective if average is None else average.module
+                with stop.interruptible():
+                    done = _finish(config, task=task, model=objective.model, console=console)
+            for split, figures in (done.results or {}).items():
+                opened.event(trainer.step, f"kept {split}", figures)
     if not finished:
         raise StopNow(f" after step {trainer.step}; state saved")
     return done

@@ -1,6 +1,6 @@
 """The pre-training job, from Python: `pretrain(PretrainConfig(...))`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -33,9 +33,10 @@ from simvtp.pipelines.pretrain.summary import (
     print_start,
     whole_model,
 )
+from simvtp.pipelines.saved_model import recipe_of
 from simvtp.printing import Console
 from simvtp.seeding import derive_seed
-from simvtp.trainer.job import only_run, set_up_blocks, train_to_end
+from simvtp.trainer.job import only_run, opened_loggers, set_up_blocks, train_to_end
 from simvtp.trainer.optimizer_step import optimizer_of
 from simvtp.trainer.run_plan import MODEL_STREAM, RunPlan
 from simvtp.trainer.sameness import digests_of, require_alike
@@ -44,6 +45,7 @@ from simvtp.trainer.stopping import NoStop, StopNow, StopRequest
 from simvtp.trainer.trainer import Trainer
 from simvtp.training import (
     CheckpointStore,
+    Logger,
     ProcessGroupInfo,
     RunLog,
     choose_device,
@@ -84,6 +86,7 @@ def pretrain(
     build_model: Callable[..., SimVTP] = setup.build_model,
     build_objective: Callable[..., Objective] = setup.build_objective,
     build_optimizer: Callable[..., torch.optim.Optimizer] = optimizer_of,
+    loggers: Sequence[Logger] = (),
     resume: bool = False,
     stop: StopRequest | None = None,
     console: Console | None = None,
@@ -99,6 +102,7 @@ def pretrain(
         build_objective: makes the losses, as `build_objective(config, model=model)` does.
         build_optimizer: makes the optimiser, as `optimizer_of(objective, config.optim)` does; the
             schedule sets its learning rate.
+        loggers: get the figures, too, on rank 0, and are closed at the end.
         resume: go on with the run in `config.run.out` from its latest checkpoint.
         stop: requests to stop, by signals that the caller has handed over; without it they do what
             they did, and Ctrl-C raises KeyboardInterrupt.
@@ -123,15 +127,26 @@ def pretrain(
             if is_main():
                 steps = (trainer.step, trainer.plan.num_steps)
                 print_start(console, config, model=objective.model, data=data, steps=steps)
-        evaluation = partial(_evaluation, config, data, trainer)
-        finished = train_to_end(trainer, stop=stop, console=console, evaluation=evaluation)
-        model = whole_model(objective) if finished else None
-        held_out = None
-        if model is not None:
-            with stop.interruptible():
-                held_out = finish(
-                    config, model=model, data=data, step=trainer.step, console=console
-                )
+        further = opened_loggers(
+            loggers, config.run, settings=recipe_of(config), resume=resume, console=console
+        )
+        with further as opened:
+            evaluation = partial(_evaluation, config, data, trainer)
+            finished = train_to_end(
+                trainer, stop=stop, console=console, loggers=opened, evaluation=evaluation
+            )
+            model = whole_model(objective) if finished else None
+            held_out = None
+            if model is not None:
+                with stop.interruptible():
+                    held_out = finish(
+                        config,
+                        model=model,
+                        data=data,
+                        step=trainer.step,
+                        console=console,
+                        loggers=opened,
+                    )
     if not finished:
         raise StopNow(f" after step {trainer.step}; state saved")
     return Pretrained(model, Path(config.run.out), held_out, data)

@@ -20,7 +20,7 @@ from simvtp.pipelines.unknown_words import tell_unknown_captions
 from simvtp.printing import Console
 from simvtp.retrieval.gallery import Retrieval, embed_gallery, score
 from simvtp.retrieval.table import retrieval_table
-from simvtp.training import RunLog, gather_parameters, is_main, is_sharded, plot_curves
+from simvtp.training import Logger, RunLog, gather_parameters, is_main, is_sharded, plot_curves
 
 # Half of what `evaluate --learned` matches each caption with: a run's end should not take long.
 _TOP = 8
@@ -138,7 +138,13 @@ def print_start(
 
 
 def finish(
-    config: PretrainConfig, *, model: SimVTP, data: TrainingData, step: int, console: Console
+    config: PretrainConfig,
+    *,
+    model: SimVTP,
+    data: TrainingData,
+    step: int,
+    console: Console,
+    loggers: Logger,
 ) -> HeldOut | None:
     """Save the model folder, draw the pictures and print the table; the held-out figures."""
     out = Path(config.run.out)
@@ -173,7 +179,13 @@ def finish(
         num_workers=config.data.num_workers,
     )
     if result is not None:
-        with RunLog(out, total_steps=step, resume_step=step, console=Console(quiet=True)) as log:
+        with RunLog(
+            out,
+            total_steps=step,
+            resume_step=step,
+            console=Console(quiet=True),
+            further=loggers,
+        ) as log:
             log_held_out(log, step, result)
         console.print(retrieval_table({"cosine": result.retrieval}))
         if result.learned is not None:

@@ -8,6 +8,7 @@ from simvtp.pipelines.arguments import parse_settings
 from simvtp.pipelines.finetune import FinetuneConfig, build_task, command, finetune, load_model
 from simvtp.pipelines.finetune.settings import SECTIONS
 from simvtp.tasks import VideoClassifier
+from tests.training.test_loggers import Kept
 
 
 def config_of(arguments):
@@ -34,9 +35,16 @@ def test_a_call_takes_builders_and_gives_model_folder_and_results(command_for, t
         return torch.optim.AdamW(objective.parameters(), lr=optim.lr_per_256, fused=True)
 
     config = config_of(command_for("classification", tmp_path, run__epochs=1))
+    logger = Kept()
     done = finetune(
-        config, build_model=own_model, build_task=own_task, build_optimizer=own_optimizer
+        config,
+        build_model=own_model,
+        build_task=own_task,
+        build_optimizer=own_optimizer,
+        loggers=[logger],
     )
+    assert logger.calls[-2][2:] == ("kept validation", done.results["validation"])
+    assert logger.calls[-1] == ("close",)
     assert done.folder == tmp_path
     assert done.results == json.loads((tmp_path / "results.json").read_text())
     assert 0 <= done.results["validation"]["top-1"] <= 1

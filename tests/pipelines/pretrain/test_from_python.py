@@ -23,6 +23,9 @@ from tests.pipelines.pretrain.test_ranks_run import (
     torchrun,
     workers_of,
 )
+from tests.training.test_loggers import Kept
+
+STEPS = (1, 2, 3, 4)
 
 
 @pytest.fixture
@@ -42,13 +45,17 @@ def test_a_call_does_what_the_command_does_in_any_thread(
     """Only the main thread may set a signal's handler: none is set, or the call would fail."""
     done, short = [], {"run__epochs": 1}
     config = config_for(tmp_path / "called", held_out=True, **short)
-    thread = threading.Thread(target=lambda: done.append(pretrain(config)))
+    logger = Kept()
+    thread = threading.Thread(target=lambda: done.append(pretrain(config, loggers=[logger])))
     thread.start()
     thread.join()
     called, printed = done[0], capsys.readouterr().out
     assert command.main(settings_for(tmp_path / "typed", **short)) == 0
     assert losses_of(tmp_path / "called") == losses_of(tmp_path / "typed")
     assert_same(final_state(tmp_path / "called"), final_state(tmp_path / "typed"))
+    assert [call[:2] for call in logger.calls if call[0] == "step"] == [("step", n) for n in STEPS]
+    assert ("event", 4, "held-out") in [call[:3] for call in logger.calls]
+    assert logger.calls[-1] == ("close",)
     assert "continue" not in printed
     assert "own clips" not in printed
     saved = SimVTP.from_pretrained(called.folder / "model").state_dict()
