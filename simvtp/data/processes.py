@@ -1,17 +1,46 @@
 """Worker processes: how many there can be, what they do in turn, their end with the parent."""
 
 import multiprocessing
+import multiprocessing.spawn
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
-from typing import NamedTuple, TypeVar
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from typing import Any, NamedTuple, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+
+_STARTS = threading.Lock()
+
+
+class _Worker(ForkServerProcess):
+    """A process that does not run the script of its parent anew: its jobs are of modules."""
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:
+        with _STARTS:
+            described = multiprocessing.spawn.get_preparation_data
+
+            def without_script(name: str) -> dict[str, Any]:
+                told = described(name).items()
+                return {key: value for key, value in told if not key.startswith("init_main")}
+
+            multiprocessing.spawn.get_preparation_data = without_script
+            try:
+                return ForkServerProcess._Popen(process_obj)  # pyright: ignore[reportAttributeAccessIssue]
+            finally:
+                multiprocessing.spawn.get_preparation_data = described
+
+
+class _Workers(ForkServerContext):
+    Process = _Worker
 
 
 class Lost(NamedTuple):
@@ -34,6 +63,15 @@ def end_with_parent() -> None:
         threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
+def import_ahead(module: str) -> None:
+    """Start the process that workers are forked from, which imports the module of their jobs.
+
+    A worker in place of a lost one is there at once then.
+    """
+    forkserver.set_forkserver_preload([module])
+    forkserver.ensure_running()
+
+
 def isolated(
     function: Callable[[Job], Result],
     jobs: Iterable[Job],
@@ -43,8 +81,6 @@ def isolated(
     ahead: int = 16,
 ) -> Generator[tuple[Job, Result | Lost], None, None]:
     """Do jobs in worker processes, whose crash or hang costs no more than one job.
-
-    Scripts that call this need the usual `if __name__ == "__main__":` guard.
 
     Args:
         function: does one job; a function of a module, not of the script that is run.
@@ -56,10 +92,8 @@ def isolated(
     Yields:
         each job with its result, in order.
     """
-    # A worker in place of a lost one is forked from a process that has done all imports.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([function.__module__])
-    pool = ProcessPool(num_processes, initializer=end_with_parent, context=context)
+    import_ahead(function.__module__)
+    pool = ProcessPool(num_processes, initializer=end_with_parent, context=_Workers())
     pending: deque[tuple[Job, Future[Result]]] = deque()
     try:
         for job in jobs:

@@ -84,8 +84,7 @@ def embed(
 
     One clip is the middle of its video; several are spread evenly from its start to its end, and
     decoded in one pass. The batches do not depend on `num_workers`; nor on `start`, when it is a
-    multiple of `batch_size // clips_per_video`. With workers, scripts need the usual
-    `if __name__ == "__main__":` guard::
+    multiple of `batch_size // clips_per_video`::
 
         for batch in embed(model, load_clips("clips.csv")):
             index.add(batch.ids, batch.features)

@@ -58,8 +58,6 @@ def check_clips(
 ) -> Generator[CheckedClip, None, None]:
     """Decode clips whole, and encode them anew if asked to, in worker processes.
 
-    Scripts that call this need the usual `if __name__ == "__main__":` guard.
-
     Args:
         records: the clips.
         order: rows of `records` in the order in which to take them.

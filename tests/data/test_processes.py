@@ -1,0 +1,31 @@
+"""Worker processes do the jobs they are given, and nothing of the script that starts them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import simvtp
+
+_SCRIPT = """
+from operator import neg
+from simvtp.data.processes import isolated
+
+with open("runs", "a") as runs:
+    runs.write("x")
+print([result for _, result in isolated(neg, [1, 2, 3], num_processes=2, time_limit=60)])
+"""
+
+
+def test_a_script_without_a_guard_is_run_once(tmp_path):
+    (tmp_path / "script.py").write_text(_SCRIPT)
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(simvtp.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("[-1, -2, -3]\n", "")
+    assert (tmp_path / "runs").read_text() == "x"
