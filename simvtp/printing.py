@@ -10,6 +10,10 @@ import io
 import os
 import re
 import sys
+import traceback
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import rich.console
@@ -33,6 +37,22 @@ def printable_lines(text: object) -> str:
 
 def _written_out(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode("ascii")
+
+
+def add_debug(parser: ArgumentParser) -> None:
+    """Let a command take `--debug`."""
+    parser.add_argument("--debug", action="store_true", help="show where in the code errors arise")
+
+
+@contextmanager
+def tracebacks(wanted: bool) -> Iterator[None]:
+    """Show where an error arose, before whoever catches it tells it on one line."""
+    try:
+        yield
+    except Exception:
+        if wanted:
+            sys.stderr.write(printable_lines(traceback.format_exc()))
+        raise
 
 
 class OutputClosedError(BrokenPipeError):

@@ -28,7 +28,7 @@ from export.drawn_inputs import example_inputs
 from export.runtime.folder import ExportedFolder, read_exported_folder
 from export.runtime.input_checks import check_inputs
 from simvtp.config.json_file import write_json
-from simvtp.printing import Console
+from simvtp.printing import Console, add_debug, tracebacks
 
 _PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13", "torch")
 
@@ -98,23 +98,25 @@ def build_parser() -> argparse.ArgumentParser:
         "float32",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    add_debug(parser)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; the exit code: 0 done, 2 for bad settings, folders or disks."""
     parsed = vars(build_parser().parse_args(arguments))
-    directory, target = parsed.pop("dir"), parsed.pop("json")
+    directory, target, debug = parsed.pop("dir"), parsed.pop("json"), parsed.pop("debug")
     options = BenchOptions(**parsed)
     console = Console(soft_wrap=True)
     try:
-        folder = read_exported_folder(directory)
-        if target is not None and not target.parent.is_dir():
-            raise ValueError(f"--json {target}: there is no folder {target.parent}")
-        timings, skipped = bench(folder, options)
-        _print(console, folder, timings, skipped)
-        if target is not None:
-            write_json(target, _report(folder, options, timings, skipped))
+        with tracebacks(debug):
+            folder = read_exported_folder(directory)
+            if target is not None and not target.parent.is_dir():
+                raise ValueError(f"--json {target}: there is no folder {target.parent}")
+            timings, skipped = bench(folder, options)
+            _print(console, folder, timings, skipped)
+            if target is not None:
+                write_json(target, _report(folder, options, timings, skipped))
     except KeyboardInterrupt:
         console.print("stopped")
         return 130

@@ -20,7 +20,7 @@ from export.onnx.report import print_report
 from export.onnx.settings import GATES, ExportSettings
 from export.parity import ParityError
 from export.runtime.folder import PRECISIONS, Range
-from simvtp.printing import Console
+from simvtp.printing import Console, add_debug, tracebacks
 
 _SIZES = ("MIN", "USUAL", "MAX")
 
@@ -56,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--int8-method", choices=METHODS, default=usual.int8_method, help="%(default)s")
     add("--repeats", type=int, default=10, metavar="N", help="of timings, 0 for none; %(default)s")
     add("--no-latency", action="store_const", dest="repeats", const=0, help="time nothing")
+    add_debug(parser)
     return parser
 
 
@@ -64,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     console = Console(soft_wrap=True)
     try:
-        exported = export_with(options.model, options.out, _settings(options))
+        with tracebacks(options.debug):
+            exported = export_with(options.model, options.out, _settings(options))
     except KeyboardInterrupt:
         console.print("stopped; nothing was written")
         return 130

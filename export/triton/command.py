@@ -17,7 +17,7 @@ from rich.table import Table
 from export.runtime.folder import read_exported_folder
 from export.runtime.json_fields import json_field, read_json_object
 from simvtp.files import put_in_place, unfinished
-from simvtp.printing import Console
+from simvtp.printing import Console, add_debug, tracebacks
 
 _CUT = ("num_frames", "frame_seconds", "frame_stride", "image_size")
 _ABOUT = {
@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--threads", type=int, metavar="N", help="of each graph on the CPU")
     add("--gallery", type=Path, metavar="FILE.parquet", help="clips to find, of pipelines.embed")
     add("--top", type=int, default=10, metavar="K", help="clips that search finds; %(default)s")
+    add_debug(parser)
     return parser
 
 
@@ -56,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     console = Console(soft_wrap=True)
     try:
-        configs = _run(options)
+        with tracebacks(options.debug):
+            configs = _run(options)
     except ImportError as error:
         message = f"{error}; pip install 'simvtp[triton]'"
     except OSError as error:

@@ -28,7 +28,7 @@ from export.trt.parse import BuildError, graph_support
 from export.trt.report import print_engines, print_support
 from export.trt.settings import BuildSettings, Plan, check_options
 from export.trt.source import Source, find_source
-from simvtp.printing import Console, PlainColumn, printable
+from simvtp.printing import Console, PlainColumn, add_debug, printable, tracebacks
 
 _SIZES = ("MIN", "OPT", "MAX")
 
@@ -60,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--refit", type=Path, metavar="ENGINE", help="put the weights into this engine instead")
     add("--dry-run", action="store_true", help="say which operators are supported; build nothing")
     add("--verbose", action="store_true", help="show TensorRT's log")
+    add_debug(parser)
     return parser
 
 
@@ -69,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(soft_wrap=True)
     _show_log(console, options.verbose)
     try:
-        return _run(options, console)
+        with tracebacks(options.debug):
+            return _run(options, console)
     except KeyboardInterrupt:
         message, code = "stopped", 130
     except (BuildError, ParityError) as error:

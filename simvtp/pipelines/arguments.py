@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser, Namespace
 from simvtp.data.places import Command, named_place
 from simvtp.files import write_whole
 from simvtp.pipelines import bounded_yaml
-from simvtp.printing import printable
+from simvtp.printing import add_debug, printable
 
 
 class SettingsParser(ArgumentParser):
@@ -95,6 +95,7 @@ def settings_parser(
         parser.add_argument(f"--{name}", type=section, default=section())
     if defaults:
         parser.set_defaults(dict(defaults))
+    add_debug(parser)
     return parser
 
 

@@ -42,7 +42,7 @@ from simvtp.model_card import ModelFacts
 from simvtp.model_folder import read_frame_spacing
 from simvtp.parts import ModelParts
 from simvtp.pipelines.arguments import at_least
-from simvtp.printing import Console
+from simvtp.printing import Console, add_debug, tracebacks
 
 _SETTINGS = (
     *("num_frames", "image_size", "patch_size", "max_text_length"),
@@ -123,6 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"instead, frames of the video; {_SPACING.stride}, or a model folder's",
     )
     parser.add_argument("--seed", type=at_least(0), default=0, help="of parts that are new; 0")
+    add_debug(parser)
     return parser
 
 
@@ -131,7 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     console = Console(soft_wrap=True)
     try:
-        converted = _convert(options)
+        with tracebacks(options.debug):
+            converted = _convert(options)
     except KeyboardInterrupt:
         console.print("stopped; nothing was written")
         return 130

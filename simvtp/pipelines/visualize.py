@@ -3,13 +3,14 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from simvtp.data import ClipRecord, FetchError, load_clips
 from simvtp.model import SimVTP
 from simvtp.pipelines.learned.trained_masks import trained_ratio
 from simvtp.pipelines.pictures import CONSIDERED_CLIPS, picture_of
 from simvtp.pipelines.unknown_words import tell_unknown_captions
-from simvtp.printing import Console
+from simvtp.printing import Console, add_debug, tracebacks
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--video-ratio", type=float, help=hidden.format("tubes", 0.9))
     parser.add_argument("--text-ratio", type=float, help=hidden.format("words", 0.75))
     parser.add_argument("--seed", type=int, default=0, help="seed of the masks")
+    add_debug(parser)
     return parser
 
 
@@ -37,17 +39,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     console = Console(soft_wrap=True)
     try:
-        model = SimVTP.from_pretrained(options.model)
-        ratios = {
-            name: trained_ratio(model, name) if given is None else given
-            for name, given in (
-                ("video_ratio", options.video_ratio),
-                ("text_ratio", options.text_ratio),
-            )
-        }
-        records = _records(options)
-        tell_unknown_captions(console, model.tokenizer, records)
-        picture_of(model, records, out_png=options.out, seed=options.seed, **ratios)
+        with tracebacks(options.debug):
+            model = SimVTP.from_pretrained(options.model)
+            ratios: dict[str, Any] = {
+                name: trained_ratio(model, name) if given is None else given
+                for name, given in (
+                    ("video_ratio", options.video_ratio),
+                    ("text_ratio", options.text_ratio),
+                )
+            }
+            records = _records(options)
+            tell_unknown_captions(console, model.tokenizer, records)
+            picture_of(model, records, out_png=options.out, seed=options.seed, **ratios)
     except (ValueError, FetchError, OSError) as error:
         console.print(f"error: {error}", style="red")
         return 2

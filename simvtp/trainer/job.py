@@ -14,7 +14,7 @@ from simvtp.config import RunConfig
 from simvtp.data.processes import num_usable_cores
 from simvtp.files import locked
 from simvtp.layers import compile_blocks, recompute_blocks
-from simvtp.printing import Console
+from simvtp.printing import Console, tracebacks
 from simvtp.trainer.faults import is_expected, reason_of
 from simvtp.trainer.stopping import StopNow, StopRequest
 from simvtp.trainer.trainer import Trainer
@@ -36,13 +36,14 @@ _LOCK = ".lock"
 Job = Callable[[StopRequest, Console], object]
 
 
-def run_job(job: Job, *, program: str, out: Path) -> int:
+def run_job(job: Job, *, program: str, out: Path, debug: bool = False) -> int:
     """Run a job as a command does, and tell its end.
 
     Args:
         job: the work; it gets the requests to stop and a place to print to.
         program: what the user typed, for the way to go on.
         out: folder of the run.
+        debug: show where an error arose, before it is told on one line.
 
     Returns:
         The exit code: 0 done or asked to stop, 1 failed, 2 refused.
@@ -52,7 +53,8 @@ def run_job(job: Job, *, program: str, out: Path) -> int:
         console.print(f"note: {alone}")
     with StopRequest() as stop:
         try:
-            job(stop, console)
+            with tracebacks(debug):
+                job(stop, console)
             return 0
         except StopNow as stopped:
             stop.end_children()

@@ -34,7 +34,7 @@ from simvtp.model import SimVTP
 from simvtp.model_folder import find_model_folder
 from simvtp.pipelines.arguments import at_least
 from simvtp.pipelines.unknown_words import tell_unknown_captions
-from simvtp.printing import Console, PlainColumn
+from simvtp.printing import Console, PlainColumn, add_debug, tracebacks
 from simvtp.retrieval.embedding import (
     EmbeddedBatch,
     EmbeddedCaptions,
@@ -89,6 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--save-every", type=at_least(0), default=60, metavar="SECONDS", help="%(default)s"
     )
+    add_debug(parser)
     return parser
 
 
@@ -101,7 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(soft_wrap=True)
     with StopRequest() as stop:
         try:
-            return _embed_to_file(options, stop, console)
+            with tracebacks(options.debug):
+                return _embed_to_file(options, stop, console)
         except StopNow:
             console.print(f"stopped by {stop.name}; the same command goes on")
             return stop.exit_code

@@ -31,7 +31,7 @@ from simvtp.pipelines.evaluate.report import (
 from simvtp.pipelines.learned import measure_learned
 from simvtp.pipelines.learned.figures import Learned, learned_table
 from simvtp.pipelines.unknown_words import tell_unknown_captions
-from simvtp.printing import Console, printable
+from simvtp.printing import Console, add_debug, printable, tracebacks
 from simvtp.retrieval.comparison import (
     LEVEL,
     PERCENT,
@@ -111,6 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="show the best, worst and most confused queries with frames, as .html or .png",
     )
+    add_debug(parser)
     return parser
 
 
@@ -131,7 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     console = Console(soft_wrap=True)
     try:
-        _run(options, console)
+        with tracebacks(options.debug):
+            _run(options, console)
     except (ValueError, RuntimeError, OSError) as error:
         console.print(f"error: {error}", style="red")
         return 1 if isinstance(error, TooManyBadClips) else 2

@@ -37,7 +37,7 @@ from simvtp.pipelines.prepare.report import (
     prepared_table,
     summarize,
 )
-from simvtp.printing import Console, PlainColumn
+from simvtp.printing import Console, PlainColumn, add_debug, tracebacks
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -75,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--check", action="store_true", help="write no shards, print a table")
     parser.add_argument("--json", type=Path, metavar="FILE", help="with --check: all figures")
+    add_debug(parser)
     return parser
 
 
@@ -91,12 +92,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(soft_wrap=True)
     code = 2
     try:
-        faulty: list[str] = []
-        clips = load_clips(options.data, root=options.root, left_out=faulty)
-        rows = [DroppedClip("", str(options.data), reason)._asdict() for reason in faulty]
-        if options.check:
-            return _check(clips, rows, options, console)
-        return _prepare(clips, rows, options, encoding, console)
+        with tracebacks(options.debug):
+            faulty: list[str] = []
+            clips = load_clips(options.data, root=options.root, left_out=faulty)
+            rows = [DroppedClip("", str(options.data), reason)._asdict() for reason in faulty]
+            if options.check:
+                return _check(clips, rows, options, console)
+            return _prepare(clips, rows, options, encoding, console)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on")
         return 130
