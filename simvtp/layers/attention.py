@@ -174,6 +174,13 @@ def _xformers() -> ModuleType:
         logger.setLevel(level)
 
 
+class _Projection(nn.Linear):
+    """A linear layer whose bias, if there is one, comes with the call."""
+
+    def forward(self, input: Tensor, bias: Tensor | None = None) -> Tensor:
+        return functional.linear(input, self.weight, bias)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with a query and a value bias, and no key bias.
 
@@ -195,7 +202,7 @@ class Attention(nn.Module):
         if width % num_heads:
             raise ValueError(f"width must be a multiple of num_heads, got {width} and {num_heads}")
         self.num_heads = num_heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.qkv = _Projection(width, 3 * width, bias=False)
         self.query_bias = nn.Parameter(torch.zeros(width))
         self.value_bias = nn.Parameter(torch.zeros(width))
         self.projection = nn.Linear(width, width)
@@ -215,7 +222,7 @@ class Attention(nn.Module):
     def project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value `(..., tokens, heads, head_width)` of tokens."""
         bias = torch.cat([self.query_bias, torch.zeros_like(self.value_bias), self.value_bias])
-        projected = functional.linear(tokens, self.qkv.weight, bias)
+        projected = self.qkv(tokens, bias)
         # Cut before heads are told apart, which an exported graph does in one operation.
         query, key, value = (
             part.unflatten(-1, (self.num_heads, -1)) for part in projected.chunk(3, dim=-1)
