@@ -4,6 +4,7 @@ from simvtp.tasks.answering import AnsweringObjective, VideoAnswerer
 from simvtp.tasks.batches import LabelledBatch, LabelledCollator, QuestionBatch, QuestionCollator
 from simvtp.tasks.classifier import ClassificationObjective, VideoClassifier
 from simvtp.tasks.linear_probe import FittedHead, fit_head
+from simvtp.tasks.lora import add_lora, freeze_parts, merge_lora
 from simvtp.tasks.task_model import TaskModel, train_parts
 
 __all__ = [
@@ -17,6 +18,9 @@ __all__ = [
     "TaskModel",
     "VideoAnswerer",
     "VideoClassifier",
+    "add_lora",
     "fit_head",
+    "freeze_parts",
+    "merge_lora",
     "train_parts",
 ]

@@ -25,6 +25,7 @@ from simvtp.pipelines.finetune.tasks import Figures, Task
 from simvtp.pipelines.saved_model import recipe_of, save_model
 from simvtp.printing import Console
 from simvtp.seeding import derive_seed
+from simvtp.tasks import add_lora, freeze_parts, merge_lora
 from simvtp.trainer.job import only_run, opened_loggers, set_up_blocks, train_to_end
 from simvtp.trainer.optimizer_step import OptimizerStep, optimizer_of
 from simvtp.trainer.run_plan import MODEL_STREAM, RunPlan, TrainingLoader
@@ -174,9 +175,14 @@ def _holds_run(out: Path) -> bool:
 
 
 def _task(config: FinetuneConfig, builders: _Builders) -> Task:
-    # For what is new: the linear layer, or all weights.
+    # For what is new: the linear layer, low-rank updates, or all weights.
     torch.manual_seed(derive_seed(config.run.seed, MODEL_STREAM))
-    return builders.task(config, builders.model(config))
+    task, tune = builders.task(config, builders.model(config)), config.tune
+    model: Any = task.objective.model
+    freeze_parts(model, tune.freeze)
+    if tune.lora_rank:
+        add_lora(model, rank=tune.lora_rank, parts=tune.lora_parts)
+    return task
 
 
 def _prepare(
@@ -278,6 +284,8 @@ def _evaluation(task: Task, trainer: Trainer, log: RunLog) -> Callable[[nn.Modul
 def _finish(config: FinetuneConfig, *, task: Task, model: Any, console: Console) -> Finetuned:
     """Measure the kept state, save it, and say so."""
     out = Path(config.run.out)
+    if config.tune.lora_rank:
+        merge_lora(model)
     splits = [name for name in ("validation", "test") if name in task.splits]
     results = {name: task.measure(model, name) for name in splits}
     stage = Stage(

@@ -58,12 +58,14 @@ def _cell(figures: Mapping[str, float], name: str) -> str:
 def print_start(console: Console, config: FinetuneConfig, *, task: Task, trainer: Trainer) -> None:
     """Say what is about to be trained on what."""
     trained = sum(p.numel() for p in task.objective.parameters() if p.requires_grad)
+    rank = config.tune.lora_rank
+    what = f"heads and updates of rank {rank}" if rank else config.tune.train_parts
     sizes = ", ".join(f"{count} {name}" for name, count in task.sizes.items())
     model: Any = task.objective.model
     steps = f"steps {trainer.step} to {trainer.plan.num_steps} of {config.run.batch_size} samples"
     console.print(
         f"task:  {config.task}, from {config.tune.weights} weights of {config.model}\n"
-        f"model: {trained / 1e6:.1f} M parameters to train ({config.tune.train_parts})\n"
+        f"model: {trained / 1e6:.1f} M parameters to train ({what})\n"
         f"data:  {sizes}\n"
         f"clips: {model.frame_spacing.clip_of(model.config.num_frames)}\n"
         f"run:   {steps}, {config.optim.warmup_epochs:g} epochs of warm-up, in {config.run.out}; "

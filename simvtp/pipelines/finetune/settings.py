@@ -82,6 +82,13 @@ class TuneConfig:
         weights: start from the model's weights, or from random ones of its sizes.
         train_parts: everything; the new linear layer over the frozen encoder; or that layer over
             features computed once (classification only, seconds instead of hours).
+        freeze: names of parts or layers that stay as they are, such as `[text_embedding]` or
+            `[video_embedding, blocks.0, blocks.1]`.
+        lora_rank: rank of the updates (LoRA) that linear layers learn in the place of their
+            weights, all others being frozen but for the heads; merged in the saved model; 0 for
+            none. Needs `simvtp[lora]`.
+        lora_parts: names of parts or linear layers that learn so, such as `[attention.qkv]`; all
+            of the encoders when empty.
         layer_decay: learning rate of a layer over that of the next one.
         drop_path: chance that the last block skips a sequence; less for the earlier ones.
         ema_decay: share of the moving average of the weights that a step keeps; None for none.
@@ -99,6 +106,9 @@ class TuneConfig:
 
     weights: Literal["pretrained", "random"] = "pretrained"
     train_parts: Literal["all", "head", "features"] = "all"
+    freeze: tuple[str, ...] = ()
+    lora_rank: int = 0
+    lora_parts: tuple[str, ...] = ()
     layer_decay: float = 0.75
     drop_path: float = 0.1
     ema_decay: float | None = None
@@ -116,13 +126,22 @@ class TuneConfig:
         require_sound(self)
         require_range(self, 0, 0.99, "drop_path", "video_ratio")
         require_range(self, 0.01, 1, "layer_decay")
-        require_range(self, 0, 1e9, "vtc_weight", "vtm_weight", "memory", "rerank")
+        require_range(self, 0, 1e9, "vtc_weight", "vtm_weight", "memory", "rerank", "lora_rank")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be at least 1, got {self.patience}; null for none")
         if self.memory and self.negatives_over == "rank":
             raise ValueError(
                 f"memory {self.memory} holds pairs of all ranks; set negatives_over to ranks, or "
                 "memory to 0"
+            )
+        if self.lora_parts and not self.lora_rank:
+            raise ValueError(
+                f"lora_parts {', '.join(self.lora_parts)} need a rank: set lora_rank, such as 8"
+            )
+        if self.train_parts != "all" and (self.lora_rank or self.freeze):
+            raise ValueError(
+                f"train_parts {self.train_parts} trains the head alone, so lora_rank and freeze "
+                "have nothing to do; leave them out, or set train_parts to all"
             )
         if self.rerank and not self.vtm_weight:
             raise ValueError("rerank needs a trained matching head: set vtm_weight above 0")
