@@ -1,5 +1,6 @@
 """From settings to the parts of a run: data, tokenizer, model, objective."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from simvtp.model import SimVTP
 from simvtp.objective import Objective
 from simvtp.parts import ModelParts
 from simvtp.seeding import derive_seed
+from simvtp.step_features import ExtraTerm
 from simvtp.trainer.run_plan import MODEL_STREAM, TrainingLoader
 
 _CORPUS_GB = 4.0
@@ -146,8 +148,16 @@ def build_model(
     return SimVTP.from_config(sizes, tokenizer=tokenizer, frame_spacing=spacing, **parts)
 
 
-def build_objective(config: PretrainConfig, *, model: SimVTP) -> Objective:
-    """Objective over the model; heads of losses that are off are frozen, not left to decay."""
+def build_objective(
+    config: PretrainConfig, *, model: SimVTP, extra_terms: Mapping[str, ExtraTerm] | None = None
+) -> Objective:
+    """Objective over the model; heads of losses that are off are frozen, not left to decay.
+
+    Args:
+        config: settings of the run.
+        model: the model.
+        extra_terms: one's own losses beside the four, as for `Objective`.
+    """
     settings = config.objective
     heads = (
         (settings.pixel_weight, model.pixel_decoder),
@@ -171,6 +181,7 @@ def build_objective(config: PretrainConfig, *, model: SimVTP) -> Objective:
         match_text=settings.match_text,
         balance_gradients=config.balances_gradients,
         negatives=settings.negatives,
+        extra_terms=extra_terms,
     )
 
 

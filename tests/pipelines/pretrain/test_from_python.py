@@ -14,6 +14,7 @@ from simvtp.config import PretrainConfig
 from simvtp.objective import Objective
 from simvtp.pipelines.arguments import parse_settings
 from simvtp.pipelines.pretrain import build_model, build_objective, command, pretrain
+from simvtp.step_features import ExtraTerm
 from simvtp.trainer import Trainer
 from tests.pipelines.pretrain import own_run
 from tests.pipelines.pretrain.test_pretrain import assert_same, final_state, losses_of
@@ -73,7 +74,8 @@ def test_the_builders_get_what_the_usual_ones_get(config_for, tmp_path):
 
     def own_objective(config, *, model):
         seen["handlers"] = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-        seen["objective"] = build_objective(config, model=model)
+        term = ExtraTerm(0.1, lambda step: step.pooled_video.square().mean(), needs=("video",))
+        seen["objective"] = build_objective(config, model=model, extra_terms={"size": term})
         return seen["objective"]
 
     def own_optimizer(objective, optim):
@@ -90,6 +92,7 @@ def test_the_builders_get_what_the_usual_ones_get(config_for, tmp_path):
     assert seen["vocabulary"][0] == seen["vocabulary"][1]
     assert isinstance(seen["objective"], Objective)
     assert seen["objective"].model is done.model
+    assert losses_of(tmp_path)[-1]["size"] > 0
     groups = final_state(tmp_path)["optimizer"]["param_groups"]
     assert {group["weight_decay"] for group in groups} == {0.5}
 
