@@ -31,7 +31,7 @@ FLOORS = {
         "simvtp.seeding",
         "simvtp.named_files",
         "simvtp.printing",
-        "simvtp.files",
+        *("simvtp.files", "simvtp.command_line"),
         "simvtp.lettering",
     ),
 }

@@ -27,6 +27,7 @@ from export.bench.rounds import measure_rounds
 from export.drawn_inputs import example_inputs
 from export.runtime.folder import ExportedFolder, read_exported_folder
 from export.runtime.input_checks import check_inputs
+from simvtp.command_line import at_least
 from simvtp.config.json_file import write_json
 from simvtp.printing import Console, add_debug, tracebacks
 
@@ -78,17 +79,17 @@ def build_parser() -> argparse.ArgumentParser:
         "takes numpy arrays and gives some back, so the way to a GPU and back counts.",
         allow_abbrev=False,
     )
-    usual = BenchOptions()
+    usual, whole = BenchOptions(), at_least(1)
     parser.add_argument("--dir", required=True, type=Path, help="written by export.onnx")
     parser.add_argument("--graphs", nargs="+", metavar="NAME", help="all there are")
     parser.add_argument(
-        "--batches", nargs="+", type=_whole, metavar="N", help="smallest, usual and largest"
+        "--batches", nargs="+", type=whole, metavar="N", help="smallest, usual and largest"
     )
-    parser.add_argument("--tokens", type=_whole, metavar="N", help="of a caption; the usual number")
+    parser.add_argument("--tokens", type=whole, metavar="N", help="of a caption; the usual number")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME")
-    parser.add_argument("--repeats", type=_whole, default=usual.repeats, help="%(default)s")
-    parser.add_argument("--warmup", type=_whole, default=usual.warmup, help="%(default)s")
-    parser.add_argument("--threads", type=_whole, metavar="N", help="on the CPU; all cores")
+    parser.add_argument("--repeats", type=whole, default=usual.repeats, help="%(default)s")
+    parser.add_argument("--warmup", type=whole, default=usual.warmup, help="%(default)s")
+    parser.add_argument("--threads", type=whole, metavar="N", help="on the CPU; all cores")
     parser.add_argument("--device", type=int, default=0, metavar="N", help="GPU; %(default)s")
     parser.add_argument(
         "--model",
@@ -284,10 +285,3 @@ def _versions() -> Iterator[tuple[str, str]]:
     for package in _PACKAGES:
         with suppress(PackageNotFoundError):
             yield package, version(package)
-
-
-def _whole(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value

@@ -20,6 +20,7 @@ from export.onnx.report import print_report
 from export.onnx.settings import GATES, ExportSettings
 from export.parity import ParityError
 from export.runtime.folder import PRECISIONS, Range
+from simvtp.command_line import command_parser
 from simvtp.printing import Console, add_debug, tracebacks
 
 _SIZES = ("MIN", "USUAL", "MAX")
@@ -27,12 +28,7 @@ _SIZES = ("MIN", "USUAL", "MAX")
 
 def build_parser() -> argparse.ArgumentParser:
     """Command line of the export."""
-    parser = argparse.ArgumentParser(
-        prog="python -m export.onnx",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("export.onnx", description=__doc__)
     usual = ExportSettings()
     gates = ", ".join(f"{name} {gate.atol:g} / {gate.min_cosine}" for name, gate in GATES.items())
     add = parser.add_argument

@@ -18,6 +18,8 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from simvtp.config.checks import require_choice
+
 METHODS = ("dynamic", "static")
 # The matching head is a Gemm: small, last, and in float32.
 _PRODUCTS = ("MatMul",)
@@ -47,8 +49,7 @@ def quantize_graph(
     Raises:
         ValueError: the method is unknown, there is nothing to calibrate on, or no product.
     """
-    if method not in METHODS:
-        raise ValueError(f"int8_method must be one of {', '.join(METHODS)}, got {method!r}")
+    require_choice("int8_method", method, METHODS)
     calibration = list(batches) if method == "static" else []
     if method == "static" and not calibration:
         raise ValueError("static quantisation needs batches to calibrate on, got none")

@@ -12,6 +12,7 @@ from export.onnx.graph_file import check_opset
 from export.onnx.quantize import METHODS
 from export.parity import Gate
 from export.runtime.folder import PRECISIONS, Range
+from simvtp.config.checks import require_choice
 
 _USUAL_BATCH = Range(1, 4, 16)
 # Probabilities and the parts of unit-norm embeddings lie in [-1, 1], so one bound fits both.
@@ -63,10 +64,10 @@ class ExportSettings:
     repeats: int = 0
 
     def __post_init__(self) -> None:
-        _require_one_of("precision", self.precision, PRECISIONS)
-        _require_one_of("int8_method", self.int8_method, METHODS)
+        require_choice("precision", self.precision, PRECISIONS)
+        require_choice("int8_method", self.int8_method, METHODS)
         for name in self.graphs:
-            _require_one_of("graphs", name, GRAPHS)
+            require_choice("graphs", name, GRAPHS)
         if not self.graphs or len(set(self.graphs)) < len(self.graphs):
             raise ValueError(f"graphs must be some of {', '.join(GRAPHS)}, each once")
         check_opset(self.opset)
@@ -129,8 +130,3 @@ class ExportSettings:
                 f"{self.tokens.smallest}; raise the range's begin"
             )
         return self.tokens
-
-
-def _require_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")

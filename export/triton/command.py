@@ -16,6 +16,7 @@ from rich.table import Table
 
 from export.runtime.folder import read_exported_folder
 from export.runtime.json_fields import json_field, read_json_object
+from simvtp.command_line import command_parser
 from simvtp.files import put_in_place, unfinished
 from simvtp.printing import Console, add_debug, tracebacks
 
@@ -29,12 +30,7 @@ _ABOUT = {
 
 def build_parser() -> argparse.ArgumentParser:
     """Command line of the generator."""
-    parser = argparse.ArgumentParser(
-        prog="python -m export.triton",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("export.triton", description=__doc__)
     add = parser.add_argument
     add("--from", required=True, type=Path, dest="source", metavar="DIR", help="exported folder")
     add("--out", required=True, type=Path, metavar="REPO", help="new repository, or an older one")

@@ -28,6 +28,7 @@ from export.trt.parse import BuildError, graph_support
 from export.trt.report import print_engines, print_support
 from export.trt.settings import BuildSettings, Plan, check_options
 from export.trt.source import Source, find_source
+from simvtp.command_line import command_parser
 from simvtp.printing import Console, PlainColumn, add_debug, printable, tracebacks
 
 _SIZES = ("MIN", "OPT", "MAX")
@@ -35,12 +36,7 @@ _SIZES = ("MIN", "OPT", "MAX")
 
 def build_parser() -> argparse.ArgumentParser:
     """Command line of the builder."""
-    parser = argparse.ArgumentParser(
-        prog="python -m export.trt",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("export.trt", description=__doc__)
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", type=Path, metavar="FOLDER", help="exported to --out first")

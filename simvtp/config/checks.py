@@ -43,6 +43,12 @@ def require_choice(name: str, value: object, choices: Collection[str]) -> None:
     require(value in choices, f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
+def require_at_least(least: float, **values: float | None) -> None:
+    """Refuse a value below `least`, under its own name; None is none."""
+    for name, value in values.items():
+        require(value is None or value >= least, f"{name} must be at least {least}, got {value}")
+
+
 def require_whole(name: str, value: object, *, least: int = 1) -> None:
     """Refuse what is no whole number of at least `least`."""
     if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < least:

@@ -4,7 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from simvtp.config.checks import require, require_positive, require_share, require_types
+from simvtp.config.checks import (
+    require,
+    require_choice,
+    require_positive,
+    require_share,
+    require_types,
+)
 
 _LARGEST = 10_000_000
 # Even the blocks' shapes alone take a millisecond each to make.
@@ -162,8 +168,7 @@ class ModelConfig:
         Raises:
             ValueError: `name` is not a preset.
         """
-        if name not in PRESETS:
-            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+        require_choice("preset", name, PRESETS)
         return cls(**{**PRESETS[name], **overrides})
 
     @classmethod

@@ -3,7 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from simvtp.config.checks import require, require_positive, require_share, require_sound
+from simvtp.config.checks import (
+    require,
+    require_at_least,
+    require_positive,
+    require_share,
+    require_sound,
+)
 from simvtp.config.mask_counts import num_decoded_tubelets, num_hidden_tubes
 from simvtp.config.model import ModelConfig
 from simvtp.config.spacing import DEFAULT_SPACING, FrameSpacing
@@ -155,10 +161,7 @@ class DataConfig:
             f"num_clips {self.num_clips} is the size of the embedded corpus, but train names "
             f"{self.train}; leave out one of them",
         )
-        require(
-            self.num_clips is None or self.num_clips >= 1,
-            f"num_clips must be at least 1, got {self.num_clips}",
-        )
+        require_at_least(1, num_clips=self.num_clips)
         require(self.clip_starts >= 0, f"clip_starts must be >= 0, got {self.clip_starts}")
         require(self.cache_gb >= 0, f"cache_gb must be >= 0, got {self.cache_gb}")
         require(

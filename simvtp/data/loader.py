@@ -19,6 +19,7 @@ from torch._utils import ExceptionWrapper
 from torch.utils.data import Dataset, Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from simvtp.config.checks import require_at_least
 from simvtp.seeding import derive_generator
 
 # Of the streams drawn from (seed, epoch, ...), samples use the numbers from 0 upwards.
@@ -277,8 +278,7 @@ def _end_with_parent() -> None:
 
 
 def _check_sizes(num_samples: int, batch_size: int, rank: int, world_size: int) -> None:
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    require_at_least(1, batch_size=batch_size)
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must lie in [0, {world_size}), got {rank}")
     if batch_size * world_size > num_samples:

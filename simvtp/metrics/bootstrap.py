@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from simvtp.config.checks import require_at_least
 from simvtp.layers import describe, require_tensor
 from simvtp.metrics.retrieval import QueryRanks
 
@@ -260,8 +261,7 @@ def _check(values: Tensor, groups: Tensor, num_samples: int, level: float) -> No
             f"groups must be int64 and one per query ({num_queries}), got {groups.dtype} "
             f"{tuple(groups.shape)}"
         )
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    require_at_least(1, num_samples=num_samples)
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, e.g. 0.95, got {level}")
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from simvtp.config.checks import require_at_least
 from simvtp.layers import require_tensor
 
 
@@ -121,8 +122,7 @@ def hit_chance(scores: Tensor, *, labels: Tensor, k: int = 1) -> Tensor:
         ValueError: wrong shapes or dtypes, a NaN, a label that is no class, `k` below 1.
     """
     _check(scores, labels, lowest=0)
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+    require_at_least(1, k=k)
     own = scores.gather(1, labels[:, None])
     higher = (scores > own).sum(dim=1).double()
     equal = (scores == own).sum(dim=1).double()

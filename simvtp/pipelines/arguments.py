@@ -4,8 +4,7 @@ import difflib
 import re
 import shlex
 import sys
-from argparse import ArgumentTypeError
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NoReturn
@@ -58,18 +57,6 @@ def _nearest(word: str, known: Sequence[str]) -> str | None:
     begun = [other for other in names if other.startswith(name)]
     near = [*begun, *difflib.get_close_matches(name, names, n=1)]
     return names[near[0]] if near else None
-
-
-def at_least(smallest: int) -> Callable[[str], int]:
-    """Type of an argparse option that takes whole numbers from `smallest` on."""
-
-    def number(text: str) -> int:
-        value = int(text)
-        if value < smallest:
-            raise ArgumentTypeError(f"must be at least {smallest}, got {value}")
-        return value
-
-    return number
 
 
 def settings_parser(

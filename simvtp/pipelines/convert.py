@@ -17,6 +17,7 @@ import torch
 from rich.progress import Progress
 from tokenizers import Tokenizer
 
+from simvtp.command_line import at_least, command_parser
 from simvtp.config import FrameSpacing
 from simvtp.conversion import (
     OWN,
@@ -41,7 +42,6 @@ from simvtp.model import SimVTP
 from simvtp.model_card import ModelFacts
 from simvtp.model_folder import read_frame_spacing
 from simvtp.parts import ModelParts
-from simvtp.pipelines.arguments import at_least
 from simvtp.printing import Console, add_debug, tracebacks
 
 _SETTINGS = (
@@ -63,12 +63,7 @@ class Converted(NamedTuple):
 
 def build_parser() -> argparse.ArgumentParser:
     """Command line of the conversion."""
-    parser = argparse.ArgumentParser(
-        prog="python -m simvtp.pipelines.convert",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("simvtp.pipelines.convert", description=__doc__)
     whole = at_least(1)
     parser.add_argument("sources", type=Path, nargs="+", metavar="SOURCE", help="file or folder")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new model folder")

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from simvtp.config.checks import require_at_least
 from simvtp.data import ClipRecord, ShardCache
 from simvtp.data.datasets.views import read_views
 from simvtp.model import SimVTP
@@ -106,8 +107,7 @@ def embed(
         FetchError: a remote shard cannot be copied.
     """
     _require_counts(records, start=start, batch_size=batch_size, num_workers=num_workers)
-    if clips_per_video < 1:
-        raise ValueError(f"clips_per_video must be at least 1, got {clips_per_video}")
+    require_at_least(1, clips_per_video=clips_per_video)
     reading = {"num_workers": num_workers, "cache": cache, "time_limit": time_limit}
     views = (clips_per_video, 1)
     clips = clip_batches(model, records, batch_size=batch_size, views=views, start=start, **reading)
@@ -247,12 +247,7 @@ def _require_counts(
 ) -> None:
     if isinstance(records, str) or not isinstance(records, Sequence):
         raise TypeError(f"records must be clips as load_clips reads them, got {records!r:.80}")
-    for name, value, least in (
-        ("batch_size", batch_size, 1),
-        ("num_workers", num_workers, 0),
-        ("start", start, 0),
-    ):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+    require_at_least(1, batch_size=batch_size)
+    require_at_least(0, num_workers=num_workers, start=start)
     if not records:
         raise ValueError("there must be at least one clip to embed, got no records")

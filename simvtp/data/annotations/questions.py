@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from simvtp.config.checks import require_at_least
 from simvtp.data.annotations.document import (
     Document,
     field,
@@ -70,8 +71,7 @@ def load_questions(
         ValueError: `num_answers` is below 1.
     """
     require_missing(missing)
-    if num_answers < 1:
-        raise ValueError(f"num_answers must be at least 1, got {num_answers}")
+    require_at_least(1, num_answers=num_answers)
     document = Document(path)
     rows = _read(document, split)
     _require_equal_options(document, rows)

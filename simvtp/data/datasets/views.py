@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from simvtp.config import FrameSpacing
+from simvtp.config.checks import require_at_least
 from simvtp.data.clip_table import ClipRecord
 from simvtp.data.datasets.clips import require_records
 from simvtp.data.processes import Lost, isolated
@@ -69,9 +70,7 @@ class ViewDataset(Dataset[ViewedClip]):
         time_limit: float | None = 60.0,
     ) -> None:
         require_records(records)
-        for name, value in (("num_clips", num_clips), ("num_crops", num_crops)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        require_at_least(1, num_clips=num_clips, num_crops=num_crops)
         self.records = records
         self.num_frames = num_frames
         self.spacing = spacing

@@ -11,6 +11,7 @@ import numpy as np
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
+from simvtp.config.checks import require_at_least
 from simvtp.decoding.decoded_frames import frames_at, timed_frames
 from simvtp.decoding.display import Orientation, opaque, pixel_shape, square_sides
 from simvtp.decoding.limits import ClipError, Deadline
@@ -45,8 +46,7 @@ class Encoding(NamedTuple):
             raise ValueError(f"short_side must be even and at least 16, got {self.short_side}")
         if self.frames_per_second is not None and not 0 < self.frames_per_second <= 240:
             raise ValueError(f"fps must lie in (0, 240], got {float(self.frames_per_second):g}")
-        if self.gop is not None and self.gop < 1:
-            raise ValueError(f"gop must be at least 1, got {self.gop}")
+        require_at_least(1, gop=self.gop)
 
 
 def transcode(

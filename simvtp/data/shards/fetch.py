@@ -11,6 +11,7 @@ from typing import BinaryIO, Protocol, cast
 import fsspec
 from filelock import FileLock
 
+from simvtp.config.checks import require_at_least
 from simvtp.data.places import Command, Place, Url, cache_folder
 from simvtp.files import publish
 from simvtp.printing import printable
@@ -49,8 +50,7 @@ class ShardCache:
     """
 
     def __init__(self, folder: str | Path | None = None, *, max_bytes: int = 50 * 10**9) -> None:
-        if max_bytes < 1:
-            raise ValueError(f"max_bytes must be at least 1, got {max_bytes}")
+        require_at_least(1, max_bytes=max_bytes)
         self.folder = cache_folder() / "shards" if folder is None else Path(folder)
         self.max_bytes = max_bytes
 

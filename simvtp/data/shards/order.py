@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from simvtp.config.checks import require_at_least
+
 # Shards that are read side by side; enough to mix a batch, few enough to keep on a local disk.
 _MAX_LANES = 16
 
@@ -37,9 +39,7 @@ class ShardOrder:
     ) -> None:
         if not shard_sizes or min(shard_sizes) < 0:
             raise ValueError(f"shard_sizes must be counts of clips, got {list(shard_sizes)}")
-        for name, value in (("global_batch", global_batch), ("shuffle_buffer", shuffle_buffer)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        require_at_least(1, global_batch=global_batch, shuffle_buffer=shuffle_buffer)
         object.__setattr__(self, "shard_sizes", tuple(shard_sizes))
         object.__setattr__(self, "global_batch", global_batch)
         object.__setattr__(self, "shuffle_buffer", shuffle_buffer)

@@ -21,6 +21,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 import simvtp
+from simvtp.command_line import at_least, command_parser
 from simvtp.config import RunConfig
 from simvtp.data import (
     ClipTable,
@@ -32,7 +33,6 @@ from simvtp.data.clip_table import portable_name
 from simvtp.data.datasets.quarantine import require_few_bad
 from simvtp.model import SimVTP
 from simvtp.model_folder import find_model_folder
-from simvtp.pipelines.arguments import at_least
 from simvtp.pipelines.unknown_words import tell_unknown_captions
 from simvtp.printing import Console, PlainColumn, add_debug, tracebacks
 from simvtp.retrieval.embedding import (
@@ -60,12 +60,7 @@ class _Rows(NamedTuple):
 
 def build_parser() -> argparse.ArgumentParser:
     """Command line of the embedding."""
-    parser = argparse.ArgumentParser(
-        prog="python -m simvtp.pipelines.embed",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("simvtp.pipelines.embed", description=__doc__)
     whole = at_least(1)
     parser.add_argument("--model", required=True, help="model folder or hub id")
     parser.add_argument("--data", required=True, help="manifest, or shards as for training")

@@ -15,13 +15,13 @@ from typing import Any, get_args
 
 from rich.progress import Progress
 
+from simvtp.command_line import at_least
 from simvtp.config import RunConfig
 from simvtp.config.json_file import write_json
 from simvtp.data import ClipRecord, TooManyBadClips
 from simvtp.data.annotations import Missing, load_retrieval
 from simvtp.data.datasets.quarantine import require_few_bad
 from simvtp.model import SimVTP
-from simvtp.pipelines.arguments import at_least
 from simvtp.pipelines.evaluate.report import (
     COMPARISON_NOTE,
     DUAL_SOFTMAX_NOTE,

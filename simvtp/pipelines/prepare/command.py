@@ -19,6 +19,7 @@ import av
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from simvtp.command_line import at_least, command_parser
 from simvtp.config.json_file import write_json
 from simvtp.data import ClipTable, TooManyBadClips, load_clips
 from simvtp.data.clip_table import portable_place
@@ -29,7 +30,6 @@ from simvtp.data.preparing.shard_writer import REPORT_NAME, DroppedClip, ShardFo
 from simvtp.data.preparing.transcode import Encoding
 from simvtp.data.processes import num_usable_cores
 from simvtp.data.shards.index import INDEX_NAME
-from simvtp.pipelines.arguments import at_least
 from simvtp.pipelines.prepare.report import (
     ClipReport,
     bad_clip_lines,
@@ -42,12 +42,7 @@ from simvtp.printing import Console, PlainColumn, add_debug, tracebacks
 
 def build_parser() -> argparse.ArgumentParser:
     """Command line of the preparation."""
-    parser = argparse.ArgumentParser(
-        prog="python -m simvtp.pipelines.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("simvtp.pipelines.prepare", description=__doc__)
     whole = at_least(1)
     parser.add_argument("--data", required=True, help="manifest, or shards as for training")
     parser.add_argument("--root", type=Path, help="folder of the clips; default: the manifest's")
