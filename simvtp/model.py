@@ -104,20 +104,36 @@ class SimVTP(
         return self.match_score(video, text, attend=attend).sigmoid()
 
     def match_score(
-        self, video: Tensor, text: str | Sequence[str] | Tensor, *, attend: Tensor | None = None
+        self,
+        video: Tensor,
+        text: str | Sequence[str] | Tensor,
+        *,
+        attend: Tensor | None = None,
+        seen: Tensor | None = None,
     ) -> Tensor:
-        """Log odds that clip i and caption i belong together; arguments and errors of `match`.
+        """Log odds that clip i and caption i belong together.
 
         Unlike probabilities they keep sure pairs apart.
 
+        Args:
+            video: as for `match`.
+            text: as for `match`.
+            attend: as for `match`.
+            seen: `(parts, tokens)` int64 tubelets; the log odds are the mean over the parts, each
+                of which is all that is seen of the clips. Without it they are seen whole.
+
         Returns:
             `(batch,)` float32.
+
+        Raises:
+            ValueError: as for `match`.
         """
         ids, clips = self.pack_text(text, attend=attend), clips_on(video, self.device)
         self._check_pairs(clips, ids)
-        tokens = self.video_embedding(clips)
-        logits = self.match_head(self.pool_joint(tokens, self._embed_text(ids))).float()
-        return logits[:, 1] - logits[:, 0]
+        tokens, words = self.video_embedding(clips), self._embed_text(ids)
+        views = [tokens] if seen is None else [tokens[:, part] for part in seen]
+        logits = torch.stack([self.match_head(self.pool_joint(view, words)) for view in views])
+        return (logits[..., 1] - logits[..., 0]).float().mean(dim=0)
 
     def reconstruct(
         self,
@@ -214,10 +230,11 @@ class SimVTP(
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         cls, pretrained_model_name_or_path: str | Path, **options: Any
     ) -> Self:
-        """Load a model folder, or a repository of the Hugging Face hub.
+        """Load a model folder, a model that ships with the library, or one of the hub.
 
         Args:
-            pretrained_model_name_or_path: folder written by `save_pretrained`, or a hub id.
+            pretrained_model_name_or_path: folder written by `save_pretrained`; `shapes`, a small
+                model of the embedded corpus, which needs no network; or a hub id.
             **options: the parts that are not the library's, by their names, which get the
                 folder's weights; and what is passed to the hub's download: revision, token,
                 cache_dir, local_files_only, force_download.

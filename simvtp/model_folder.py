@@ -27,6 +27,7 @@ _FACT_FILES = ("origin.json", "training.json", "README.md")
 _CLASS_OF_TASK = {"classification": "VideoClassifier", "answering": "VideoAnswerer"}
 M = TypeVar("M", bound=nn.Module)
 OWN_PARTS = "own_parts"
+_SHIPPED = Path(__file__).with_name("weights")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -35,7 +36,8 @@ class FrameSpacingWarning(UserWarning):
 
 
 def find_model_folder(source: str | Path, *, download_options: Mapping[str, Any]) -> Path:
-    """A complete model folder: `source` itself, or the hub repository of that name, downloaded.
+    """A complete model folder: `source` itself, a model that ships with the library, or the hub
+    repository of that name, downloaded.
 
     Raises:
         ValueError: there is neither, or a file is missing.
@@ -44,7 +46,8 @@ def find_model_folder(source: str | Path, *, download_options: Mapping[str, Any]
         raise TypeError(f"a model is loaded from a folder or hub id, got {source!r:.80}")
     folder = Path(source)
     if not folder.is_dir():
-        folder = _download(str(source), download_options)
+        shipped = shipped_models().get(str(source))
+        folder = shipped or _download(str(source), download_options)
     for name in MODEL_FILES:
         if name not in _OPTIONAL_FILES and not (folder / name).is_file():
             raise ValueError(
@@ -52,6 +55,11 @@ def find_model_folder(source: str | Path, *, download_options: Mapping[str, Any]
                 f"save_pretrained writes {', '.join(MODEL_FILES)}{_about_pickles(folder)}"
             )
     return folder
+
+
+def shipped_models() -> dict[str, Path]:
+    """Folders of the models that ship with the library, by name."""
+    return {folder.name: folder for folder in sorted(_SHIPPED.iterdir()) if folder.is_dir()}
 
 
 def _about_pickles(folder: Path) -> str:
@@ -70,7 +78,7 @@ def _download(repository: str, options: Mapping[str, Any]) -> Path:
         raise ValueError(
             f"{repository!r} is neither a folder here nor could it be downloaded from the hub "
             f"({type(error).__name__}: {error}); give the path of a folder written by "
-            "save_pretrained"
+            f"save_pretrained, or a model of the library: {', '.join(shipped_models())}"
         ) from error
 
 

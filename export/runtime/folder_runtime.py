@@ -11,7 +11,6 @@ import numpy as np
 from export.runtime.folder import GraphSpec, read_exported_folder
 from export.runtime.input_checks import check_batch, check_inputs
 from export.runtime.token_checks import check_attention_mask, check_indices
-from simvtp.config.checks import require_choice, require_whole
 
 BACKENDS = ("onnxruntime", "tensorrt", "rtx")
 TokenArrays = tuple[np.ndarray, np.ndarray]
@@ -48,10 +47,13 @@ class Runtime:
         device: int = 0,
         threads: int | None = None,
     ) -> None:
-        require_choice("backend", backend, BACKENDS)
-        require_whole("device", device, least=0)
-        if threads is not None:
-            require_whole("threads", threads)
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+        for name, number, least in (("threads", threads, 1), ("device", device, 0)):
+            if number is not None and not (isinstance(number, int) and number >= least):
+                raise ValueError(
+                    f"{name} must be a whole number of at least {least}, got {number!r}"
+                )
         self.folder = read_exported_folder(folder)
         self.backend = backend
         self.provider = _check_backend(backend, provider)

@@ -1,9 +1,8 @@
 """Fields of the JSON files in an exported folder, read with their types checked."""
 
+import json
 from pathlib import Path
 from typing import Any
-
-from simvtp.config.json_file import read_json
 
 
 class FieldError(ValueError):
@@ -17,9 +16,16 @@ def read_json_object(path: Path) -> dict[str, Any]:
         ValueError: the file is missing or holds no JSON object.
     """
     try:
-        return read_json(path)
+        values = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply to be read; copy it anew") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(values).__name__}")
+    return values
 
 
 def json_field(values: object, key: str, kind: type, where: str) -> Any:

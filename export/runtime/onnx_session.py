@@ -9,7 +9,6 @@ import numpy as np
 import onnxruntime
 
 from export.runtime.folder import GraphSpec, check_graph_hash
-from simvtp.config.checks import require_choice
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -32,7 +31,8 @@ def check_provider(provider: str) -> None:
     Raises:
         ValueError: the name is unknown, or this onnxruntime lacks the provider.
     """
-    require_choice("provider", provider, PROVIDERS)
+    if provider not in PROVIDERS:
+        raise ValueError(f"provider must be one of {', '.join(PROVIDERS)}, got {provider!r}")
     there = onnxruntime.get_available_providers()
     if PROVIDERS[provider] not in there:
         raise ValueError(

@@ -82,6 +82,20 @@ class TubeMasker:
             drop=self._repeat_over_time(order[:, num_kept:].sort(dim=1).values),
         )
 
+    def parts(self, *, generator: torch.Generator | None = None) -> Tensor:
+        """Sets of tubes as large as what is kept, as many as there is room for, none in two.
+
+        Args:
+            generator: draws which tubes go together, on the CPU.
+
+        Returns:
+            `(parts, num_keep)` int64, sorted flat tubelet numbers.
+        """
+        num_kept = self.num_positions - self.num_dropped
+        order = torch.randperm(self.num_positions, generator=generator)
+        sets = order[: self.num_positions // num_kept * num_kept].unflatten(0, (-1, num_kept))
+        return self._repeat_over_time(sets.sort(dim=1).values)
+
     def _repeat_over_time(self, positions: Tensor) -> Tensor:
         slices = torch.arange(self.num_slices, device=positions.device) * self.num_positions
         return (slices[:, None] + positions[:, None, :]).flatten(1)

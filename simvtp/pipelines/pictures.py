@@ -72,7 +72,8 @@ def picture_of(
     """
     (clips,) = clip_batches(model, records, batch_size=len(records), num_workers=num_workers)
     if not len(clips.numbers):
-        raise ValueError(f"no clip to draw can be read: {clips.errors[0][1]}")
+        place, reason = clips.errors[0]
+        raise ValueError(f"no clip to draw can be read: {records[place].name}: {reason}")
     chosen = _most_contrast(clips.video, patch_size=model.config.patch_size)
     captions = [records[number].captions[0] for number in clips.numbers[chosen].tolist()]
     video = clips.video[chosen]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from simvtp.data import ClipRecord, FetchError, load_clips
+from simvtp.data.corpus.rendering import held_out_manifest
 from simvtp.model import SimVTP
 from simvtp.pipelines.learned.trained_masks import trained_ratio
 from simvtp.pipelines.pictures import CONSIDERED_CLIPS, picture_of
@@ -19,10 +20,14 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m simvtp.pipelines.visualize",
         description="Draw what a model makes of masked clips and their masked captions.",
     )
-    parser.add_argument("--model", required=True, help="model folder or hub id")
-    source = parser.add_mutually_exclusive_group(required=True)
+    parser.add_argument("--model", required=True, help="model folder, shapes or hub id")
+    source = parser.add_mutually_exclusive_group()
     source.add_argument("--video", type=Path, help="video file, with --caption")
-    source.add_argument("--data", help="manifest or shards, for their first clips")
+    source.add_argument(
+        "--data",
+        help="manifest or shards, for their first clips; default: held-out ones of the embedded "
+        "corpus",
+    )
     parser.add_argument("--caption", help="what the video shows")
     parser.add_argument("--data.root", dest="root", type=Path, help="folder of a manifest's clips")
     parser.add_argument("--out", type=Path, default=Path("reconstruction.png"))
@@ -59,8 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _records(options: argparse.Namespace) -> Sequence[ClipRecord]:
-    if options.data is not None:
-        return load_clips(options.data, root=options.root)[:CONSIDERED_CLIPS]
+    if options.video is None:
+        if options.caption is not None:
+            raise ValueError("--caption says what a --video shows, and there is none; give both")
+        return load_clips(options.data or str(held_out_manifest()), root=options.root)[
+            :CONSIDERED_CLIPS
+        ]
     if not (options.caption or "").strip():
         raise ValueError("--caption is empty; say what the video shows")
     return [ClipRecord(options.video.stem, options.video, (options.caption,))]

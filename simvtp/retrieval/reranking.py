@@ -8,9 +8,11 @@ from rich.progress import Progress
 from torch import Tensor
 
 from simvtp.data import ClipRecord
+from simvtp.masking import TubeMasker
 from simvtp.model import SimVTP
 from simvtp.retrieval.embedding import clip_batches
 from simvtp.retrieval.gallery import Gallery, Scores
+from simvtp.seeding import derive_generator
 
 # The contrastive loss's: what cosines are divided by where they are added to log odds.
 TEMPERATURE = 0.05
@@ -74,6 +76,7 @@ def match_best(
     best_clips, best_captions = first_of(cosine, top), first_of(cosine.T, top)
     wanted = best_clips | best_captions.T
     log_odds = torch.zeros_like(cosine)
+    seen = seen_in_training(model)
     places = {number: place for place, number in enumerate(gallery.clip_index.tolist())}
     readable = [records[number] for number in places]
     task = None if progress is None else progress.add_task("matching", total=len(readable))
@@ -81,7 +84,7 @@ def match_best(
         for place in batch.numbers.tolist():
             for part in wanted[:, place].nonzero().flatten().split(batch_size):
                 captions = [gallery.captions[number] for number in part.tolist()]
-                log_odds[part, place] = _match(model, batch.video, captions)
+                log_odds[part, place] = _match(model, batch.video, captions, seen)
         for place, reason in batch.errors:
             raise ValueError(f"{readable[place].name} was read once, but not again: {reason}")
         if progress is not None and task is not None:
@@ -95,10 +98,29 @@ def first_of(similarity: Tensor, top: int) -> Tensor:
     return torch.zeros_like(similarity, dtype=torch.bool).scatter_(1, best, True)
 
 
-def _match(model: SimVTP, views: Tensor, captions: Sequence[str]) -> Tensor:
+def seen_in_training(model: SimVTP) -> Tensor | None:
+    """Sets of tubelets as matching was trained to see, nearly the whole clip together.
+
+    Hardly any clip was seen whole in pre-training, and what the head says of whole clips is worth
+    less (docs/method.md).
+
+    Returns:
+        `(parts, tokens)` int64 on the model's device; None where the latest training hid nothing,
+        or is not known.
+    """
+    stages = model.facts.stages
+    ratio = stages[-1].recipe.get("masking.video_ratio") if stages else None
+    if not isinstance(ratio, int | float) or not 0 < ratio < 1:
+        return None
+    masker = TubeMasker(model.config.grid, ratio=ratio)
+    return masker.parts(generator=derive_generator(0)).to(model.device)
+
+
+def _match(model: SimVTP, views: Tensor, captions: Sequence[str], seen: Tensor | None) -> Tensor:
     """Log odds that each caption is a clip's, the mean over the clip's views; float64."""
     scores = [
-        model.match_score(view.expand(len(captions), *view.shape), captions) for view in views
+        model.match_score(view.expand(len(captions), *view.shape), captions, seen=seen)
+        for view in views
     ]
     return torch.stack(scores).cpu().double().mean(dim=0)
 

@@ -122,3 +122,17 @@ def test_bad_shapes_are_refused():
         TubeMasker((0, 2, 2))
     with pytest.raises(ValueError, match=r"\(batch, 4\).*\(1, 5\)"):
         TubeMasker((2, 2, 2)).from_noise(torch.rand(1, 5))
+
+
+@given(grid=grids, ratio=ratios, seed=seeds)
+def test_parts_are_as_large_as_what_is_kept_and_share_no_tube(grid, ratio, seed):
+    masker = masker_of(grid, ratio)
+    parts = masker.parts(generator=torch.Generator().manual_seed(seed))
+    kept = draw(masker, 1, seed).keep.shape[1]
+    positions = grid[1] * grid[2]
+    assert parts.shape == (positions // (kept // grid[0]), kept)
+    assert len(set(parts.flatten().tolist())) == parts.numel()
+    for part in parts.tolist():
+        assert part == sorted(part)
+        tubes = {token % positions for token in part}
+        assert {s * positions + tube for s in range(grid[0]) for tube in tubes} == set(part)

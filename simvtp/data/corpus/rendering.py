@@ -186,6 +186,11 @@ def render_corpus(
     return Corpus(root, train.manifest, validation.manifest, train)
 
 
+def held_out_manifest(*, progress: bool = True) -> Path:
+    """Manifest of the corpus's held-out clips; those that are missing are rendered."""
+    return render_corpus(num_up_front=0, progress=progress).validation
+
+
 def render_scenes(
     folder: Path,
     scenes: Sequence[Scene],

@@ -20,6 +20,7 @@ from simvtp.config import RunConfig
 from simvtp.config.json_file import write_json
 from simvtp.data import ClipRecord, TooManyBadClips
 from simvtp.data.annotations import Missing, load_retrieval
+from simvtp.data.corpus.rendering import held_out_manifest
 from simvtp.data.datasets.quarantine import require_few_bad
 from simvtp.model import SimVTP
 from simvtp.pipelines.evaluate.report import (
@@ -55,8 +56,12 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--model", required=True, help="model folder or hub id")
-    add("--data", required=True, help="held-out clips: a benchmark's captions, a manifest, shards")
+    add("--model", required=True, help="model folder, shapes or hub id")
+    add(
+        "--data",
+        help="held-out clips: a benchmark's captions, a manifest, shards; default: the embedded "
+        "corpus's",
+    )
     add("--data.root", dest="root", type=Path, help="folder of the clips; default: that of --data")
     add("--data.split", dest="split", help="part of --data: a name in it, or a file with video ids")
     add(
@@ -142,6 +147,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, console: Console) -> None:
     _check_options(options)
+    if options.data is None:
+        options.data = str(held_out_manifest())
+        console.print(f"data: the embedded corpus's held-out clips, {options.data}")
     records = load_retrieval(
         options.data, root=options.root, split=options.split, missing=options.missing
     )

@@ -33,6 +33,7 @@ from simvtp.printing import Console
 from simvtp.reconstruction import fill_in
 from simvtp.retrieval.embedding import clip_batches
 from simvtp.retrieval.gallery import Gallery, embed_gallery
+from simvtp.retrieval.reranking import seen_in_training
 from simvtp.seeding import derive_generator
 
 _CAPTIONS_COUNTED = 20_000
@@ -259,11 +260,12 @@ def _match(
     asked = asked[captions.lengths[asked[:, 0]].argsort(stable=True)]
     task = progress.add_task("matching", total=len(asked))
     attend = torch.arange(captions.ids.shape[1]) < captions.lengths[:, None]
+    seen = seen_in_training(model)
     for part in asked.split(batch_size):
         text, clip = part.unbind(dim=1)
         longest = int(captions.lengths[text].max())
         scores = model.match_score(
-            video[clip], captions.ids[text, :longest], attend=attend[text, :longest]
+            video[clip], captions.ids[text, :longest], attend=attend[text, :longest], seen=seen
         )
         log_odds[text, clip] = scores.cpu().double()
         progress.advance(task, len(part))

@@ -1,6 +1,6 @@
 """Pre-train SimVTP: `python -m simvtp.pipelines.pretrain`.
 
-Without arguments a tiny model is trained on an embedded corpus of captioned clips in about five
+Without arguments a tiny model is trained on an embedded corpus of captioned clips in about six
 minutes on two cores. With `--data.train clips.csv --data.root DIR` it trains on your own clips.
 """
 

@@ -19,6 +19,7 @@ from simvtp.pipelines.learned.figures import (
 from simvtp.pipelines.learned.pixel_errors import TubeletErrors, tubelet_errors
 from simvtp.printing import Console
 from simvtp.retrieval.embedding import clip_batches
+from simvtp.retrieval.reranking import seen_in_training
 from tests.sample_batches import small_config
 
 RATIOS = {"video_ratio": 0.5, "text_ratio": 0.5}
@@ -172,8 +173,10 @@ def test_matching_and_reranking_equal_loops(model, records, masks):
         [batch.video for batch in clip_batches(model, readable, batch_size=6, num_workers=0)]
     )
     cosine = (model.encode_text(captions) @ model.encode_video(video).T).tolist()
+    seen = seen_in_training(model)
     odds = [
-        [model.match_score(clip[None], caption).item() for clip in video] for caption in captions
+        [model.match_score(clip[None], caption, seen=seen).item() for clip in video]
+        for caption in captions
     ]
     size = len(captions)
     own = [odds[i][i] for i in range(size)]
