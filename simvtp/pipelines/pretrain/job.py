@@ -10,8 +10,6 @@ import torch
 from tokenizers import Tokenizer
 
 from simvtp.config import PretrainConfig
-from simvtp.data.datasets import views
-from simvtp.data.processes import import_ahead
 from simvtp.layers import Block
 from simvtp.model import SimVTP
 from simvtp.objective import Objective
@@ -129,8 +127,6 @@ def pretrain(
             if is_main():
                 steps = (trainer.step, trainer.plan.num_steps)
                 print_start(console, config, model=objective.model, data=data, steps=steps)
-                if data.validation is not None and config.data.num_workers:
-                    import_ahead(views.__name__)
         further = opened_loggers(
             loggers, config.run, settings=recipe_of(config), resume=resume, console=console
         )
