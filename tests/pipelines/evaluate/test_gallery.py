@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 from simvtp import SimVTP
 from simvtp.config import DEFAULT_SPACING
 from simvtp.data import CentreCrop, ViewDataset, load_manifest, read_clip
+from simvtp.model_card import Stage
 from simvtp.retrieval.gallery import embed_gallery, keep_clips, score
 from simvtp.retrieval.methods import over_same_clips
 from simvtp.retrieval.reranking import match_best, seen_in_training
@@ -97,8 +98,11 @@ def test_matching_is_averaged_over_views(model_folder, corpus):
     model = SimVTP.from_pretrained(model_folder)
     records = load_manifest(corpus.validation)[:2]
     gallery = embed_gallery(model, records, views=(2, 1))
+    recipe = {"masking.video_ratio": 0.5}
+    model.facts = model.facts.after(Stage(name="", data="", recipe=recipe, metrics={}))
     log_odds = match_best(model, records, gallery, top=9, views=(2, 1)).log_odds
     seen = seen_in_training(model)
+    assert seen is not None
     views = {
         **CUT,
         "num_clips": 2,
