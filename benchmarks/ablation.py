@@ -141,7 +141,6 @@ def _run(options: argparse.Namespace, corpus: Corpus, variant: str, seed: int) -
     settings = {
         **changes,
         "data.train": options.out / changes["data.train"],
-        "data.validation": corpus.validation,
         "data.root": corpus.root,
         "data.num_workers": 0,
         "data.clip_starts": 1,
