@@ -1,7 +1,10 @@
 """Fine-tuning with low-rank updates and frozen parts, on all three tasks, with real clips."""
 
 import json
+import os
 import re
+import signal
+import time
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from simvtp.pipelines.finetune import command as finetune
 from simvtp.tasks import VideoAnswerer, VideoClassifier
 from simvtp.training import CheckpointStore
 from tests.pipelines.pretrain.test_pretrain import StopAfter, assert_same, final_state, losses_of
+from tests.pipelines.pretrain.test_ranks_run import finish, torchrun, workers_of
 
 FURTHER = {
     "retrieval": {
@@ -59,6 +63,59 @@ def test_a_stopped_run_ends_as_if_never_stopped_in_an_ordinary_model(
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     best = CheckpointStore(tmp_path / "run" / "checkpoints").best_value
     assert results["validation"][headline] == pytest.approx(best)
+
+
+def killed_after_two_steps(command, run, *, processes):
+    """Start fine-tuning, and kill -9 all its ranks once a second step is saved."""
+    process = torchrun(command, processes=processes, module="simvtp.pipelines.finetune")
+    deadline = time.monotonic() + 240
+    while not list((run / "checkpoints").glob("step-*[2-9]/manifest.json")):
+        assert process.poll() is None, finish(process)
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for worker in workers_of(process):
+        os.kill(worker, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert not (run / "model").exists()
+
+
+# Nothing is drawn by rank: no dropout, no skipped sequences, no negatives.
+RANKS = {
+    "retrieval": {
+        "tune__text_encoder": "own",
+        "tune__freeze": "[text_encoder.transformer.blocks.0]",
+    },
+    "qa": {"tune__lora_parts": "[attention]"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "processes"), [("retrieval", 2), ("qa", 2), ("qa", 1)])
+def test_killed_ranks_go_on_and_learn_what_one_process_learns(
+    command_for, task, processes, tmp_path
+):
+    further = {"tune__lora_rank": 2, "tune__drop_path": 0.0, "run__checkpoint_minutes": 1e-9}
+    further |= RANKS[task]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert finetune.main(command_for(task, whole, **further)) == 0
+    killed_after_two_steps(
+        command_for(task, run, run__batch_size=4 // processes, **further), run, processes=processes
+    )
+    resumed = [f"--run.out={run}", "--resume"]
+    finish(torchrun(resumed, processes=processes, module="simvtp.pipelines.finetune"))
+    mine, theirs = losses_of(run), losses_of(whole)
+    assert len(mine) == len(theirs) > 4
+    folders = (run / "model", whole / "model")
+    got, want = (KINDS[task].from_pretrained(each).state_dict() for each in folders)
+    assert got.keys() == want.keys()
+    if processes == 1:
+        assert mine == theirs
+        assert_same(dict(got), dict(want))
+        return
+    for line, other in zip(mine, theirs, strict=True):
+        assert line == pytest.approx(other, rel=2e-3, abs=1e-4)
+    for name, tensor in want.items():
+        torch.testing.assert_close(got[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_frozen_parts_stay_as_they_were_without_updates_too(command_for, model_folder, tmp_path):
