@@ -1,0 +1,204 @@
+"""Searching an index of videos: moments near a vector, with words in their captions, or both."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from lancedb.query import MatchQuery
+from torch import Tensor
+
+from simvtp.config.checks import require_at_least
+from simvtp.data.places import Url, named_place
+from simvtp.model import SimVTP
+from simvtp.retrieval.video_index.identity import model_digest
+from simvtp.retrieval.video_index.tables import (
+    FILES,
+    MOMENTS,
+    VideoIndexError,
+    connect,
+    quoted,
+    read_about,
+)
+
+_SHOWN = ("file", "start", "end", "caption", "thumbnail", "key")
+
+
+class Hit(NamedTuple):
+    """A moment that was found.
+
+    Attributes:
+        file: its video, by its name below a root.
+        start: where it begins, seconds from the video's first frame.
+        end: where it ends.
+        score: cosine to the query; of a search by words BM25, of both the sum of inverse ranks.
+        caption: what is said about the video, if anything.
+        thumbnail: a JPEG of its middle frame.
+        key: names the moment in this index.
+    """
+
+    file: str
+    start: float
+    end: float
+    score: float
+    caption: str | None
+    thumbnail: bytes
+    key: str
+
+
+class VideoIndex:
+    """An index that `python -m simvtp.pipelines.index` made; `open` opens one to search in it."""
+
+    def __init__(self, place: str | Path | Url) -> None:
+        self.place = place
+        folder = named_place(place)
+        if isinstance(folder, Path) and not folder.is_dir():
+            raise VideoIndexError(
+                f"{place}: there is no such folder; make an index with python -m "
+                f"simvtp.pipelines.index --model M --videos DIR --out {place}"
+            )
+        database = connect(place)
+        self.about = read_about(database, place)
+        self._moments = database.open_table(MOMENTS)
+        self._files = database.open_table(FILES)
+
+    @classmethod
+    def open(cls, place: str | Path | Url) -> "VideoIndex":
+        """Open an index.
+
+        Args:
+            place: its folder, or an address such as `s3://bucket/name`; what a user typed.
+
+        Raises:
+            VideoIndexError: there is none, or it is damaged.
+        """
+        return cls(place)
+
+    @property
+    def model_hash(self) -> str:
+        """Digest of the model that the vectors are of."""
+        return self.about.model_hash
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """Folders that names of files are relative to."""
+        return tuple(map(Path, self.about.roots))
+
+    @property
+    def num_moments(self) -> int:
+        """Moments in the index."""
+        return self._moments.count_rows()
+
+    @property
+    def num_files(self) -> int:
+        """Videos that the moments are of."""
+        return self._files.count_rows("error IS NULL")
+
+    def search(
+        self,
+        vector: Tensor | np.ndarray | None = None,
+        *,
+        top: int = 10,
+        where: str | None = None,
+        text: str | None = None,
+    ) -> list[Hit]:
+        """The best moments, the best first.
+
+        Args:
+            vector: `(width,)` float32 of unit norm, of the model that the index is of.
+            top: how many at most.
+            where: a condition on the columns in SQL, e.g. `file LIKE 'holidays/%' AND start < 60`.
+            text: words that are looked for in the captions. With a vector both rankings count:
+                the sum of their inverse ranks (reciprocal rank fusion).
+
+        Raises:
+            ValueError: there is nothing to search for, or the vector or the condition is wrong.
+        """
+        require_at_least(1, top=top)
+        if vector is None and not text:
+            raise ValueError("a search needs a vector, a text, or both")
+        table: Any = self._moments
+        if text and not self._has_words():
+            raise VideoIndexError(f"{self.place}: none of its videos has a caption to search in")
+        if vector is None:
+            query, score = table.search(MatchQuery(text, "caption"), query_type="fts"), "_score"
+        elif not text:
+            query = table.search(self._checked(vector), vector_column_name="vector")
+            query, score = query.distance_type("cosine"), "_distance"
+        else:
+            query = table.search(query_type="hybrid", vector_column_name="vector")
+            query = query.vector(self._checked(vector)).text(MatchQuery(text, "caption"))
+            query, score = query.distance_type("cosine"), "_relevance_score"
+        if where:
+            query = query.where(where, prefilter=True)
+        try:
+            rows = query.limit(top).to_arrow()
+        except (ValueError, RuntimeError) as error:
+            if not where:
+                raise
+            raise ValueError(f"where {where!r} cannot be used: {error}") from error
+        scores = rows[score].to_pylist()
+        if score == "_distance":
+            scores = [1 - distance for distance in scores]
+        cells = rows.select(_SHOWN).to_pylist()
+        return [Hit(score=value, **row) for row, value in zip(cells, scores, strict=True)]
+
+    def path_of(self, hit: Hit) -> Path:
+        """The video of a moment, which lies below one of the roots.
+
+        Raises:
+            ValueError: it lies elsewhere or the moment is not of this index.
+        """
+        root = Path(self.about.roots[self._row(hit.key, "root")])
+        path = root / self._row(hit.key, "file")
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise ValueError(f"{path} is not below {root}; it is not followed")
+        return path
+
+    def vector_of(self, key: str) -> Tensor:
+        """The vector of a moment, `(width,)` float32 of unit norm, to look for more like it.
+
+        Raises:
+            ValueError: there is no such moment.
+        """
+        return torch.tensor(self._row(key, "vector"), dtype=torch.float32)
+
+    def moments(self) -> pa.RecordBatchReader:
+        """All rows, in batches: key, root, file, start, end, caption, thumbnail, vector."""
+        return self._moments.search().to_batches()
+
+    def require_model(self, model: SimVTP, *, name: str | None = None) -> None:
+        """Refuse a model that the vectors are not of.
+
+        Args:
+            model: the one that shall make queries.
+            name: what the user calls it, for the message.
+
+        Raises:
+            VideoIndexError: the index is of another one.
+        """
+        digest = model_digest(model)
+        if digest != self.model_hash:
+            raise VideoIndexError(
+                f"{self.place}: its vectors are of the model {self.about.model} "
+                f"({self.model_hash[:12]}), and this one is {name or 'another'} ({digest[:12]}); "
+                f"search with {self.about.model}, or index the videos anew"
+            )
+
+    def _has_words(self) -> bool:
+        return any("caption" in index.columns for index in self._moments.list_indices())
+
+    def _checked(self, vector: Tensor | np.ndarray) -> np.ndarray:
+        values = np.asarray(vector, dtype=np.float32)
+        if values.shape != (self.about.width,) or not np.isfinite(values).all():
+            raise ValueError(
+                f"the vector must be ({self.about.width},) finite numbers, got {values.shape}"
+            )
+        return values
+
+    def _row(self, key: str, column: str) -> Any:
+        found = self._moments.search().where(f"key = {quoted(key)}").select([column]).to_list()
+        if not found:
+            raise ValueError(f"{self.place}: there is no moment {key!r}; search again")
+        return found[0][column]

@@ -1,0 +1,130 @@
+"""The tables of a video index: its moments, its files, and what it was made with."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import pyarrow as pa
+
+from simvtp.data.places import Command, Url, named_place
+
+try:
+    import lancedb
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "a video index needs lancedb; install it with: pip install 'simvtp[search]'",
+        name=error.name,
+    ) from error
+
+MOMENTS, FILES, ABOUT = "moments", "files", "about"
+_FORMAT = 1
+
+
+class VideoIndexError(ValueError):
+    """An index that cannot be read, searched or written; the message says what to do."""
+
+
+class About(NamedTuple):
+    """What an index was made with.
+
+    Attributes:
+        model: the model's name, as it was typed.
+        model_hash: its digest, as `model_digest` gives it.
+        width: of the vectors.
+        roots: folders that names of files are relative to.
+        settings: how videos are cut into moments.
+    """
+
+    model: str
+    model_hash: str
+    width: int
+    roots: tuple[str, ...]
+    settings: Mapping[str, Any]
+
+    def to_table(self) -> pa.Table:
+        """As the one row of a table."""
+        return pa.table({"about": [json.dumps(self._asdict() | {"format": _FORMAT})]})
+
+    @classmethod
+    def of_table(cls, table: pa.Table) -> Self:
+        """From the one row of a table.
+
+        Raises:
+            ValueError, TypeError, KeyError: it says something else.
+        """
+        values = json.loads(table["about"][0].as_py())
+        if values.pop("format") != _FORMAT:
+            raise ValueError("it is of another version of simvtp")
+        return cls(**values | {"roots": tuple(map(str, values["roots"]))})
+
+
+def moment_schema(width: int) -> pa.Schema:
+    """Columns of the moments: times in seconds from the video's first frame, unit vectors."""
+    return pa.schema(
+        [
+            ("key", pa.string()),
+            ("root", pa.int32()),
+            ("file", pa.string()),
+            ("start", pa.float64()),
+            ("end", pa.float64()),
+            ("caption", pa.string()),
+            ("thumbnail", pa.binary()),
+            ("vector", pa.list_(pa.float32(), width)),
+        ]
+    )
+
+
+def file_schema() -> pa.Schema:
+    """Columns of the files: `error` says why one has no moments."""
+    return pa.schema(
+        [
+            ("root", pa.int32()),
+            ("file", pa.string()),
+            ("size", pa.int64()),
+            ("modified", pa.int64()),
+            ("sha256", pa.string()),
+            ("duration", pa.float64()),
+            ("num_moments", pa.int64()),
+            ("error", pa.string()),
+        ]
+    )
+
+
+def connect(place: str | Path | Url) -> lancedb.DBConnection:
+    """The data base in a folder, or at an address such as `s3://bucket/folder`, as typed.
+
+    Raises:
+        VideoIndexError: it is a command, or cannot be reached.
+    """
+    if isinstance(named_place(place), Command):
+        raise VideoIndexError(f"{place}: an index is a folder or an address like s3://bucket/name")
+    try:
+        return lancedb.connect(str(place))
+    except (ValueError, OSError, RuntimeError) as error:
+        raise VideoIndexError(f"{place}: cannot be opened ({error})") from error
+
+
+def read_about(database: lancedb.DBConnection, place: object) -> About:
+    """What the index was made with.
+
+    Raises:
+        VideoIndexError: there is none, or it is damaged.
+    """
+    try:
+        table = database.open_table(ABOUT).to_arrow()
+    except (ValueError, OSError, RuntimeError) as error:
+        raise VideoIndexError(
+            f"{place}: there is no video index; make one with python -m simvtp.pipelines.index "
+            f"--model M --videos DIR --out {place}"
+        ) from error
+    try:
+        return About.of_table(table)
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise VideoIndexError(f"{place}: damaged index ({error}); make it again") from error
+
+
+def quoted(text: str) -> str:
+    """A text as a value in a filter."""
+    doubled = text.replace("'", "''")
+    return f"'{doubled}'"
