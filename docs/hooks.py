@@ -6,21 +6,9 @@ from pathlib import Path
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+from simvtp.pipelines.console import COMMANDS
+
 ROOT = Path(__file__).resolve().parent.parent
-# Module of each command that has options, and where its parser is.
-COMMANDS = {
-    "simvtp.pipelines.pretrain": "simvtp.pipelines.pretrain.command",
-    "simvtp.pipelines.finetune": "simvtp.pipelines.finetune.command",
-    "simvtp.pipelines.evaluate": "simvtp.pipelines.evaluate.command",
-    "simvtp.pipelines.embed": "simvtp.pipelines.embed.command",
-    "simvtp.pipelines.prepare": "simvtp.pipelines.prepare.command",
-    "simvtp.pipelines.convert": "simvtp.pipelines.convert",
-    "simvtp.pipelines.visualize": "simvtp.pipelines.visualize",
-    "export.onnx": "export.onnx.command",
-    "export.trt": "export.trt.command",
-    "export.triton": "export.triton.command",
-    "export.bench": "export.bench.command",
-}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -33,7 +21,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def _commands() -> str:
     parts = ["# Every command\n\nWhat `--help` of each command says.\n"]
-    for name, module in COMMANDS.items():
-        parser = importlib.import_module(module).build_parser()
-        parts.append(f"## {name}\n\n```text\n{parser.format_help().rstrip()}\n```\n")
+    for name, command in COMMANDS.items():
+        told = importlib.import_module(command.parser).build_parser().format_help().rstrip()
+        parts.append(f"## simvtp {name}\n\nAlso `python -m {command.module}`.\n")
+        parts.append(f"```text\n{told}\n```\n")
     return "\n".join(parts)
