@@ -164,9 +164,18 @@ class VideoIndex:
         """
         return torch.tensor(self._row(key, "vector"), dtype=torch.float32)
 
-    def moments(self) -> pa.RecordBatchReader:
-        """All rows, in batches: key, root, file, start, end, caption, thumbnail, vector."""
-        return self._moments.search().to_batches()
+    def moments(self, *columns: str) -> pa.RecordBatchReader:
+        """All rows, in batches: key, root, file, start, end, caption, thumbnail, vector.
+
+        Args:
+            *columns: names of those to read; all by default.
+        """
+        query = self._moments.search()
+        return (query.select(list(columns)) if columns else query).to_batches()
+
+    def files(self) -> pa.Table:
+        """All videos that could be read: root, file, size, modified, sha256, duration, ...."""
+        return self._files.search().where("error IS NULL").to_arrow()
 
     def require_model(self, model: SimVTP, *, name: str | None = None) -> None:
         """Refuse a model that the vectors are not of.

@@ -57,6 +57,8 @@ def test_what_an_index_tells(index, tmp_path):
     assert index.roots == (tmp_path / "videos",)
     rows = index.moments().read_all()
     assert rows.num_rows == 12
+    assert index.moments("file", "end").read_all().column_names == ["file", "end"]
+    assert index.files()["file"].to_pylist() == ["0.mp4", "1.mp4", "2.mp4"]
     hit = index.search(text="dog", top=1)[0]
     assert index.path_of(hit) == tmp_path / "videos/0.mp4"
 
