@@ -17,7 +17,7 @@ from simvtp.printing import Console
 
 FIGURES = (
     *("recall@10", "re-ranked recall@1", "matching AUC", "word accuracy", "word gain"),
-    *("pixel error", "probe colours", "probe shapes", "probe motions"),
+    "pixel error",
 )
 
 
@@ -222,8 +222,8 @@ about {0.05 * claims:.1f} would be decided by chance alone.
 Measured on 256 held-out clips, with 75 % of tubes and words hidden for all: recall@10 by cosine
 (mean of both directions), recall@1 of captions by matching and cosine over the top 8, how well the
 matching head tells the own caption from another clip's (area under the curve, 50 is chance), hidden
-words guessed and how many more than with another clip's video, the normalised error of hidden
-pixels (times 100), and what a linear probe finds in pooled video features (area under the curve).
+words guessed and how many more than with another clip's video, and the normalised error of hidden
+pixels (times 100).
 The first row has the baseline's means, the others the change from it; `?` is a single seed.
 
 {chr(10).join(_markdown(("", "seeds", *FIGURES), rows))}

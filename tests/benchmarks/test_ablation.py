@@ -6,11 +6,9 @@ import math
 from argparse import Namespace
 
 import pytest
-import torch
 from rich.console import Console
 
 from benchmarks.ablation import VARIANTS, main, write_manifests
-from benchmarks.ablation_measure import PROPERTIES, probe, word_labels
 from benchmarks.ablation_report import FIGURES, compare, write_report
 from simvtp.config import MaskingConfig, ObjectiveConfig
 from simvtp.data.corpus.rendering import Corpus, DrawnClips
@@ -39,25 +37,6 @@ def test_interval_is_students_t_of_the_paired_differences():
     assert math.isinf(compare({1: 2.0}, {1: 1.0}).half_width)
     with pytest.raises(ValueError, match="no seed in common"):
         compare({1: 2.0}, {2: 1.0})
-
-
-def test_a_probe_finds_what_is_linear_and_nothing_in_noise():
-    generator = torch.Generator().manual_seed(0)
-    train, held_out = (torch.randn(n, 8, generator=generator) for n in (400, 400))
-    labels = [(features[:, :1] > 0).float() for features in (train, held_out)]
-    assert probe(train, labels[0], held_out, labels[1]) > 0.97
-    shuffled = labels[1][torch.randperm(400, generator=generator)]
-    assert abs(probe(train, labels[0], held_out, shuffled) - 0.5) < 0.1
-
-
-def test_labels_are_what_captions_say():
-    captions = ["a red ring moves to the left", "a large blue ring stays in place"]
-    colours = word_labels(captions, PROPERTIES["colours"])
-    assert colours.sum(dim=1).tolist() == [1, 1]
-    assert torch.equal(*word_labels(captions, PROPERTIES["shapes"]))
-    motions = word_labels(captions, PROPERTIES["motions"])
-    assert not torch.equal(motions[0], motions[1])
-    assert motions.sum(dim=1).tolist() == [1, 1]
 
 
 def results_of(baseline_matching):
