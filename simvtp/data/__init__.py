@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     )
     from simvtp.data.datasets.views import ViewDataset, ViewedClip
     from simvtp.data.loader import EpochSampler, build_loader
-    from simvtp.data.manifests.loading import ManifestError, load_manifest
+    from simvtp.data.manifests.loading import load_manifest
+    from simvtp.data.manifests.problems import ManifestError
     from simvtp.data.places import Command, Url, named_place
     from simvtp.data.shards.fetch import FetchError, ShardCache
     from simvtp.data.shards.index import ShardError
@@ -128,7 +129,8 @@ _NAMES = {
         *("RandomClips", "Sample"),
     ),
     "loader": ("EpochSampler", "build_loader"),
-    "manifests.loading": ("ManifestError", "load_manifest"),
+    "manifests.loading": ("load_manifest",),
+    "manifests.problems": ("ManifestError",),
     "places": ("Command", "Url", "named_place"),
     "datasets.quarantine": ("Quarantine", "TooManyBadClips"),
     "shards.order": ("ShardOrder",),

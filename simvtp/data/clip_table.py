@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from simvtp.data.manifests.checks import MAX_CAPTION_CHARACTERS
-from simvtp.data.manifests.rows import shown
+from simvtp.data.manifests.problems import shown
 from simvtp.data.places import Command, Place, Url
 
 _ROWS_PER_BATCH = 16_384
 _SAID = ("video_id", "captions")
+_FORM = b"form"
 _SCHEMA = pa.schema(
     [
         ("video_id", pa.string()),
@@ -45,7 +46,7 @@ class ClipRecord:
     Attributes:
         video_id: name of the clip.
         path: its file, or the tar shard that it lies in; a string is a path on this machine.
-        captions: one or more.
+        captions: what is said about it; none where nothing is.
         span: the clip's bytes in the shard; None when the file is the clip.
     """
 
@@ -95,6 +96,9 @@ class ClipTable(Sequence[ClipRecord]):
         shards: where each shard lies, by its name in the table; None when each clip has a file of
             its own.
 
+    Attributes:
+        form: how the source was understood, in words; empty where the table does not say.
+
     Raises:
         ValueError: the file is no such table.
     """
@@ -121,6 +125,8 @@ class ClipTable(Sequence[ClipRecord]):
                 f"{self.file}: a table of clips has the columns {', '.join(_SCHEMA.names)}, this "
                 f"one has {shown(', '.join(reader.schema.names))}; make it again"
             )
+        written = (reader.schema.metadata or {}).get(_FORM, b"")
+        self.form = written.decode("utf-8", "replace")
         sizes = [batch.num_rows for batch in self._batches]
         self._starts = np.cumsum([0, *sizes]).tolist()
 
@@ -150,6 +156,22 @@ class ClipTable(Sequence[ClipRecord]):
 
     def __repr__(self) -> str:
         return f"ClipTable({len(self)} clips of {self.source})"
+
+    @property
+    def num_captions(self) -> int:
+        """Captions of all clips."""
+        return sum(len(batch.column("captions").flatten()) for batch in self._batches)
+
+    def without_captions(self) -> list[int]:
+        """Places of the clips about which nothing is said."""
+        counts = [np.diff(batch.column("captions").offsets.to_numpy()) for batch in self._batches]
+        return np.flatnonzero(np.concatenate([[], *counts]) == 0).tolist()
+
+    def summary(self) -> str:
+        """What was read, and how it was understood, on one line."""
+        captions = self.num_captions
+        said = f"{len(self)} clips, {captions or 'no'} caption{'s' * (captions != 1)}"
+        return f"{said}; {self.form}" if self.form else said
 
     def captions(self) -> Iterator[str]:
         """Every caption in turn, e.g. to train a tokenizer on."""
@@ -231,9 +253,16 @@ def _fault(batch: pa.RecordBatch) -> str | None:
     return None
 
 
-def write_clip_table(file: str | Path, records: Iterable[ClipRecord]) -> None:
-    """Write records, whose paths are relative to a root, as a table; they are read one by one."""
-    with pa.ipc.new_file(str(file), _SCHEMA) as writer:
+def write_clip_table(file: str | Path, records: Iterable[ClipRecord], *, form: str = "") -> None:
+    """Write records, whose paths are relative to a root, as a table; they are read one by one.
+
+    Args:
+        file: the new table.
+        records: its rows.
+        form: how their source was understood, for `ClipTable.form`.
+    """
+    schema = _SCHEMA.with_metadata({_FORM: form}) if form else _SCHEMA
+    with pa.ipc.new_file(str(file), schema) as writer:
         remaining = iter(records)
         while rows := list(islice(remaining, _ROWS_PER_BATCH)):
             columns = [
@@ -246,7 +275,7 @@ def write_clip_table(file: str | Path, records: Iterable[ClipRecord]) -> None:
             arrays = [
                 pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)
             ]
-            writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
 
 
 def _open(

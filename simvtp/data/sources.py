@@ -1,13 +1,15 @@
-"""Clips from whatever a setting names: a manifest, or tar shards."""
+"""Clips from whatever a setting names: a manifest, a folder of videos, or tar shards."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from simvtp.data.clip_table import ClipTable
+from simvtp.data.clip_table import ClipRecord, ClipTable
 from simvtp.data.manifests.loading import load_manifest
+from simvtp.data.manifests.problems import ManifestError
 from simvtp.data.manifests.rows import READERS
 from simvtp.data.places import Place, named_place
 from simvtp.data.shards.fetch import ShardCache
-from simvtp.data.shards.index import ShardError
+from simvtp.data.shards.index import TABLE_NAME, ShardError
 from simvtp.data.shards.listing import load_shards
 
 
@@ -15,15 +17,17 @@ def load_clips(
     source: str | Place,
     *,
     root: str | Path | None = None,
+    follow_links: bool = False,
     cache: ShardCache | None = None,
     left_out: list[str] | None = None,
 ) -> ClipTable:
-    """Read a manifest, or list the clips of shards where `source` is no manifest's name.
+    """Read a manifest or a folder of videos, or list the clips of shards.
 
     Args:
         source: as `load_manifest` or `load_shards` takes it. A string is what a user typed:
             it may be a URL or a `pipe:` command, so never pass one that stands in a file.
         root: folder of a manifest's clips.
+        follow_links: clips and folders of them may be links that lead out of the root.
         cache: holds copies of remote shards.
         left_out: gets what is wrong with the rows of a manifest, or the clips of shards, that are
             left out.
@@ -33,11 +37,43 @@ def load_clips(
     """
     place = named_place(source)
     if isinstance(place, Path):
-        if place.suffix.lower() in READERS:
-            return load_manifest(place, root=root, left_out=left_out)
+        is_folder = place.is_dir() and not _is_prepared(place)
+        if is_folder or place.suffix.lower() in READERS:
+            return load_manifest(place, root=root, follow_links=follow_links, left_out=left_out)
         if not place.is_dir() and ".tar" not in str(place):
             raise ShardError(
-                f"{source}: neither a manifest ({', '.join(READERS)}), nor a folder of prepared "
-                "shards, nor .tar shards; check the path"
+                f"{source}: neither a manifest ({', '.join(READERS)}), nor a folder of videos or "
+                "of prepared shards, nor .tar shards; check the path"
             )
     return load_shards(place, cache=cache, left_out=left_out)
+
+
+def _is_prepared(folder: Path) -> bool:
+    """Whether a folder is one of shards, or should have been, rather than of videos."""
+    return (folder / TABLE_NAME).exists() or any(folder.glob("*.tar"))
+
+
+def require_captions(clips: Sequence[ClipRecord], *, source: str | Place, purpose: str) -> None:
+    """Refuse clips of which some have no caption.
+
+    Args:
+        clips: the clips.
+        source: where they come from, for the message.
+        purpose: what needs the captions, such as "training".
+
+    Raises:
+        ManifestError: there are such clips.
+    """
+    without = (
+        clips.without_captions()
+        if isinstance(clips, ClipTable)
+        else ([number for number, clip in enumerate(clips) if not clip.captions])
+    )
+    if not without:
+        return
+    first = clips[without[0]]
+    raise ManifestError(
+        f"{source}: {len(without)} of {len(clips)} clips have no caption, such as {first.name}, "
+        f"and {purpose} needs one of each: write the captions as lines of a .txt beside each "
+        "video, or name a table that has them"
+    )

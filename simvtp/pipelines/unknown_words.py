@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer
 
 from simvtp.data import ClipRecord
-from simvtp.data.manifests.rows import shown
+from simvtp.data.manifests.problems import shown
 from simvtp.data.tokenizer import is_mostly_unknown
 from simvtp.printing import Console
 

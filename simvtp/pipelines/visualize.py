@@ -7,6 +7,7 @@ from typing import Any
 
 from simvtp.data import ClipRecord, FetchError, load_clips
 from simvtp.data.corpus.rendering import held_out_manifest
+from simvtp.data.sources import require_captions
 from simvtp.model import SimVTP
 from simvtp.pipelines.learned.trained_masks import trained_ratio
 from simvtp.pipelines.pictures import CONSIDERED_CLIPS, picture_of
@@ -67,9 +68,10 @@ def _records(options: argparse.Namespace) -> Sequence[ClipRecord]:
     if options.video is None:
         if options.caption is not None:
             raise ValueError("--caption says what a --video shows, and there is none; give both")
-        return load_clips(options.data or str(held_out_manifest()), root=options.root)[
-            :CONSIDERED_CLIPS
-        ]
+        source = options.data or str(held_out_manifest())
+        clips = load_clips(source, root=options.root)[:CONSIDERED_CLIPS]
+        require_captions(clips, source=source, purpose="filling in words")
+        return clips
     if not (options.caption or "").strip():
         raise ValueError("--caption is empty; say what the video shows")
     return [ClipRecord(options.video.stem, options.video, (options.caption,))]

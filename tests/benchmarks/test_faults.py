@@ -1,5 +1,7 @@
 """The plan of the faults that are injected, and the sight of them in a table."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 from benchmarks.faults import kinds
@@ -19,8 +21,22 @@ def test_kills_are_shared_out_and_every_kind_has_a_name():
     assert {kind.ranks for kind in planned} == {1, 2}
 
 
-def test_a_group_that_is_gone_has_no_process():
-    assert group_of(2**30) == []
+def test_a_group_has_its_processes_until_they_are_gone():
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(1); input()'])"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as leader:
+        assert leader.stdout is not None
+        # The child prints when both are there.
+        leader.stdout.read(1)
+        members = group_of(leader.pid)
+        assert len(members) == 2
+        assert leader.pid in members
+        leader.communicate(b"\n")
+    assert group_of(leader.pid) == []
 
 
 def test_every_fault_comes_at_least_once():

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from simvtp.data.annotations.document import Document, field, numbered, text_of
 from simvtp.data.manifests.checks import checked_captions
-from simvtp.data.manifests.rows import READERS, ProblemError, Row, captioned, shown
+from simvtp.data.manifests.problems import ProblemError, shown
+from simvtp.data.manifests.rows import READERS, Row, captioned
 
 MSVD_LINE = re.compile(r"(?P<video>\S+_\d+_\d+)\s+(?P<caption>.+)")
 LSMDC_CELLS = 6

@@ -29,8 +29,7 @@ from simvtp.data.annotations.document import Document, listed_rows
 from simvtp.data.annotations.video_files import Missing, Video, locate, require_missing
 from simvtp.data.clip_table import ClipRecord
 from simvtp.data.datasets.tasks import LabelledClips
-from simvtp.data.manifests.loading import Problems
-from simvtp.data.manifests.rows import shown
+from simvtp.data.manifests.problems import Problems, shown
 
 _KNOWN = (
     "Kinetics (label,youtube_id,time_start,time_end), Something-Something v2 (a list of "

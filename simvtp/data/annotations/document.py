@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 from simvtp.data.annotations.plain_pickle import read_plain_pickle
 from simvtp.data.manifests.checks import text_fault
-from simvtp.data.manifests.loading import ManifestError, Problems, require_plain_text
-from simvtp.data.manifests.rows import delimiter_of, shown
+from simvtp.data.manifests.problems import ManifestError, Problems, shown
+from simvtp.data.manifests.rows import delimiter_of
+from simvtp.data.manifests.text import require_plain_text
 
 _PICKLES = (".pkl", ".pickle")
 _MAX_HEADER = 10_000

@@ -17,7 +17,7 @@ from simvtp.data.annotations.document import (
 from simvtp.data.annotations.video_files import Missing, Video, locate, require_missing
 from simvtp.data.clip_table import ClipRecord
 from simvtp.data.datasets.tasks import Question, QuestionSet
-from simvtp.data.manifests.rows import shown
+from simvtp.data.manifests.problems import shown
 
 _TGIF_OPTIONS = ("a1", "a2", "a3", "a4", "a5")
 _TGIF_COUNTS = tuple(str(count) for count in range(11))

@@ -28,9 +28,10 @@ from simvtp.data.annotations.video_files import (
     require_missing,
 )
 from simvtp.data.clip_table import ClipRecord
-from simvtp.data.manifests.rows import delimiter_of, shown
+from simvtp.data.manifests.problems import shown
+from simvtp.data.manifests.rows import delimiter_of
 from simvtp.data.places import Place, named_place
-from simvtp.data.sources import load_clips
+from simvtp.data.sources import load_clips, require_captions
 
 _MANIFEST_COLUMNS = ({"videoid", "path", "caption"}, {"videoid", "page_dir", "name"})
 _KNOWN = (
@@ -68,7 +69,9 @@ def load_retrieval(
     require_missing(missing)
     place = named_place(path)
     if not isinstance(place, Path) or _is_for_load_clips(place):
-        return _listed_records(load_clips(place, root=root), split, missing)
+        clips = _listed_records(load_clips(place, root=root), split, missing)
+        require_captions(clips, source=place, purpose="retrieval")
+        return clips
     document = Document(place)
     rows = _chosen(document, _reader(document)(document), split, missing)
     videos = [Video(place, row.names) for place, row in rows]

@@ -9,15 +9,11 @@ from typing import Literal, NamedTuple
 
 from simvtp.data.annotations.document import Document
 from simvtp.data.manifests.checks import MissingFileError, checked_path
-from simvtp.data.manifests.loading import Problems
-from simvtp.data.manifests.rows import ProblemError, Row, shown
+from simvtp.data.manifests.folders import VIDEO_ENDINGS
+from simvtp.data.manifests.problems import ProblemError, Problems, shown
+from simvtp.data.manifests.rows import Row
 from simvtp.printing import Console
 
-# Flickr's videos in DiDeMo, which most keep as .mp4, have many others.
-ENDINGS = (
-    *(".mp4", ".webm", ".mkv", ".avi", ".mov", ".gif"),
-    *(".m4v", ".3gp", ".3g2", ".mpg", ".mpeg", ".wmv", ".flv", ".mts", ".ogv"),
-)
 _MAX_NAMED = 5
 
 Missing = Literal["refuse", "leave out"]
@@ -148,13 +144,13 @@ def _spellings(name: str) -> Iterator[str]:
     """The name as it is written, and with each ending added to it or put in place of its own."""
     yield name
     for stem in dict.fromkeys((name, _stem(name))):
-        yield from (stem + ending for ending in ENDINGS)
+        yield from (stem + ending for ending in VIDEO_ENDINGS)
 
 
 def _stem(name: str) -> str:
     # Only known endings: names such as LSMDC's hold dots.
     stem, dot, ending = name.rpartition(".")
-    return stem if dot + ending.lower() in ENDINGS else name
+    return stem if dot + ending.lower() in VIDEO_ENDINGS else name
 
 
 def _files_by_name(base: str, names: Iterable[str]) -> dict[str, list[str]]:

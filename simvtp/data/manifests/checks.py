@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from simvtp.data.manifests.rows import ProblemError, Row, shown
+from simvtp.data.manifests.problems import ProblemError, shown
+from simvtp.data.manifests.rows import Row
 
 MAX_CAPTION_CHARACTERS = 10_000
 _BROKEN_CHARACTERS = re.compile("[\0\ud800-\udfff]")
@@ -30,7 +31,9 @@ def checked_id(row: Row) -> str:
 
 
 def checked_captions(row: Row) -> tuple[str, ...]:
-    """The row's captions, without the space around them."""
+    """The row's captions, without the space around them; none where it says nothing."""
+    if row.captions == ():
+        return ()
     captions = row.captions if isinstance(row.captions, list) else [row.captions]
     if not captions:
         raise ProblemError(row.line, "the list of captions is empty; give at least one")
@@ -56,13 +59,14 @@ def text_fault(name: str, text: Any, *, advice: str) -> str | None:
     return None
 
 
-def checked_path(row: Row, base: str, *, check_files: bool) -> str:
+def checked_path(row: Row, base: str, *, check_files: bool, follow_links: bool = False) -> str:
     """The first of the row's paths that is a file inside the root (the first, if unchecked).
 
     Args:
         row: the row.
         base: the root, absolute and without dots.
         check_files: look for the file and follow its links.
+        follow_links: they may lead out of the root.
 
     Returns:
         the path, relative to the root.
@@ -82,9 +86,10 @@ def checked_path(row: Row, base: str, *, check_files: bool) -> str:
                 missing.append(shown(written))
                 continue
             path, target = found
-            if not _is_below(target, _real_folder(base)):
+            if not follow_links and not _is_below(target, _real_folder(base)):
                 message = (
-                    f"path {shown(written)} is a link out of the root; set root to hold its target"
+                    f"path {shown(written)} is a link out of the root; set root to hold its "
+                    "target, or follow such links (--follow-links)"
                 )
                 raise ProblemError(row.line, message)
         return path.removeprefix(base.rstrip("/") + "/")

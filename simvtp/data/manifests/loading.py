@@ -3,72 +3,35 @@
 The result is kept in the cache: the next start maps it into memory instead of checking again.
 """
 
-import codecs
 import glob
 import hashlib
 import json
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from simvtp.data.clip_table import ClipRecord, ClipTable, write_clip_table
 from simvtp.data.manifests.checks import checked_captions, checked_id, checked_path
-from simvtp.data.manifests.rows import READERS, ProblemError, read_rows, shown
+from simvtp.data.manifests.folders import find_videos
+from simvtp.data.manifests.problems import ManifestError, ProblemError, Problems, shown
+from simvtp.data.manifests.rows import READERS, Listing, Rows, read_listing
 from simvtp.data.places import cache_folder
-from simvtp.printing import printable_lines
 
-_FORMAT = 1
-_MAX_REPORTED = 5
-_BLOCK_BYTES = 1 << 24
-# Below this many bytes, a bar would be gone before it could be read.
-_BYTES_WITH_PROGRESS = 1 << 23
-
-
-class ManifestError(ValueError):
-    """A manifest that cannot be used; the message names rows, values and fixes."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(printable_lines(message))
-
-
-class Problems:
-    """How many rows are faulty, and the first of them.
-
-    Args:
-        every: gets all of them.
-    """
-
-    def __init__(self, every: list[str] | None = None) -> None:
-        self.count = 0
-        self.first: list[str] = []
-        self.every = every
-        self.ended_reading = False
-
-    def add(self, problem: ProblemError | str) -> None:
-        """Count one more, and keep it if it is among the first."""
-        self.count += 1
-        self.ended_reading |= isinstance(problem, ProblemError) and problem.ends_reading
-        if self.every is not None:
-            self.every.append(str(problem))
-        if len(self.first) < _MAX_REPORTED:
-            self.first.append(str(problem))
-
-    def __str__(self) -> str:
-        lines = [f"{self.count} problem{'s' * (self.count > 1)}", *self.first]
-        if self.count > _MAX_REPORTED:
-            lines.append(f"... and {self.count - _MAX_REPORTED} more")
-        return "\n  ".join(lines)
+_FORMAT = 2
 
 
 def load_manifest(
     path: str | Path,
     *,
     root: str | Path | None = None,
+    follow_links: bool = False,
     check_files: bool = True,
     left_out: list[str] | None = None,
 ) -> ClipTable:
@@ -81,13 +44,17 @@ def load_manifest(
     Without an id the path is the id. Rows of the same id and path become one clip with several
     captions, in the order of their first row.
 
+    A folder stands for the videos in it and in its folders; the lines of `a.txt`, else what
+    `a.json` has as caption or captions, are the captions of `a.mp4` beside it, if it has any.
+
     The checked table is kept in the cache (`$SIMVTP_CACHE`, else `~/.cache/simvtp`) and used
-    again until the manifest's size or time changes; a clip's file that is lost after the first
-    check is found when it is read.
+    again until the manifest's size or time changes, or a folder's videos or captions do; a clip's
+    file that is lost after the first check is found when it is read.
 
     Args:
-        path: the manifest.
+        path: the manifest, or a folder of videos.
         root: folder that holds every clip; paths are relative to it. Default: the manifest's.
+        follow_links: clips that are links, and folders that are, may lead out of the root.
         check_files: look for each file and follow its links; without it the disk is not touched.
         left_out: gets what is wrong with each faulty row, which is then left out; such a manifest
             is checked again the next time. Without it, one faulty row refuses the manifest.
@@ -96,35 +63,57 @@ def load_manifest(
         ManifestError: the manifest or its root is missing, empty or faulty.
     """
     source = Path(path)
-    root = source.parent if root is None else Path(root)
-    base = Path(os.path.normpath(root.absolute()))
-    if source.suffix.lower() not in READERS:
-        known = ", ".join(READERS)
-        raise ManifestError(f"{source}: a manifest must end in {known}, got {source.suffix!r}")
+    if root is None:
+        root = source if source.is_dir() else source.parent
+    base = os.path.normpath(Path(root).absolute())
+    checks = _Checks(base, check_files=check_files, follow_links=follow_links)
     try:
-        file = _cached_file(source, base, check_files=check_files)
+        state, read = _opened(source, checks)
+        file = _cached_file(source, checks, state)
     except OSError as error:
         raise ManifestError(
-            f"{source}: cannot read the manifest ({error.strerror}); check its path"
+            f"{error.filename or source}: cannot read it ({error.strerror}); check its path"
         ) from error
-    if check_files and not base.is_dir():
+    if check_files and not Path(base).is_dir():
         raise ManifestError(f"{source}: root {root} is not a folder; set root to the clips' folder")
     # A table that a crash of the machine has damaged is made again.
     with suppress(ValueError, OSError):
         return ClipTable(file, root=base, source=source)
-    require_plain_text(source)
-    file = _build(file, source, base, Problems(left_out), check_files=check_files)
+    file = _build(file, source, read(), checks, Problems(left_out))
     return ClipTable(file, root=base, source=source)
 
 
-def _cached_file(source: Path, base: Path, *, check_files: bool) -> Path:
-    """Name of the checked table: the first part stands for the manifest, the second for a state."""
+class _Checks(NamedTuple):
+    """What is asked of each clip's file: to lie below `base`, and to be there."""
+
+    base: str
+    check_files: bool
+    follow_links: bool
+
+
+def _opened(source: Path, checks: _Checks) -> tuple[list[Any], Callable[[], Listing]]:
+    """What the source's rows depend on, and what reads them."""
+    if source.is_dir():
+        folder = os.path.normpath(source.absolute())
+        if not Path(folder).is_relative_to(checks.base):
+            raise ManifestError(
+                f"{source}: root {checks.base} does not hold this folder; leave root out"
+            )
+        found = find_videos(Path(folder), checks.base, follow_links=checks.follow_links)
+        return [found.state()], found.listing
+    if source.suffix.lower() not in READERS:
+        known = ", ".join(READERS)
+        raise ManifestError(f"{source}: a manifest must end in {known}, got {source.suffix!r}")
     status = source.stat()
-    place = [str(source.resolve()), str(base), check_files]
-    state = [_FORMAT, status.st_size, status.st_mtime_ns]
-    first, second = (hashlib.sha256(json.dumps(part).encode()) for part in (place, state))
-    name = f"{source.stem[:80]}-{first.hexdigest()[:16]}-{second.hexdigest()[:16]}.arrow"
-    return cache_folder() / "manifests" / name
+    return [status.st_size, status.st_mtime_ns], partial(read_listing, source)
+
+
+def _cached_file(source: Path, checks: _Checks, state: list[Any]) -> Path:
+    """Name of the checked table: the first part stands for the manifest, the second for a state."""
+    place = [str(source.resolve()), *checks]
+    parts = (place, [_FORMAT, *state])
+    first, second = (hashlib.sha256(json.dumps(part).encode()).hexdigest()[:16] for part in parts)
+    return cache_folder() / "manifests" / f"{source.stem[:80]}-{first}-{second}.arrow"
 
 
 class _Places:
@@ -149,21 +138,22 @@ class _Places:
         return (rows.tolist() for rows in np.split(order, ends))
 
 
-def _build(file: Path, source: Path, base: Path, problems: Problems, *, check_files: bool) -> Path:
-    """Check the manifest's rows, merge those of one clip, and put the table in its place."""
+def _build(file: Path, source: Path, listing: Listing, checks: _Checks, problems: Problems) -> Path:
+    """Check the listed rows, merge those of one clip, and put the table in its place."""
     places = _Places()
     file.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=file.parent, prefix=".") as scratch:
         table_file, merged_file = Path(scratch, "rows.arrow"), Path(scratch, "merged.arrow")
-        rows = _checked_rows(source, base, problems, places, check_files=check_files)
-        write_clip_table(table_file, rows)
+        rows = _checked_rows(listing.rows, checks, problems, places)
+        write_clip_table(table_file, rows, form=listing.form)
         if (groups := places.groups()) is not None:
             table = ClipTable(table_file, root="", source=source)
-            write_clip_table(merged_file, _merged(table, groups, places, problems))
+            merged = _merged(table, groups, places, problems)
+            write_clip_table(merged_file, merged, form=listing.form)
             table_file = merged_file
         refused = problems.every is None or problems.ended_reading or not places.lines
         if problems.count and refused:
-            raise ManifestError(f"{source} (root {base}): {problems}")
+            raise ManifestError(f"{source} (root {checks.base}): {problems}")
         if not places.lines:
             raise ManifestError(f"{source}: it lists no clip; add at least one row")
         for outdated in file.parent.glob(f"{glob.escape(file.stem.rpartition('-')[0])}-*.arrow"):
@@ -176,17 +166,18 @@ def _build(file: Path, source: Path, base: Path, problems: Problems, *, check_fi
 
 
 def _checked_rows(
-    source: Path, base: Path, problems: Problems, places: _Places, *, check_files: bool
+    rows: Rows, checks: _Checks, problems: Problems, places: _Places
 ) -> Iterator[ClipRecord]:
     """A record for each good row, and its place; every faulty row becomes one problem."""
-    progress = source.stat().st_size > _BYTES_WITH_PROGRESS
-    for row in read_rows(source, progress=progress):
+    base, settings = checks.base, checks._asdict()
+    del settings["base"]
+    for row in rows:
         try:
             if isinstance(row, ProblemError):
                 raise row
             captions = checked_captions(row)
             video_id = checked_id(row)
-            path = checked_path(row, str(base), check_files=check_files)
+            path = checked_path(row, base, **settings)
         except ProblemError as problem:
             problems.add(problem)
         else:
@@ -214,29 +205,3 @@ def _merged(
             problems.add(ProblemError(places.lines[number], message))
         for _, record, captions in merged.values():
             yield ClipRecord(record.video_id, record.path, tuple(captions))
-
-
-def require_plain_text(source: Path) -> None:
-    """Refuse bytes that are no text before a reader stumbles over them without a line number."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    line = 1
-    with source.open("rb") as file:
-        while True:
-            block = file.read(_BLOCK_BYTES)
-            if (position := block.find(b"\0")) >= 0:
-                line += block.count(b"\n", 0, position)
-                raise ManifestError(
-                    f"{source}: line {line}: it holds a NUL byte; save the manifest as plain "
-                    "UTF-8 text"
-                )
-            try:
-                decoder.decode(block, final=not block)
-            except UnicodeDecodeError as error:
-                line += error.object.count(b"\n", 0, error.start)
-                raise ManifestError(
-                    f"{source}: line {line}: byte {error.object[error.start : error.start + 1]!r} "
-                    "is not UTF-8; save the manifest as UTF-8"
-                ) from error
-            if not block:
-                return
-            line += block.count(b"\n")

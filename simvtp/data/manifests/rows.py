@@ -13,9 +13,12 @@ from typing import Any, NamedTuple, TextIO
 
 import rich.progress
 
+from simvtp.data.manifests.problems import ProblemError, shown
+from simvtp.data.manifests.text import require_plain_text
 from simvtp.printing import Console
 
-_MAX_SHOWN_CHARACTERS = 60
+# Below this many bytes, a bar would be gone before it could be read.
+_BYTES_WITH_PROGRESS = 1 << 23
 _DELIMITERS = (",", ";", "\t")
 # Letters of the fields that published lists of captions have, the likeliest first.
 VIDEO_FIELDS = (
@@ -29,7 +32,10 @@ _WEBVID_COLUMNS = ("videoid", "page_dir", "name")
 
 
 class Row(NamedTuple):
-    """One row as written; of several paths the first that exists counts."""
+    """One row as written; of several paths the first that exists counts.
+
+    Line 0 is that of a file that is named, and captions `()` say nothing.
+    """
 
     line: int
     video_id: Any
@@ -37,23 +43,20 @@ class Row(NamedTuple):
     captions: Any
 
 
-class ProblemError(Exception):
-    """One thing wrong with one line of the manifest.
-
-    Args:
-        line: number of the line.
-        message: what is wrong and what to do.
-        ends_reading: nothing after this line could be read.
-    """
-
-    def __init__(self, line: int, message: str, *, ends_reading: bool = False) -> None:
-        super().__init__(f"line {line}: {message}")
-        self.message = message
-        self.ends_reading = ends_reading
-
-
 # A reader that raised would end at its first faulty row, so faults are handed on like rows.
 Rows = Iterator[Row | ProblemError]
+
+
+class Listing(NamedTuple):
+    """What a source lists.
+
+    Attributes:
+        form: how it was understood, in words for whoever named it.
+        rows: its rows, read as they are asked for.
+    """
+
+    form: str
+    rows: Rows
 
 
 def _csv_rows(file: TextIO) -> Rows:
@@ -215,8 +218,17 @@ READERS: dict[str, Callable[[TextIO], Rows]] = {
 }
 
 
-def read_rows(source: Path, *, progress: bool) -> Rows:
-    """Rows of a manifest that is known to be UTF-8, by the ending of its name."""
+def read_listing(source: Path) -> Listing:
+    """What a manifest lists, by the ending of its name.
+
+    Raises:
+        ManifestError: it is no text.
+    """
+    require_plain_text(source)
+    return Listing(f"manifest {source.suffix.lower()}", _read_rows(source))
+
+
+def _read_rows(source: Path) -> Rows:
     kind = source.suffix.lower()
     with rich.progress.open(
         source,
@@ -228,14 +240,6 @@ def read_rows(source: Path, *, progress: bool) -> Rows:
         description="Checking the manifest",
         console=Console(stderr=True),
         transient=True,
-        disable=not progress,
+        disable=source.stat().st_size <= _BYTES_WITH_PROGRESS,
     ) as file:
         yield from READERS[kind](file)
-
-
-def shown(value: object) -> str:
-    """A value as it is written, shortened so that it fits into a message."""
-    text = repr(value)
-    if len(text) <= _MAX_SHOWN_CHARACTERS:
-        return text
-    return f"{text[: _MAX_SHOWN_CHARACTERS - 3]}..."

@@ -1,6 +1,6 @@
 """Videos encoded anew for fast random access: small, upright, at one rate, keyframes close by."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
+from av.container import OutputContainer
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
@@ -84,8 +85,8 @@ def _transcode(
         times, rate = _target_times(timeline, stream.time_base, encoding.frames_per_second)
         timed = timed_frames(container.decode(stream), timeline)
         frames = frames_at(timed, times, timeline)
-        pictures = _upright_pictures(frames, encoding.short_side, pixel_shape(stream))
-        _encode(pictures, target, rate=rate, gop=encoding.gop or _DEFAULT_GOP)
+        upright = UprightPictures(encoding.short_side, pixel_shape(stream))
+        _encode(map(upright, frames), target, rate=rate, gop=encoding.gop or _DEFAULT_GOP)
 
 
 def _target_times(
@@ -103,54 +104,82 @@ def _target_times(
 
 
 def _encode(pictures: Iterable[VideoFrame], target: Path, *, rate: Fraction, gop: int) -> None:
-    options = {"preset": "veryfast", "crf": "20", "sc_threshold": "0", "keyint_min": str(gop)}
     muxer = {"movflags": "+faststart"}
+    stream: Any = None
     with av.open(f"file:{target}", "w", format="mp4", options=muxer) as container:
-        stream: Any = container.add_stream("libx264", rate=rate, options=options)
-        stream.codec_context.thread_count = 1
-        stream.codec_context.gop_size = gop
-        stream.pix_fmt = "yuv420p"
         for number, picture in enumerate(pictures):
-            if number == 0:
-                context = stream.codec_context
-                context.width, context.height = picture.width, picture.height
-                context.colorspace = picture.colorspace
-                context.color_range = ColorRange.MPEG
-            # The source's keyframes would become keyframes again.
-            picture.pict_type = PictureType.NONE
+            if stream is None:
+                stream = add_encoder(container, picture, rate=rate, gop=gop)
             picture.pts, picture.time_base = number, 1 / rate
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
 
 
-def _upright_pictures(
-    frames: Iterable[VideoFrame], short_side: int | None, shape: Fraction
-) -> Iterator[VideoFrame]:
-    """Frames of one even size in YUV 4:2:0, as shown; the colours' matrix stays the source's."""
-    reformatter = VideoReformatter()
-    width, height = 0, 0
-    orientation = Orientation(False, False, False)
-    previous: VideoFrame | None = None
-    picture: VideoFrame | None = None
-    for frame in frames:
-        if previous is None:
-            width, height = _even_size(*square_sides(frame, shape), short_side=short_side)
-            orientation = Orientation.of(frame)
-        if frame is not previous:
+def add_encoder(
+    container: OutputContainer, picture: VideoFrame, *, rate: Fraction, gop: int = _DEFAULT_GOP
+) -> Any:
+    """An H.264 stream for pictures like this one, encoded by one thread: the bytes are then fixed.
+
+    Args:
+        container: gets the stream.
+        picture: the first one, as `UprightPictures` gives it.
+        rate: frames per second.
+        gop: frames from one keyframe to the next.
+    """
+    options = {"preset": "veryfast", "crf": "20", "sc_threshold": "0", "keyint_min": str(gop)}
+    stream: Any = container.add_stream("libx264", rate=rate, options=options)
+    stream.pix_fmt = "yuv420p"
+    context = stream.codec_context
+    context.thread_count = 1
+    context.gop_size = gop
+    context.width, context.height = picture.width, picture.height
+    context.colorspace = picture.colorspace
+    context.color_range = ColorRange.MPEG
+    return stream
+
+
+class UprightPictures:
+    """Frames made pictures of one even size in YUV 4:2:0, as shown, for `add_encoder`.
+
+    The matrix of the colours stays the source's.
+
+    Args:
+        short_side: larger frames are shrunk to it, in pixels; None keeps the size.
+        shape: width of a pixel over its height.
+    """
+
+    def __init__(self, short_side: int | None, shape: Fraction) -> None:
+        self.short_side = short_side
+        self.shape = shape
+        self._reformatter = VideoReformatter()
+        self._sides = (0, 0)
+        self._orientation = Orientation(False, False, False)
+        self._latest: tuple[VideoFrame, VideoFrame] | None = None
+
+    def __call__(self, frame: VideoFrame) -> VideoFrame:
+        """The picture of a frame; the same one again where the frame is held.
+
+        Raises:
+            ClipError: the frame is damaged.
+        """
+        if self._latest is None:
+            sides = square_sides(frame, self.shape)
+            self._sides = _even_size(*sides, short_side=self.short_side)
+            self._orientation = Orientation.of(frame)
+        if self._latest is None or self._latest[0] is not frame:
             if frame.is_corrupt:
                 raise ClipError("a frame is damaged")
-            previous = frame
-            picture = _turned(
-                reformatter.reformat(
-                    opaque(frame),
-                    *(width, height, "yuv420p"),
-                    interpolation=Interpolation.BICUBIC,
-                    dst_color_range=ColorRange.MPEG,
-                ),
-                orientation,
+            picture = self._reformatter.reformat(
+                opaque(frame),
+                *self._sides,
+                "yuv420p",
+                interpolation=Interpolation.BICUBIC,
+                dst_color_range=ColorRange.MPEG,
             )
-        assert picture is not None
-        yield picture
+            self._latest = frame, _turned(picture, self._orientation)
+        # The source's keyframes would become keyframes again.
+        self._latest[1].pict_type = PictureType.NONE
+        return self._latest[1]
 
 
 def _even_size(width: int, height: int, *, short_side: int | None) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import fsspec
 
 from simvtp.data.clip_table import ClipTable
-from simvtp.data.manifests.rows import shown
+from simvtp.data.manifests.problems import shown
 from simvtp.data.places import Url
 from simvtp.data.shards.fetch import FetchError, ShardCache
 from simvtp.named_files import file_beside, require_plain_name

@@ -8,7 +8,8 @@ from typing import Any, BinaryIO, NamedTuple, Self
 
 from simvtp.data.clip_table import ByteSpan, ClipRecord
 from simvtp.data.manifests.checks import checked_captions
-from simvtp.data.manifests.rows import ProblemError, Row
+from simvtp.data.manifests.problems import ProblemError
+from simvtp.data.manifests.rows import Row
 from simvtp.data.shards.index import ShardError
 
 VIDEO_SUFFIXES = ("mp4", "m4v", "mov", "webm", "mkv", "avi", "gif")

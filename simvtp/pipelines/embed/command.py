@@ -31,6 +31,7 @@ from simvtp.data import (
 )
 from simvtp.data.clip_table import portable_name
 from simvtp.data.datasets.quarantine import require_few_bad
+from simvtp.data.sources import require_captions
 from simvtp.model import SimVTP
 from simvtp.model_folder import find_model_folder
 from simvtp.pipelines.unknown_words import tell_unknown_captions
@@ -116,6 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _embed_to_file(options: argparse.Namespace, stop: StopRequest, console: Console) -> int:
     with stop.interruptible():
         records = load_clips(options.data, root=options.root)
+        if options.text:
+            require_captions(records, source=options.data, purpose="--text")
         folder = find_model_folder(options.model, download_options={})
         device = choose_device(RunConfig(device=options.device))
         model = SimVTP.from_pretrained(folder).to(device)

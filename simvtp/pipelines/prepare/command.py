@@ -30,6 +30,7 @@ from simvtp.data.preparing.shard_writer import REPORT_NAME, DroppedClip, ShardFo
 from simvtp.data.preparing.transcode import Encoding
 from simvtp.data.processes import num_usable_cores
 from simvtp.data.shards.index import INDEX_NAME
+from simvtp.data.sources import require_captions
 from simvtp.pipelines.prepare.report import (
     ClipReport,
     bad_clip_lines,
@@ -93,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows = [DroppedClip("", str(options.data), reason)._asdict() for reason in faulty]
             if options.check:
                 return _check(clips, rows, options, console)
+            require_captions(clips, source=options.data, purpose="a shard")
             return _prepare(clips, rows, options, encoding, console)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on")

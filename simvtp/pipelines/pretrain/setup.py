@@ -27,6 +27,7 @@ from simvtp.data import (
 )
 from simvtp.data.corpus.rendering import render_corpus
 from simvtp.data.shards.fetch import ClipFiles
+from simvtp.data.sources import require_captions
 from simvtp.files import write_whole
 from simvtp.losses import ContrastiveLoss
 from simvtp.masking import RunningCellMasker, TextMasker, TubeMasker
@@ -73,9 +74,14 @@ def load_data(config: DataConfig) -> TrainingData:
     cache = build_shard_cache(config)
     validation = None
     if config.validation is not None:
-        validation = load_clips(config.validation, root=config.root, cache=cache)
-    train = load_clips(config.train, root=config.root, cache=cache)
-    return TrainingData(train, validation, cache)
+        validation = _captioned(config.validation, config, cache)
+    return TrainingData(_captioned(config.train, config, cache), validation, cache)
+
+
+def _captioned(source: str, config: DataConfig, cache: ShardCache) -> ClipTable:
+    clips = load_clips(source, root=config.root, cache=cache)
+    require_captions(clips, source=source, purpose="training")
+    return clips
 
 
 def with_corpus_kept(data: DataConfig) -> DataConfig:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from simvtp.data import ClipRecord, ManifestError, load_manifest
 from simvtp.data.manifests import loading as manifest
+from simvtp.data.manifests import text as manifest_text
 
 Write = Callable[..., Path]
 
@@ -202,7 +203,7 @@ def test_links_out_of_the_root_are_refused(write: Write, tmp_path: Path):
 
 
 def test_missing_manifest_and_root(tmp_path: Path, write: Write):
-    assert "cannot read the manifest" in message_of(tmp_path / "gone.csv")
+    assert "cannot read it (No such file" in message_of(tmp_path / "gone.csv")
     path = write("m.csv", csv_of("1,a.mp4,x"))
     assert "is not a folder" in message_of(path, root=tmp_path / "gone")
     assert len(load_manifest(path, root=tmp_path / "gone", check_files=False)) == 1
@@ -252,7 +253,7 @@ def test_folders_that_are_links_are_followed(write: Write, tmp_path: Path):
 def test_bytes_that_are_no_text_are_found_in_any_block(
     block: int, write: Write, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(manifest, "_BLOCK_BYTES", block)
+    monkeypatch.setattr(manifest_text, "_BLOCK_BYTES", block)
     assert len(load_manifest(write("m.csv", csv_of("1,a.mp4,Zwölf ☃")))) == 1
     broken = csv_of("1,a.mp4,☃").encode() + b"2,b.mp4,\xe2\x98"
     assert r"line 3: byte b'\xe2'" in message_of(write("m.csv", broken))

@@ -96,15 +96,20 @@ def test_patience_ends_a_run_that_gets_no_better(command_for, tmp_path, monkeypa
     assert CheckpointStore(tmp_path / "checkpoints").load_best().step == 2 * per_epoch
 
 
-def test_the_head_alone_leaves_the_encoder_as_it_was(command_for, model_folder, tmp_path):
-    start = SimVTP.from_pretrained(model_folder).state_dict()
+def test_the_head_alone_is_trained_and_the_encoder_stays(command_for, model_folder, tmp_path):
+    model = SimVTP.from_pretrained(model_folder)
+    start = model.state_dict()
     for parts in ("head", "features"):
         out = tmp_path / parts
         assert finetune.main(command_for("classification", out, tune__train_parts=parts)) == 0
-        tuned = VideoClassifier.from_pretrained(out / "model").state_dict()
+        classifier = VideoClassifier.from_pretrained(out / "model")
+        tuned = classifier.state_dict()
         for name, value in tuned.items():
             if not name.startswith("head."):
                 torch.testing.assert_close(value, start[name], rtol=0, atol=0)
+        untrained = VideoClassifier.from_model(model, classes=classifier.classes).head
+        assert not untrained.bias.any()
+        assert tuned["head.bias"].all()
 
 
 def pooled(model, records):

@@ -1,0 +1,154 @@
+"""A folder of videos: its files and those of its folders, each with the captions beside it."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from simvtp.data.manifests.checks import checked_path
+from simvtp.data.manifests.problems import ManifestError, ProblemError
+from simvtp.data.manifests.rows import Listing, Row, Rows
+
+# Flickr's videos in DiDeMo, which most keep as .mp4, have many others.
+VIDEO_ENDINGS = (
+    *(".mp4", ".webm", ".mkv", ".avi", ".mov", ".gif"),
+    *(".m4v", ".3gp", ".3g2", ".mpg", ".mpeg", ".wmv", ".flv", ".mts", ".ogv"),
+    *(".m2ts", ".ts", ".vob", ".f4v", ".asf", ".ogg", ".divx", ".mxf"),
+)
+_SIDECARS = (".txt", ".json")
+_MAX_SIDECAR_BYTES = 1 << 22
+
+
+class FoundVideos(NamedTuple):
+    """What a folder holds.
+
+    Attributes:
+        base: the root, absolute and without dots.
+        names: videos, from the root, in alphabetical order.
+        sidecars: file of captions of a video, by the video's name.
+        num_links: folders that are links and were not entered.
+        follow_links: files and folders may lie anywhere.
+    """
+
+    base: str
+    names: list[str]
+    sidecars: dict[str, str]
+    num_links: int
+    follow_links: bool
+
+    def state(self) -> str:
+        """Changes with the names of the videos, and with their captions' files."""
+        digest = hashlib.sha256()
+        for name in self.names:
+            digest.update(os.fsencode(name) + b"\0")
+        for sidecar in dict.fromkeys(self.sidecars.values()):
+            status = os.stat(f"{self.base}/{sidecar}", follow_symlinks=self.follow_links)  # noqa: PTH116
+            said = f"\n{sidecar} {status.st_size} {status.st_mtime_ns}"
+            digest.update(os.fsencode(said))
+        return digest.hexdigest()
+
+    def listing(self) -> Listing:
+        """A row for each video."""
+        kinds = [sidecar[sidecar.rindex(".") :].lower() for sidecar in self.sidecars.values()]
+        counts = [f"{kinds.count(kind)} {kind}" for kind in _SIDECARS if kind in kinds]
+        beside = f"captions in {' and '.join(counts)} beside them" if counts else "no captions"
+        links = f"; {self.num_links} linked folders not entered" if self.num_links else ""
+        return Listing(f"videos of a folder, {beside}{links}", self._rows())
+
+    def _rows(self) -> Rows:
+        for name in self.names:
+            try:
+                sidecar = self.sidecars.get(name)
+                captions = () if sidecar is None else self._captions(sidecar)
+                yield Row(0, None, (name,), captions)
+            except ProblemError as problem:
+                yield problem
+
+    def _captions(self, sidecar: str) -> Any:
+        """What a file says of the video beside it: the lines of a text, or an object's captions."""
+        row = Row(0, None, (sidecar,), ())
+        # Or a link named like captions would make any file of this machine a part of the table.
+        checked_path(row, self.base, check_files=True, follow_links=self.follow_links)
+        with Path(self.base, sidecar).open("rb") as file:
+            content = file.read(_MAX_SIDECAR_BYTES + 1)
+        if len(content) > _MAX_SIDECAR_BYTES:
+            raise ProblemError(0, f"{sidecar} has more than {_MAX_SIDECAR_BYTES} bytes; shorten it")
+        try:
+            text = content.decode("utf-8-sig")
+            if sidecar.lower().endswith(".txt"):
+                return [line for line in text.splitlines() if line.strip()] or ()
+            written = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            message = f"{sidecar} is no {sidecar[-4:].lstrip('.')} in UTF-8 ({error}); mend it"
+            raise ProblemError(0, message) from error
+        if not isinstance(written, dict):
+            return written
+        # Others write other things about a video beside it.
+        return written.get("captions", written.get("caption", ()))
+
+
+def find_videos(folder: Path, base: str, *, follow_links: bool) -> FoundVideos:
+    """Videos of a folder and of all folders in it, without hidden ones (`._a.mp4`).
+
+    Args:
+        folder: where to look, below the root.
+        base: the root, absolute and without dots.
+        follow_links: enter folders that are links, each once.
+
+    Raises:
+        OSError: a folder cannot be read.
+        ManifestError: there is no video.
+    """
+    found = FoundVideos(base, [], {}, 0, follow_links)
+    num_links = 0
+    for place, files, links in _walk(str(folder), follow_links=follow_links):
+        num_links += links
+        inside = os.path.relpath(place, base)
+        begin = "" if inside == "." else f"{inside}/"
+        beside = {name.lower(): name for name in files if name.lower().endswith(_SIDECARS)}
+        for name in files:
+            stem, ending = os.path.splitext(name.lower())  # noqa: PTH122
+            if ending not in VIDEO_ENDINGS:
+                continue
+            found.names.append(begin + name)
+            candidates = (each + kind for kind in _SIDECARS for each in (stem, name.lower()))
+            sidecar = next((beside[each] for each in candidates if each in beside), None)
+            if sidecar is not None:
+                found.sidecars[begin + name] = begin + sidecar
+    if not found.names:
+        linked = f" ({num_links} folders in it are links)" if num_links else ""
+        raise ManifestError(
+            f"{folder}: no video in it or in its folders{linked}; a video ends in "
+            f"{', '.join(VIDEO_ENDINGS)}"
+        )
+    found.names.sort()
+    return found._replace(num_links=num_links)
+
+
+def _walk(top: str, *, follow_links: bool) -> Iterator[tuple[str, list[str], int]]:
+    """Each folder with its files and the number of folders that are links and not entered."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    seen = {os.path.realpath(top)}
+    for place, folders, files in os.walk(top, onerror=refuse, followlinks=True):
+        entered: list[str] = []
+        num_links = 0
+        for name in sorted(folders):
+            path = os.path.join(place, name)  # noqa: PTH118
+            if name.startswith("."):
+                continue
+            if not follow_links and os.path.islink(path):  # noqa: PTH114
+                num_links += 1
+                continue
+            if follow_links:
+                target = os.path.realpath(path)
+                if target in seen:
+                    continue
+                seen.add(target)
+            entered.append(name)
+        folders[:] = entered
+        yield place, sorted(name for name in files if not name.startswith(".")), num_links
