@@ -18,6 +18,7 @@ from simvtp.config import ModelConfig
 from simvtp.data import ClipRecord
 from simvtp.data.corpus.contours import corpus_contours
 from simvtp.data.corpus.rendering import render_corpus
+from simvtp.data.datasets.clip_batches import clip_batches
 from simvtp.layers import gather_tubelets
 from simvtp.losses import tubelet_targets
 from simvtp.masking import TubeMask, TubeMasker
@@ -26,7 +27,6 @@ from simvtp.pipelines.learned.figures import pixel_figures
 from simvtp.pipelines.learned.pixel_errors import TubeletErrors, tubelet_errors
 from simvtp.pipelines.pretrain import FROM_SCRATCH, LAPTOP_RECIPE
 from simvtp.printing import Console
-from simvtp.retrieval.embedding import clip_batches
 from simvtp.seeding import derive_generator
 
 _REACH = 2

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from simvtp.config import ModelConfig
+    from simvtp.data.read_video import read_video
     from simvtp.model import SimVTP
     from simvtp.objective import Objective
     from simvtp.step_features import ExtraTerm, StepFeatures
 
 __version__ = "0.1.0"
-__all__ = ["ExtraTerm", "ModelConfig", "Objective", "SimVTP", "StepFeatures"]
+__all__ = ["ExtraTerm", "ModelConfig", "Objective", "SimVTP", "StepFeatures", "read_video"]
 
 _MODULE_OF = {
     "ExtraTerm": "step_features",
@@ -18,6 +19,7 @@ _MODULE_OF = {
     "Objective": "objective",
     "SimVTP": "model",
     "StepFeatures": "step_features",
+    "read_video": "data.read_video",
 }
 
 

@@ -27,6 +27,7 @@ from simvtp.model_folder import (
     read_tokenizer,
     write_model_folder,
 )
+from simvtp.own_files import FileMethods
 from simvtp.parts import PART_NAMES
 from simvtp.reconstruction import Reconstruction, hide_words, reconstruct
 
@@ -37,6 +38,7 @@ _NO_TOKENIZER = (
 
 
 class SimVTP(
+    FileMethods,
     AssembledModel,
     library_name="simvtp",
     tags=["video-text", "masked-autoencoder", "video-retrieval"],
@@ -45,6 +47,15 @@ class SimVTP(
 
     Made of parts, as `AssembledModel` takes them; `from_config` makes the usual ones.
     """
+
+    @property
+    def usage(self) -> str:
+        """Lines of Python for the model card."""
+        return (
+            'model.rank("a dog runs", ["one.mp4", "two.mp4"])  # (file, score), best first\n'
+            'model.embed_files(["one.mp4", "two.mp4"])  # (files, width) float32, unit norm\n'
+            'model.encode_video(read_video("one.mp4", model))  # at=12.5: the clip at that second'
+        )
 
     def encode_video(self, video: Tensor) -> Tensor:
         """Embed whole clips, nothing masked.

@@ -67,6 +67,11 @@ class DocumentedModel(ModelHubMixin):
 
     facts: ModelFacts = ModelFacts()
 
+    @property
+    def usage(self) -> str:
+        """Lines of Python for the card: what one does with the model, called `model`."""
+        return ""
+
     def generate_model_card(self, *arguments: Any, **options: Any) -> ModelCard:
         """The README.md of the model's folder, as the hub shows it."""
         template = self._hub_mixin_info.model_card_data
@@ -77,7 +82,7 @@ class DocumentedModel(ModelHubMixin):
         )
         kind, module = type(self).__name__, module_of(self)
         own = getattr(self, "own_parts", ())
-        text = card_text(kind, module, facts=self.facts, own_parts=own)
+        text = card_text(kind, module, usage=self.usage, facts=self.facts, own_parts=own)
         return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
 
@@ -93,22 +98,28 @@ def module_of(model: object) -> str:
     return ".".join(type(model).__module__.split(".")[:2]).removesuffix(".model")
 
 
-def card_text(kind: str, module: str, *, facts: ModelFacts, own_parts: Sequence[str] = ()) -> str:
+def card_text(
+    kind: str, module: str, *, usage: str, facts: ModelFacts, own_parts: Sequence[str] = ()
+) -> str:
     """Body of a model card.
 
     Args:
         kind: name of the class.
         module: where it is imported from.
+        usage: what one does with it.
         facts: origins and training.
         own_parts: parts that are not the library's, which whoever loads the model must give.
     """
     given = "".join(f", {name}=..." for name in own_parts)
+    imports = f"from simvtp import read_video\nfrom {module} import {kind}"
+    if module == "simvtp":
+        imports = f"from simvtp import {kind}, read_video"
     parts = [
         f"# {kind}\n\nA video-text model of the library SimVTP, after [the paper]({_PAPER}): one "
         "transformer for video, text and both, pre-trained as a masked autoencoder. "
         "`preprocessor.json` says how clips are cut; pixels are normalised inside the model.",
-        f"```python\nfrom {module} import {kind}\n\n"
-        f'model = {kind}.from_pretrained("this folder or repository"{given})\n```',
+        f"```python\n{imports}\n\n"
+        f'model = {kind}.from_pretrained("this folder or repository"{given})\n{usage}\n```',
     ]
     parts += [_stage_text(stage) for stage in facts.stages]
     if not facts.stages:

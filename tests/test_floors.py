@@ -19,7 +19,7 @@ FLOORS = {
             "simvtp.assembled",
         ),
         *("simvtp.reconstruction", "simvtp.model_folder", "simvtp.step_tokens", "simvtp.parts"),
-        "simvtp.step_features",
+        *("simvtp.step_features", "simvtp.clip_features", "simvtp.own_files"),
     ),
     2: (
         *("simvtp.encoders", "simvtp.decoders", "simvtp.masking", "simvtp.losses"),

@@ -10,8 +10,11 @@ from huggingface_hub import HfApi, ModelCard
 from simvtp import ModelConfig, SimVTP
 from simvtp.config.flat import flat_settings
 from simvtp.conversion import Origin, map_weights, origins_of, read_weights
+from simvtp.data import train_tokenizer
 from simvtp.model_card import ModelFacts, Stage, read_facts
-from simvtp.tasks import VideoClassifier
+from simvtp.model_folder import shipped_models
+from simvtp.tasks import VideoAnswerer, VideoClassifier
+from tests.data.conftest import write_video_file
 
 CONFIG = ModelConfig(
     image_size=32,
@@ -158,3 +161,40 @@ def test_damaged_facts_are_refused(tmp_path):
 def test_settings_are_flat_and_plain():
     nested = {"a": {"b": (1, 2), "c": None}, "d": 0.5}
     assert flat_settings(nested) == {"a.b": [1, 2], "a.c": None, "d": 0.5}
+
+
+def code_of(folder):
+    text = ModelCard.load(folder / "README.md").text
+    return text.partition("```python\n")[2].partition("```")[0]
+
+
+@pytest.mark.parametrize("kind", ["pre-trained", "classes", "answers", "options"])
+def test_the_code_of_a_card_runs(tmp_path, monkeypatch, kind):
+    """As it stands there, where the folder and the videos have the names that it says."""
+    tokenizer = train_tokenizer(["a dog runs", "what does the dog do", "who runs"], vocab_size=120)
+    config = replace(CONFIG, vocab_size=tokenizer.get_vocab_size())
+    made = SimVTP.from_config(config, tokenizer=tokenizer)
+    if kind == "classes":
+        made = VideoClassifier.from_model(made, classes=["a", "b"])
+    elif kind in ("answers", "options"):
+        known = ("yes", "no") if kind == "answers" else ()
+        made = VideoAnswerer.from_model(made, answers=known)
+    folder = tmp_path / "this folder or repository"
+    made.save_pretrained(folder)
+    for name, length in (("one", 8), ("two", 5), ("clip", 8)):
+        write_video_file(tmp_path / f"{name}.mp4", length)
+    monkeypatch.chdir(tmp_path)
+    seen = {}
+    *lines, last = code_of(folder).splitlines()
+    exec("\n".join([*lines, f"last = {last}"]), seen)
+    assert seen["model"].config == config
+    value = seen["last"]
+    if kind in ("pre-trained", "options"):
+        assert value.shape == ((1, 16) if kind == "pre-trained" else (1, 2))
+    else:
+        assert value in {"classes": ("a", "b"), "answers": ("yes", "no")}[kind]
+
+
+def test_the_shipped_card_says_what_cards_say():
+    folder = shipped_models()["shapes"]
+    assert SimVTP.from_pretrained(folder).usage in code_of(folder)

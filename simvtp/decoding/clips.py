@@ -30,6 +30,8 @@ from simvtp.decoding.timeline import (
 from simvtp.decoding.video_file import Source, named_errors, open_video
 
 _SECONDS = 0.25
+_DIGITS = 6
+_ROUNDING = 10**-_DIGITS
 
 
 class ClipInfo(NamedTuple):
@@ -69,6 +71,7 @@ class _Request(NamedTuple):
     stride: int | None
     positions: tuple[float | None, ...]
     short_side: int | None
+    part: tuple[float, float] | None
 
 
 def frame_indices(
@@ -93,7 +96,7 @@ def frame_indices(
 
 
 def frame_places(
-    num_available: int, *, num_frames: int, step: float, position: float | None = None
+    num_available: float, *, num_frames: int, step: float, position: float | None = None
 ) -> list[float]:
     """Places in a video, counted in frames, of a clip whose steps are no whole number of frames.
 
@@ -121,6 +124,7 @@ def read_clips(
     seconds: float | None = None,
     stride: int | None = None,
     short_side: int | None = None,
+    part: tuple[float, float] | None = None,
     span: tuple[int, int] | None = None,
     time_limit: float | None = None,
     limits: Limits = DEFAULT_LIMITS,
@@ -139,20 +143,22 @@ def read_clips(
         seconds: time between two frames of a clip; 0.25 where no stride is given either.
         stride: instead, frames of the video, at its average rate, between two frames of a clip.
         short_side: frames of at least twice this short side, in pixels, are shrunk to it.
+        part: seconds from the video's first frame where the part of it begins and ends that clips
+            are cut from as if there were no more; an end behind the video's is that.
         span: offset and size, in bytes, of the video in the file, e.g. in a tar shard; None when
             the file is the video.
         time_limit: seconds after which the file counts as unreadable.
         limits: what the file may have at most.
 
     Raises:
-        ClipError: the file, or a part of it that a clip needs, cannot be decoded in time, or is
-            beyond a limit.
-        ValueError: a count is below 1, a position is outside [0, 1], or the frames' spacing is
-            given twice or is not above 0.
+        ClipError: the file, or a part of it that a clip needs, cannot be decoded in time, is
+            beyond a limit, or ends before the part begins.
+        ValueError: a count is below 1, a position is outside [0, 1], the part ends before it
+            begins, or the frames' spacing is given twice or is not above 0.
     """
     if seconds is None and stride is None:
         seconds = _SECONDS
-    request = _Request(num_frames, seconds, stride, tuple(positions), short_side)
+    request = _Request(num_frames, seconds, stride, tuple(positions), short_side, part)
     _check_request(request)
     deadline = Deadline(time_limit, limits)
     opened: _Opened = {"source": source, "span": span, "deadline": deadline}
@@ -212,6 +218,12 @@ def _check_request(request: _Request) -> None:
         raise ValueError(f"seconds must be finite and above 0, got {seconds}")
     if not positions or not all(one is None or 0 <= one <= 1 for one in positions):
         raise ValueError(f"positions must be one or more in [0, 1], got {positions}")
+    if request.part is not None and not 0 <= request.part[0] < request.part[1]:
+        start, end = request.part
+        raise ValueError(
+            f"a part of a video must begin at 0 seconds or later and end after that, got {start:g} "
+            f"to {end:g}"
+        )
 
 
 def _read(
@@ -249,15 +261,26 @@ def _read(
 
 def _places(num_available: int, request: _Request, *, interval: float) -> np.ndarray:
     """Places `(clips, frames)` of the wanted frames; one frame of the video takes `interval` s."""
-    counts = {"num_available": num_available, "num_frames": request.num_frames}
+    first, last = 0.0, float(num_available)
+    if request.part is not None:
+        first, last = (min(second / interval, last) for second in request.part)
+        if first == num_available:
+            raise ClipError(
+                f"it is {num_available * interval:g} s long, and the part begins at "
+                f"{request.part[0]:g} s"
+            )
+    num_frames, positions = request.num_frames, request.positions
     if request.seconds is None:
         assert request.stride is not None
-        counts["stride"] = request.stride
-        return np.array([frame_indices(**counts, position=one) for one in request.positions])
-    step = request.seconds / interval
-    clips = [frame_places(**counts, step=step, position=one) for one in request.positions]
+        begin = math.floor(first + _ROUNDING)
+        settings = {"num_frames": num_frames, "stride": request.stride}
+        count = max(1, round(last) - begin)
+        clips = [frame_indices(count, position=one, **settings) for one in positions]
+        return np.array(clips) + begin
+    settings = {"num_frames": num_frames, "step": request.seconds / interval}
+    places = [frame_places(last - first, position=one, **settings) for one in positions]
     # So that sums that differ in their last digit are one place.
-    return np.round(clips, 6)
+    return np.round(np.array(places) + first, _DIGITS)
 
 
 def _decoded(

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from simvtp.data import ClipRecord
+from simvtp.data.datasets.clip_batches import clip_batches
 from simvtp.layers import unpack
 from simvtp.lettering import lettered
 from simvtp.model import SimVTP
 from simvtp.reconstruction import Reconstruction
-from simvtp.retrieval.embedding import clip_batches
 from simvtp.seeding import derive_generator
 
 # Clips to choose from: those whose patches have most contrast leave most to be filled in.

@@ -1,36 +1,19 @@
 """Features of clips and captions, batch by batch, without holding more than a batch of them."""
 
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
-from itertools import chain, islice
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from simvtp.clip_features import require_finite
 from simvtp.config.checks import require_at_least
 from simvtp.data import ClipRecord, ShardCache
-from simvtp.data.datasets.views import read_views
+from simvtp.data.datasets.clip_batches import ClipBatch, clip_batches
 from simvtp.model import SimVTP
-from simvtp.tasks import TaskModel
 
 Precision = Literal["fp32", "bf16"]
-
-
-class ClipBatch(NamedTuple):
-    """Readable clips of a manifest, their numbers, and why the others are missing.
-
-    Attributes:
-        video: `(clips * views, frames, channels, size, size)` uint8, the views of a clip together.
-        numbers: `(clips,)` int64.
-        starts: for each clip where its views start in the video, seconds.
-        errors: numbers of the clips that could not be read, and why.
-    """
-
-    video: Tensor
-    numbers: Tensor
-    starts: tuple[tuple[float, ...], ...]
-    errors: tuple[tuple[int, str], ...]
 
 
 class EmbeddedBatch(NamedTuple):
@@ -146,55 +129,11 @@ def embed_captions(
             captions = tuple(chain.from_iterable(records[number].captions for number in numbers))
             parts = [captions[n : n + batch_size] for n in range(0, len(captions), batch_size)]
             features = torch.cat([_run(model, part, precision=precision) for part in parts])
-            _require_finite(features, [records[number].name for number in indices])
+            require_finite(features, [records[number].name for number in indices])
             ids = tuple(records[number].video_id for number in indices)
             yield EmbeddedCaptions(torch.tensor(indices), ids, captions, features)
 
     return batches()
-
-
-def clip_batches(
-    model: SimVTP | TaskModel,
-    records: Sequence[ClipRecord],
-    *,
-    batch_size: int,
-    num_workers: int,
-    views: tuple[int, int] = (1, 1),
-    start: int = 0,
-    **reading: Any,
-) -> Generator[ClipBatch, None, None]:
-    """Views of all records, in order; unreadable clips are reported, not replaced.
-
-    Args:
-        model: knows what clips it takes.
-        records: the clips.
-        batch_size: views in a batch, but never less than those of one clip.
-        num_workers: processes that decode, as for `embed`.
-        views: clips over the length of a video, and crops of each; the centre by default.
-        start: number of the first record.
-        **reading: as for `read_views`.
-    """
-    clips = read_views(
-        records,
-        start=start,
-        num_workers=num_workers,
-        num_frames=model.config.num_frames,
-        spacing=model.frame_spacing,
-        num_clips=views[0],
-        num_crops=views[1],
-        image_size=model.config.image_size,
-        **reading,
-    )
-    num_videos = max(1, batch_size // (views[0] * views[1]))
-    with closing(clips):
-        while batch := list(islice(clips, num_videos)):
-            read = [(clip, clip.video) for clip in batch if clip.video is not None]
-            yield ClipBatch(
-                torch.cat([video for _, video in read]) if read else torch.empty(0).byte(),
-                torch.tensor([clip.index for clip, _ in read]).long(),
-                tuple(clip.starts for clip, _ in read),
-                tuple((clip.index, clip.error) for clip in batch if clip.error is not None),
-            )
 
 
 def _embedded(
@@ -213,7 +152,7 @@ def _embedded(
         for number, starts in zip(batch.numbers.tolist(), batch.starts, strict=True)
         for _ in starts
     ]
-    _require_finite(features, [records[number].name for number in numbers])
+    require_finite(features, [records[number].name for number in numbers])
     return EmbeddedBatch(
         indices=torch.tensor(numbers, dtype=torch.int64),
         ids=tuple(records[number].video_id for number in numbers),
@@ -230,16 +169,6 @@ def _run(model: SimVTP, batch: Tensor | Sequence[str], *, precision: Precision) 
         if isinstance(batch, Tensor):
             return model.encode_video(batch).cpu()
         return model.encode_text(batch).cpu()
-
-
-def _require_finite(features: Tensor, names: Sequence[str]) -> None:
-    finite = features.isfinite().all(dim=1)
-    if not finite.all():
-        row = int((~finite).int().argmax())
-        raise ValueError(
-            f"the features of {names[row]} are not finite; the model's weights are at fault, take "
-            "an earlier checkpoint, or --precision fp32"
-        )
 
 
 def _require_counts(

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from rich.progress import Progress
 from torch import Tensor
-from torch.nn import functional
 
+from simvtp.clip_features import clip_features
 from simvtp.data import ClipRecord
 from simvtp.metrics import (
     QueryRanks,
@@ -18,7 +18,6 @@ from simvtp.metrics import (
     summarize,
 )
 from simvtp.model import SimVTP
-from simvtp.retrieval.embedding import clip_batches
 
 KS = (1, 5, 10)
 
@@ -86,10 +85,7 @@ def embed_gallery(
     views: tuple[int, int] = (1, 1),
     progress: Progress | None = None,
 ) -> Gallery:
-    """Embed every readable clip and its captions.
-
-    A clip of several views gets the mean of their unit-norm features, made unit again: each view
-    counts alike, however long its own feature is.
+    """Embed every readable clip, as `clip_features` does, and its captions.
 
     Raises:
         ValueError: no clip can be read.
@@ -98,33 +94,22 @@ def embed_gallery(
     index: list[Tensor] = []
     unreadable: dict[int, str] = {}
     task = None if progress is None else progress.add_task("clips", total=len(records))
-    for batch in clip_batches(
-        model, records, batch_size=batch_size, num_workers=num_workers, views=views
-    ):
-        if len(batch.numbers):
-            parts = [model.encode_video(part).cpu() for part in batch.video.split(batch_size)]
-            features = torch.cat(parts).unflatten(0, (len(batch.numbers), -1))
-            videos.append(_mean_of_views(features))
-            index.append(batch.numbers)
+    reading = {"batch_size": batch_size, "num_workers": num_workers, "views": views}
+    for batch in clip_features(model, records, **reading):
+        videos.append(batch.features)
+        index.append(batch.numbers)
         unreadable.update(batch.errors)
         if progress is not None and task is not None:
             progress.advance(task, len(batch.numbers) + len(batch.errors))
-    if not videos:
+    clip_index = torch.cat(index)
+    if not len(clip_index):
         raise ValueError(
             f"none of the {len(records)} clips can be read, first: {next(iter(unreadable.items()))}"
         )
-    clip_index = torch.cat(index)
     captions, owners = _captions_of(records, clip_index)
     text = _embed_captions(model, captions, batch_size=batch_size, progress=progress)
     positives = owners[:, None] == torch.arange(len(clip_index))
     return Gallery(torch.cat(videos), text, tuple(captions), clip_index, positives, unreadable)
-
-
-def _mean_of_views(features: Tensor) -> Tensor:
-    """Unit mean of unit features `(clips, views, width)`; a single view stays what it is."""
-    if features.shape[1] == 1:
-        return features[:, 0]
-    return functional.normalize(features.mean(dim=1), dim=-1)
 
 
 def _captions_of(records: Sequence[ClipRecord], clip_index: Tensor) -> tuple[list[str], Tensor]:

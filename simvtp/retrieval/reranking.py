@@ -8,9 +8,9 @@ from rich.progress import Progress
 from torch import Tensor
 
 from simvtp.data import ClipRecord
+from simvtp.data.datasets.clip_batches import clip_batches
 from simvtp.masking import TubeMasker
 from simvtp.model import SimVTP
-from simvtp.retrieval.embedding import clip_batches
 from simvtp.retrieval.gallery import Gallery, Scores
 from simvtp.seeding import derive_generator
 

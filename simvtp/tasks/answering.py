@@ -69,6 +69,14 @@ class VideoAnswerer(
         self.answers = known
         self.tokenizer = tokenizer
 
+    @property
+    def usage(self) -> str:
+        """Lines of Python for the model card."""
+        clip = 'clip = read_video("clip.mp4", model)'
+        if self.answers:
+            return f'{clip}\nmodel.answers[model.answer(clip, "what does the dog do").argmax()]'
+        return f'{clip}\nmodel.answer(clip, "who runs", options=[["a dog", "a cat"]])  # (1, 2)'
+
     @classmethod
     def from_model(cls, model: SimVTP, *, answers: Sequence[str] = ()) -> Self:
         """A pre-trained model with a new head, in training mode; they share no weights.

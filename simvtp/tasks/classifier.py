@@ -47,6 +47,14 @@ class VideoClassifier(
         super().__init__(config, num_outputs=len(names), frame_spacing=frame_spacing, **parts)
         self.classes = names
 
+    @property
+    def usage(self) -> str:
+        """Lines of Python for the model card."""
+        return (
+            'chances = model.classify(read_video("clip.mp4", model))  # (clips, classes)\n'
+            "model.classes[chances.mean(dim=0).argmax()]"
+        )
+
     @classmethod
     def from_model(cls, model: SimVTP, *, classes: Sequence[str]) -> Self:
         """A pre-trained model with a new head, in training mode; they share no weights.

@@ -50,6 +50,8 @@ class ViewDataset(Dataset[ViewedClip]):
         image_size: height and width of a view, pixels.
         num_clips: clips of each video.
         num_crops: crops of each clip.
+        part: seconds where the part of each video begins and ends that the clips are cut from;
+            None: all of it.
         cache: finds shards on this machine.
         time_limit: seconds after which a video counts as unreadable.
 
@@ -66,6 +68,7 @@ class ViewDataset(Dataset[ViewedClip]):
         image_size: int,
         num_clips: int = 1,
         num_crops: int = 1,
+        part: tuple[float, float] | None = None,
         cache: ShardCache | None = None,
         time_limit: float | None = 60.0,
     ) -> None:
@@ -76,6 +79,7 @@ class ViewDataset(Dataset[ViewedClip]):
         self.spacing = spacing
         self.num_crops = num_crops
         self.positions = clip_positions(num_clips)
+        self.part = part
         self.crop = CentreCrop(image_size)
         self.cache = ShardCache() if cache is None else cache
         self.time_limit = time_limit
@@ -93,6 +97,7 @@ class ViewDataset(Dataset[ViewedClip]):
                 seconds=self.spacing.seconds,
                 stride=self.spacing.stride,
                 short_side=self.crop.short_side,
+                part=self.part,
                 span=record.span,
                 time_limit=self.time_limit,
             )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from simvtp.data import ClipRecord, Quarantine
+from simvtp.data.datasets.clip_batches import clip_batches
 from simvtp.data.datasets.tasks import LabelledClips, QuestionSet
 from simvtp.metrics import (
     Interval,
@@ -24,7 +25,6 @@ from simvtp.metrics import (
 )
 from simvtp.model import SimVTP
 from simvtp.retrieval.comparison import LEVEL, intervals_of
-from simvtp.retrieval.embedding import clip_batches
 from simvtp.retrieval.gallery import (
     Scores,
     embed_gallery,

@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from simvtp.data import ClipRecord
 from simvtp.data.corpus.contours import corpus_contours
+from simvtp.data.datasets.clip_batches import clip_batches
 from simvtp.data.tokenizer import encode_caption, special_token_ids
 from simvtp.layers import PackedLayout, PackedTokens, to_device
 from simvtp.masking import TextMask, TextMasker, TubeMask, TubeMasker
@@ -31,7 +32,6 @@ from simvtp.pipelines.learned.pixel_errors import TubeletErrors, tubelet_errors
 from simvtp.pipelines.learned.trained_masks import trained_ratio
 from simvtp.printing import Console
 from simvtp.reconstruction import fill_in
-from simvtp.retrieval.embedding import clip_batches
 from simvtp.retrieval.gallery import Gallery, embed_gallery
 from simvtp.retrieval.reranking import seen_in_training
 from simvtp.seeding import derive_generator

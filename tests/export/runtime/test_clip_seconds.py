@@ -10,7 +10,8 @@ import torch
 from export.triton import command as triton
 from simvtp.config import DataConfig, FrameSpacing
 from simvtp.data import CentreCrop, ClipDataset, ClipRecord
-from simvtp.retrieval.embedding import clip_batches, embed
+from simvtp.data.datasets.clip_batches import clip_batches
+from simvtp.retrieval.embedding import embed
 from tests.export.triton.test_triton import Request, as_json, configs_of, load_backend_model
 
 RATES = (12, 25, 30, 60)

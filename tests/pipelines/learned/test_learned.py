@@ -7,6 +7,7 @@ import torch
 
 from simvtp import SimVTP
 from simvtp.data import ClipRecord, load_manifest, train_tokenizer
+from simvtp.data.datasets.clip_batches import clip_batches
 from simvtp.masking import TubeMask
 from simvtp.metrics import area_under_curve
 from simvtp.pipelines.learned import measure_learned, measures
@@ -18,7 +19,6 @@ from simvtp.pipelines.learned.figures import (
 )
 from simvtp.pipelines.learned.pixel_errors import TubeletErrors, tubelet_errors
 from simvtp.printing import Console
-from simvtp.retrieval.embedding import clip_batches
 from simvtp.retrieval.reranking import seen_in_training
 from tests.sample_batches import small_config
 
