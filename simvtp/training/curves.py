@@ -20,7 +20,7 @@ def plot_curves(metrics_jsonl: str | Path, *, out_png: str | Path) -> Path:
     Every metric that was logged gets a panel with its raw and its smoothed curve, figures of the
     terms one for all of them; every
     evaluation gets one with all of its recalls, accuracies and areas under curves and one with its
-    pixel errors, those with `chance` or `floor` in their name dashed.
+    pixel errors, those with `chance`, `floor` or `majority` in their name dashed.
 
     Args:
         metrics_jsonl: the file that `RunLog` writes.
@@ -138,7 +138,7 @@ def _draw(panel: "Axes", title: str, curves: Curves) -> None:
 
 
 def _line_of(name: str) -> str:
-    return "--" if "chance" in name or "floor" in name else "o-"
+    return "--" if any(word in name for word in ("chance", "floor", "majority")) else "o-"
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:

@@ -2,12 +2,15 @@
 
 Those count as wrong; retrieval leaves them out, for there is no clip to rank. With `num_samples`
 resamples of the clips each figure that has one gets its 95 % interval, as two more figures: its
-name with `low` and `high` behind it.
+name with `low` and `high` behind it. What a figure is to be compared with has its name with
+`majority` or `chance` before it.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,6 +41,7 @@ _KS = (1, 5)
 _BATCH_SIZE = 16
 _DIRECTIONS = {"text_to_video": "t2v", "video_to_text": "v2t"}
 LOW, HIGH = " low", " high"
+MAJORITY, CHANCE = "majority ", "chance "
 
 
 def view_batches(
@@ -77,7 +81,7 @@ def measure_retrieval(
     num_samples: int = 0,
     quarantine: Path | None = None,
 ) -> dict[str, float]:
-    """Recalls and ranks of both directions by cosine and, under names of their own, matched.
+    """Recalls and ranks of both directions by cosine, by chance and, if asked for, matched.
 
     Args:
         model: the model.
@@ -108,6 +112,9 @@ def measure_retrieval(
             known = intervals.get(prefix, {}).get(direction, {})
             metrics: RetrievalMetrics = getattr(result, direction)
             figures |= _direction_figures(f"{prefix}{short}", metrics, known)
+            if not prefix:
+                chance: RetrievalMetrics = getattr(result, f"chance_{direction}")
+                figures |= _direction_figures(f"{CHANCE}{short}", chance, {})
     return {**figures, "unreadable": len(gallery.unreadable)}
 
 
@@ -132,12 +139,15 @@ def measure_classes(
     model: VideoClassifier,
     clips: LabelledClips,
     *,
+    train: LabelledClips | None = None,
     views: tuple[int, int] = (1, 1),
     num_workers: int = 0,
     num_samples: int = 0,
     quarantine: Path | None = None,
 ) -> dict[str, float]:
     """Top-1 and top-5 accuracy and the mean over classes, from the mean of the views' chances.
+
+    With `train` also what its most frequent classes would be right for, by their number alone.
 
     Raises:
         ValueError: no clip can be read, or the model's scores are not numbers.
@@ -164,7 +174,18 @@ def measure_classes(
             f"top-{k}", share, _interval(hits, torch.arange(len(hits)), num_samples)
         )
     mean = {"mean class accuracy": metrics.mean_class_accuracy}
-    return {**accuracies, **mean, "unreadable": len(labels) - read}
+    floors = {} if train is None else _by_majority(train.labels, labels, len(clips.classes), ks)
+    return {**accuracies, **mean, **floors, "unreadable": len(labels) - read}
+
+
+def _by_majority(
+    train: np.ndarray, labels: Tensor, num_classes: int, ks: Sequence[int]
+) -> dict[str, float]:
+    """Figures of who says, whatever the clip, the classes that are most frequent in training."""
+    counts = torch.bincount(torch.from_numpy(train).long(), minlength=num_classes).double()
+    metrics = classification_metrics(counts.expand(len(labels), -1), labels=labels, ks=ks)
+    figures = {f"{MAJORITY}top-{k}": share for k, share in metrics.accuracy.items()}
+    return {**figures, f"{MAJORITY}mean class accuracy": metrics.mean_class_accuracy}
 
 
 @torch.inference_mode()
@@ -172,6 +193,7 @@ def measure_answers(
     model: VideoAnswerer,
     questions: QuestionSet,
     *,
+    train: QuestionSet | None = None,
     views: tuple[int, int] = (1, 1),
     num_workers: int = 0,
     num_samples: int = 0,
@@ -180,7 +202,9 @@ def measure_answers(
     """Accuracy over all questions, from the mean of the views' chances, and what bounds it.
 
     A question whose answer the model does not know, or whose clip cannot be read, is wrong. Where
-    all answers are numbers, as TGIF-QA's counts, there is their mean squared error, too.
+    all answers are numbers, as TGIF-QA's counts, there is their mean squared error, too. With
+    `train` also what its most frequent answer would be right for, or of the options the one that
+    is right most often there.
 
     Raises:
         ValueError: no clip can be read, or the model's scores are not numbers.
@@ -207,7 +231,11 @@ def measure_answers(
     hits = hit_chance(scores, labels=known.clamp(min=0)) * (known >= 0)
     owners = torch.tensor([question.clip for question in questions.questions])
     accuracy = _with_interval("accuracy", metrics.accuracy, _interval(hits, owners, num_samples))
-    figures = {**accuracy, "answerable": metrics.answerable, "unreadable": int(unread.sum())}
+    figures = {**accuracy, "answerable": metrics.answerable}
+    if train is not None:
+        floor = answering_metrics(_frequencies(train, questions), answers=answers)
+        figures[f"{MAJORITY}accuracy"] = floor.accuracy
+    figures["unreadable"] = int(unread.sum())
     if (
         questions.answers
         and all(map(str.isdecimal, questions.answers))
@@ -220,6 +248,21 @@ def measure_answers(
             scores[read], answers=answers[read], values=values
         )
     return figures
+
+
+def _frequencies(train: QuestionSet, questions: QuestionSet) -> Tensor:
+    """How often each answer or option `(questions, answers)` is right in training."""
+    right = Counter(
+        (question.options or train.answers)[question.answer]
+        for question in train.questions
+        if question.answer >= 0
+    )
+    return torch.tensor(
+        [
+            [right[answer] for answer in question.options or questions.answers]
+            for question in questions.questions
+        ]
+    ).double()
 
 
 def _interval(hits: Tensor, clips: Tensor, num_samples: int) -> Interval | None:

@@ -1,11 +1,11 @@
 """What a fine-tuning run says at its start, and what it found, as a table."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rich.table import Table
 
-from simvtp.pipelines.finetune.measuring import HIGH, LOW
+from simvtp.pipelines.finetune.measuring import CHANCE, HIGH, LOW, MAJORITY
 from simvtp.pipelines.finetune.settings import FinetuneConfig
 from simvtp.pipelines.finetune.tasks import Task
 from simvtp.pipelines.unknown_words import tell_unknown_captions, tell_unknown_texts
@@ -28,23 +28,42 @@ def kept_state(config: FinetuneConfig, headline: str) -> str:
 
 
 def results_table(results: Mapping[str, Mapping[str, float]], *, title: str) -> Table:
-    """Every figure of every split, those of the test with their intervals.
+    """Every figure of every split beside what it is to be compared with, the test's with intervals.
 
     Args:
         results: figures by split; one that a split does not have is left blank.
         title: what was measured.
     """
+    names = dict.fromkeys(name for figures in results.values() for name in figures)
+    floor = next((word for word in (MAJORITY, CHANCE) if any(map(_begins(word), names))), None)
     table = Table(title=title)
     table.add_column("")
     for split in results:
         table.add_column(split, justify="right")
-    names = dict.fromkeys(name for figures in results.values() for name in figures)
+        if floor is not None:
+            table.add_column(floor.strip(), justify="right", style="dim")
     for name in names:
-        if not name.endswith((LOW, HIGH)):
-            table.add_row(name, *(_cell(figures, name) for figures in results.values()))
-    if any(name.endswith(LOW) for name in names):
-        table.caption = f"in brackets: {PERCENT} intervals, from resampling the clips"
+        if name.endswith((LOW, HIGH)) or (floor is not None and name.startswith(floor)):
+            continue
+        shown = (name,) if floor is None else (name, f"{floor}{name}")
+        table.add_row(name, *(_cell(figures, one) for figures in results.values() for one in shown))
+    table.caption = _caption(names, floor)
     return table
+
+
+def _begins(word: str) -> Callable[[str], bool]:
+    return lambda name: name.startswith(word)
+
+
+def _caption(names: Iterable[str], floor: str | None) -> str | None:
+    notes = {
+        MAJORITY: "majority: always what is most frequent in training",
+        CHANCE: "chance: clips and captions in a random order",
+    }
+    said = [] if floor is None else [notes[floor]]
+    if any(name.endswith(LOW) for name in names):
+        said.append(f"in brackets: {PERCENT} intervals, from resampling the clips")
+    return "\n".join(said) or None
 
 
 def _cell(figures: Mapping[str, float], name: str) -> str:

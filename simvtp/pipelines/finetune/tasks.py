@@ -196,7 +196,9 @@ def _classification(config: FinetuneConfig, model: SimVTP) -> Task:
         mix = MixAugment(mixup_alpha=augment.mixup, cutmix_alpha=augment.cutmix)
 
     def measure(tuned: VideoClassifier, split: str) -> Figures:
-        return measure_classes(tuned, splits[split], **_measuring(config, split))
+        return measure_classes(
+            tuned, splits[split], train=splits["train"], **_measuring(config, split)
+        )
 
     return Task(
         ClassificationObjective(classifier),
@@ -234,7 +236,7 @@ def _answering(config: FinetuneConfig, model: SimVTP) -> Task:
     train_parts(answerer, "all" if config.tune.train_parts == "all" else "head")
 
     def measure(tuned: VideoAnswerer, split: str) -> Figures:
-        return measure_answers(tuned, splits[split], **_measuring(config, split))
+        return measure_answers(tuned, splits[split], train=train, **_measuring(config, split))
 
     return Task(
         AnsweringObjective(answerer),

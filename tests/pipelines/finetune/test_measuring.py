@@ -1,6 +1,7 @@
 """Figures of fine-tuned models against what their own predictions give, clip by clip."""
 
 import io
+import re
 import statistics
 
 import numpy as np
@@ -128,6 +129,14 @@ def test_retrieval_is_judged_by_the_mean_over_views(model, corpus, records):
     scores = (torch.stack(text) @ torch.stack(video).T).tolist()
     expected = figures_of(ranks_of(scores), "t2v") | {"unreadable": 1}
     expected |= figures_of(ranks_of([list(column) for column in zip(*scores, strict=True)]), "v2t")
+    # A random order puts the one right clip at each place alike.
+    number = len(scores)
+    for short in ("t2v", "v2t"):
+        recalls = {k: min(k / number, 1) for k in (1, 5, 10)}
+        expected |= {f"chance {short} recall@{k}": share for k, share in recalls.items()}
+        expected[f"chance {short} mean recall"] = sum(recalls.values()) / 3
+        for name in ("median rank", "mean rank"):
+            expected[f"chance {short} {name}"] = (number + 1) / 2
     figures = measure_retrieval(model, clips, views=VIEWS)
     assert figures == pytest.approx(expected)
     resampled = measure_retrieval(model, clips, views=VIEWS, num_samples=50)
@@ -186,6 +195,67 @@ def test_counts_have_a_squared_error(model, records):
     figures = measure_answers(answerer, QuestionSet(records, questions, ("0", "1", "7")))
     assert (figures["unreadable"], figures["accuracy"]) == (1, pytest.approx(1 / 3))
     assert figures["mean squared error"] == pytest.approx((0 + 36) / 2)
+
+
+def test_the_majority_of_classes_is_that_of_training(model, records):
+    """Of training's labels 2 is the most frequent, then 0 and 3 alike; 4 never occurs."""
+    names = tuple("abcdef")
+    trained = LabelledClips([], np.array([2, 0, 2, 3, 1, 2, 0, 3]), names)
+    labels = [2, 0, 4, 3, 2]
+    clips = LabelledClips(records, np.array(labels), names)
+    classifier = VideoClassifier.from_model(model, classes=names)
+    figures = measure_classes(classifier, clips, train=trained)
+    assert figures["majority top-1"] == pytest.approx(labels.count(2) / 5)
+    # The fifth place is shared by the two that never occur.
+    assert figures["majority top-5"] == pytest.approx((4 + 1 / 2) / 5)
+    assert figures["majority mean class accuracy"] == pytest.approx(1 / 4)
+    assert "majority top-1" not in measure_classes(classifier, clips)
+
+
+@pytest.mark.parametrize("kind", ["open", "options"])
+def test_the_majority_of_answers_is_that_of_training(model, records, kind):
+    known = () if kind == "options" else ("red", "blue", "left")
+    trained = ["red", "blue", "blue", "left"]
+    asked = [(0, "blue"), (1, "red"), (3, "up"), (4, "blue")]
+    among = [("blue", "red"), ("red", "green"), ("up", "down"), ("left", "blue")]
+
+    def question(clip, answer, options):
+        number = (
+            options.index(answer) if options else known.index(answer) if answer in known else -1
+        )
+        return Question(clip, "what", number, options)
+
+    if kind == "options":
+        train = [question(0, answer, (answer, "something else")) for answer in trained]
+        test = [question(*each, options) for each, options in zip(asked, among, strict=True)]
+        # Blue beats red, red beats green, nobody said up or down, blue beats left.
+        expected = (1 + 1 + 1 / 2 + 1) / 4
+    else:
+        train = [question(0, answer, ()) for answer in trained]
+        test = [question(*each, ()) for each in asked]
+        expected = 2 / 4
+    answerer = VideoAnswerer.from_model(model, answers=known)
+    figures = measure_answers(
+        answerer,
+        QuestionSet(records, tuple(test), known),
+        train=QuestionSet(records, tuple(train), known),
+    )
+    assert figures["majority accuracy"] == pytest.approx(expected)
+
+
+def test_a_table_shows_figures_beside_their_floor():
+    results = {
+        "validation": {"top-1": 0.5, "majority top-1": 0.25, "unreadable": 0},
+        "test": {"top-1": 0.75, "top-1 low": 0.5, "top-1 high": 1, "majority top-1": 0.125},
+    }
+    console = Console(file=io.StringIO(), width=120)
+    console.print(results_table(results, title="classification"))
+    lines = console.file.getvalue().splitlines()
+    header, row = (next(line for line in lines if word in line) for word in ("validation", "top-1"))
+    assert re.findall(r"[a-z]+", header) == ["validation", "majority", "test", "majority"]
+    assert re.findall(r"[0-9.]{3,}", row) == ["0.5", "0.25", "0.75", "0.5", "0.125"]
+    assert not [line for line in lines if "majority top-1" in line]
+    assert "always what is most frequent in training" in console.file.getvalue()
 
 
 def test_a_table_shows_what_only_one_split_has():

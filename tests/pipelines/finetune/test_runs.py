@@ -47,7 +47,11 @@ def test_a_run_keeps_its_best_state_and_measures_it(command_for, task, tmp_path,
     name = "encoder.transformer.blocks.0.mlp.0.weight"
     assert not torch.equal(weights[name], start[name])
     assert (run / "curves.png").is_file()
-    assert "kept is the best" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "kept is the best" in said
+    floor = f"{'chance' if task == 'retrieval' else 'majority'} {headline}"
+    assert 0 < results["validation"][floor] < 1
+    assert floor.split()[0] in said
 
 
 @pytest.mark.parametrize("task", ["retrieval", "classification"])
