@@ -11,7 +11,7 @@ from PIL import Image
 
 from simvtp.command_line import at_least, command_parser
 from simvtp.data import ClipError, probe, read_clips
-from simvtp.data.annotations.video_files import ENDINGS
+from simvtp.data.manifests.folders import VIDEO_ENDINGS
 from simvtp.data.video.transforms import CentreCrop
 from simvtp.model import SimVTP
 from simvtp.printing import Console, add_debug
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     writer = IndexWriter(options.out, about)
     for path in sorted(options.videos.rglob("*")):
-        if path.suffix.lower() not in ENDINGS:
+        if path.suffix.lower() not in VIDEO_ENDINGS:
             continue
         try:
             _add(writer, model, path, str(path.relative_to(options.videos)), window)
