@@ -1,4 +1,4 @@
-"""What command lines share: the form of their help, and numbers that have a least value."""
+"""What command lines share: the form of their help, least values, views of videos."""
 
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable
@@ -24,3 +24,16 @@ def at_least(smallest: int) -> Callable[[str], int]:
         return value
 
     return number
+
+
+def clips_by_crops(text: str) -> tuple[int, int]:
+    """Type of an argparse option like 3x2: clips over the length of a video, crops of each."""
+    clips, separator, crops = text.partition("x")
+    if (
+        not separator
+        or not clips.isdecimal()
+        or not crops.isdecimal()
+        or not int(clips) * int(crops)
+    ):
+        raise ArgumentTypeError(f"must be like 3x3, clips by crops, got {text!r}")
+    return int(clips), int(crops)

@@ -27,6 +27,7 @@ from simvtp.data.corpus.rendering import render_corpus
 from simvtp.layers import PackedLayout
 from simvtp.pipelines.console import COMMANDS
 from simvtp.step_tokens import StepTokens, TokenPart
+from simvtp.tasks import VideoClassifier
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
@@ -108,6 +109,12 @@ def give_model_and_index(folder: Path) -> dict[str, Any]:
     return {"model": model, "index": Index()}
 
 
+def give_classifier(folder: Path) -> dict[str, Any]:
+    classifier = VideoClassifier.from_model(tiny_model(folder), classes=["a dog", "a cat"])
+    classifier.save_pretrained(folder / "runs" / "finetune" / "model")
+    return {}
+
+
 def give_tokens(folder: Path) -> dict[str, Any]:
     parts, first = {}, 0
     for name, lengths in (("video", (8, 8)), ("masked", (3, 5)), ("sound", (2, 2))):
@@ -142,6 +149,7 @@ GIVEN: dict[str, Callable[[Path], dict[str, Any]]] = {
     "docs/conversion.md": give_weights,
     "docs/embed.md": give_model_and_index,
     "docs/modalities.md": give_tokens,
+    "docs/python.md": give_classifier,
     "docs/serving.md": give_exported_folder,
 }
 LONG = {"docs/own_parts.md", "docs/serving.md"}

@@ -31,10 +31,10 @@ COMMANDS: dict[str, Command] = {
         for name, room, summary in (
             ("pretrain", ".command", "train on captioned clips; without options on drawn ones"),
             ("finetune", ".command", "retrieval, classification or question answering"),
+            ("predict", ".command", "classes of videos, or answers about them"),
             ("evaluate", ".command", "retrieval and what was learned, on held-out clips"),
             ("embed", ".command", "features of clips and captions, as Parquet"),
             ("index", ".command", "moments of your videos in a data base, to search"),
-            ("search", ".command", "moments by words, pictures or clips; --demo needs no data"),
             ("prepare", ".command", "check clips, and pack them in shards"),
             ("convert", "", "weights from elsewhere into a model folder"),
             ("visualize", "", "pictures of what a model fills in"),

@@ -1,7 +1,8 @@
 """Questions about videos, answered by the encoder over [video ; question]."""
 
 from collections.abc import Sequence
-from typing import Self, Unpack
+from pathlib import Path
+from typing import Any, Self, Unpack
 
 import torch
 from tokenizers import Tokenizer
@@ -26,6 +27,7 @@ from simvtp.losses import Losses
 from simvtp.model import SimVTP
 from simvtp.parts import ModelParts
 from simvtp.tasks.batches import QuestionBatch, check_smoothing
+from simvtp.tasks.folder import TaskFolder, read_task_folder, write_task_folder
 from simvtp.tasks.task_model import TaskModel, check_names
 
 
@@ -50,7 +52,6 @@ class VideoAnswerer(
         ValueError: an answer occurs twice, or a part does not fit.
     """
 
-    task = "answering"
     part_names = ("video_embedding", "encoder", "text_embedding")
 
     def __init__(
@@ -139,6 +140,32 @@ class VideoAnswerer(
         text = self.pack_questions(questions, options=options)
         return full_precision(self(video, text)).softmax(dim=-1)
 
+    def answer_views(
+        self,
+        views: Tensor,
+        questions: Sequence[str],
+        *,
+        options: Sequence[Sequence[str]] | None = None,
+    ) -> Tensor:
+        """Probabilities of the answers about one video, the mean over several views of it.
+
+        Args:
+            views: `(views, frames, channels, height, width)` uint8.
+            questions: one or more about the video.
+            options: as for `answer`.
+
+        Returns:
+            `(questions, answers)`, or `(questions, options)`; at least float32.
+
+        Raises:
+            ValueError: as for `answer`.
+        """
+        each = [
+            self.answer(view.expand(len(questions), *view.shape), questions, options=options)
+            for view in views
+        ]
+        return torch.stack(each).mean(dim=0)
+
     def pack_questions(
         self, questions: str | Sequence[str], *, options: Sequence[Sequence[str]] | None = None
     ) -> PackedTokens:
@@ -199,6 +226,46 @@ class VideoAnswerer(
                 f"each of the {len(questions)} questions needs a list of as many options, got "
                 f"lists of {counts}"
             )
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        write_task_folder(
+            self,
+            save_directory,
+            task="answering",
+            names=self.answers,
+            tokenizer=self.tokenizer,
+        )
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, pretrained_model_name_or_path: str | Path, **options: Any
+    ) -> Self:
+        """Load a model folder, or a repository of the Hugging Face hub.
+
+        Args:
+            pretrained_model_name_or_path: folder written by `save_pretrained`, or a hub id.
+            **options: parts that are not the library's, and what is passed to the hub's download,
+                as for `SimVTP.from_pretrained`.
+
+        Returns:
+            The model, in evaluation mode, on the CPU.
+
+        Raises:
+            ValueError: a file is missing or damaged, the weights do not fit the config, or the
+                folder holds another kind of model.
+        """
+
+        def build(folder: TaskFolder) -> Self:
+            return cls(
+                folder.config,
+                answers=folder.names,
+                tokenizer=folder.tokenizer,
+                frame_spacing=folder.frame_spacing,
+                **folder.parts,
+            )
+
+        source = pretrained_model_name_or_path
+        return read_task_folder(source, options, task="answering", build=build)
 
 
 class AnsweringObjective(nn.Module):

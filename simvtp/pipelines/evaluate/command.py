@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from rich.progress import Progress
 
-from simvtp.command_line import at_least
+from simvtp.command_line import at_least, clips_by_crops
 from simvtp.config import RunConfig
 from simvtp.config.json_file import write_json
 from simvtp.data import ClipRecord, TooManyBadClips
@@ -73,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--views",
-        type=_views,
+        type=clips_by_crops,
         default=(1, 1),
         metavar="CLIPSxCROPS",
         help="clips over the length of a video and crops of each, whose features are averaged",
@@ -118,18 +118,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_debug(parser)
     return parser
-
-
-def _views(text: str) -> tuple[int, int]:
-    clips, separator, crops = text.partition("x")
-    if (
-        not separator
-        or not clips.isdecimal()
-        or not crops.isdecimal()
-        or not int(clips) * int(crops)
-    ):
-        raise argparse.ArgumentTypeError(f"must be like 3x3, clips by crops, got {text!r}")
-    return int(clips), int(crops)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,7 +19,7 @@ from simvtp.model_card import Stage
 from simvtp.pipelines.arguments import save_settings
 from simvtp.pipelines.finetune import tasks
 from simvtp.pipelines.finetune.frozen_features import fit_frozen
-from simvtp.pipelines.finetune.report import kept_state, print_start, results_table
+from simvtp.pipelines.finetune.report import kept_state, next_step, print_start, results_table
 from simvtp.pipelines.finetune.settings import FinetuneConfig
 from simvtp.pipelines.finetune.tasks import Figures, Task
 from simvtp.pipelines.saved_model import recipe_of, save_model
@@ -305,7 +305,7 @@ def _finish(config: FinetuneConfig, *, task: Task, model: Any, console: Console)
         plot_curves(out / "metrics.jsonl", out_png=out / "curves.png")
     kept = kept_state(config, task.headline)
     console.print(results_table(results, title=f"{config.task}, {kept}"))
-    console.print(f"model    {out / 'model'}\nfigures  {out / 'results.json'}")
+    console.print(f"model    {out / 'model'}\nfigures  {out / 'results.json'}\n{next_step(config)}")
     for split, found in results.items():
         require_few_bad(
             int(found["unreadable"]),

@@ -278,11 +278,7 @@ def _answer(
     chosen = [questions.questions[number] for number in numbers]
     options = [question.options for question in chosen] if chosen[0].options else None
     texts = [question.text for question in chosen]
-    each = [
-        model.answer(view.expand(len(chosen), *view.shape), texts, options=options)
-        for view in views
-    ]
-    return torch.stack(each).mean(dim=0).float().cpu()
+    return model.answer_views(views, texts, options=options).float().cpu()
 
 
 def _list_unreadable(

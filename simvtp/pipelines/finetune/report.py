@@ -1,6 +1,8 @@
 """What a fine-tuning run says at its start, and what it found, as a table."""
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -72,6 +74,17 @@ def _cell(figures: Mapping[str, float], name: str) -> str:
     if name + LOW not in figures:
         return f"{figures[name]:.4g}"
     return f"{figures[name]:.4g} ({figures[name + LOW]:.4g} to {figures[name + HIGH]:.4g})"
+
+
+def next_step(config: FinetuneConfig) -> str:
+    """The command that uses the model: on a folder of videos that is to be filled in."""
+    model = ["--model", str(Path(config.run.out) / "model"), "--videos"]
+    if config.task == "retrieval":
+        index = shlex.join(["python", "-m", "simvtp.pipelines.index", *model, "DIR"])
+        return f"index    {index} --out INDEX"
+    asked = ' --question "..."' if config.task == "qa" else ""
+    predict = shlex.join(["python", "-m", "simvtp.pipelines.predict", *model, "DIR"])
+    return f"predict  {predict}{asked} --json predictions.jsonl"
 
 
 def print_start(console: Console, config: FinetuneConfig, *, task: Task, trainer: Trainer) -> None:
