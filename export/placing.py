@@ -9,7 +9,7 @@ from export.runtime.folder import REPORT_NAME
 _OWN_FILES = (
     *("*.onnx", "*.onnx.data", "report.json", "report.md"),
     *("tokenizer.json", "preprocessor.json"),
-    *("*.plan", "*.plan.json", "*.engine", "*.engine.json", "*.cache"),
+    *("*.plan", "*.plan.json", "*.engine", "*.engine.json", "*.cache", "*.partial"),
 )
 
 

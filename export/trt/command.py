@@ -11,25 +11,26 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TimeElapsedColumn
 
 from export.parity import ParityError
 from export.runtime.engine_file import ENDINGS, read_engine_file
 from export.runtime.folder import PRECISIONS, Range
+from export.trt.apart import LOGGER, apart
+from export.trt.engines import count_layers
 from export.trt.job import build_graph_engine, refit_graph_engine
 from export.trt.library import (
+    BuildError,
     Library,
     MissingError,
     open_library,
     target_capabilities,
 )
-from export.trt.parse import BuildError, graph_support
-from export.trt.report import print_engines, print_support
+from export.trt.report import print_engines
 from export.trt.settings import BuildSettings, Plan, check_options
 from export.trt.source import Source, find_source
 from simvtp.command_line import command_parser
-from simvtp.printing import Console, PlainColumn, add_debug, printable, tracebacks
+from simvtp.printing import Console, PlainColumn, add_debug, tracebacks
 
 _SIZES = ("MIN", "OPT", "MAX")
 
@@ -54,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--refittable", action="store_true", help="other weights can be put in later")
     add("--tf32", action="store_true", help="let float32 products round to TF32")
     add("--refit", type=Path, metavar="ENGINE", help="put the weights into this engine instead")
-    add("--dry-run", action="store_true", help="say which operators are supported; build nothing")
+    add("--dry-run", action="store_true", help="say whether the graphs can be read; build nothing")
     add("--verbose", action="store_true", help="show TensorRT's log")
     add_debug(parser)
     return parser
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Build; the exit code: 0 done, 1 for a graph that fails, 2 for what is missing or wrong."""
     options = build_parser().parse_args(arguments)
     console = Console(soft_wrap=True)
-    _show_log(console, options.verbose)
+    LOGGER.setLevel(logging.INFO if options.verbose else logging.WARNING)
     try:
         with tracebacks(options.debug):
             return _run(options, console)
@@ -125,35 +126,25 @@ def _build(plan: Plan, source: Source, console: Console) -> None:
         plan.profile(graph)
     columns = (PlainColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     quiet = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
-        sidecars = [
-            build_graph_engine(plan, source, graph, progress=progress) for graph in source.graphs
-        ]
+    sidecars = []
+    for graph in source.graphs:
+        with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
+            progress.add_task(f"building {graph.name}", total=None)
+            sidecars.append(build_graph_engine(plan, source, graph))
     print_engines(console, [read_engine_file(sidecar).sidecar for sidecar in sidecars])
     console.print(f"engines in {source.out}")
 
 
 def _dry_run(library: Library, source: Source, console: Console) -> int:
-    complete = True
+    readable = True
     for graph in source.graphs:
-        support = graph_support(library, source.folder / graph.file)
-        print_support(console, graph.name, support, version=library.version)
-        complete = complete and not any(row.unsupported for row in support.operators)
-    verdict = "all operators are supported" if complete else "some operators are not supported"
+        try:
+            layers = apart(library.backend, count_layers, source.folder / graph.file)
+        except BuildError as error:
+            console.print(f"{graph.name}: {error}", style="red")
+            readable = False
+        else:
+            console.print(f"{graph.name}: TensorRT {library.version} reads it as {layers} layers")
+    verdict = "all graphs can be read" if readable else "some graphs cannot be read"
     console.print(f"{verdict}; nothing was built")
-    return 0 if complete else 1
-
-
-def _show_log(console: Console, verbose: bool) -> None:
-    logger = logging.getLogger("export.trt")
-    logger.setLevel(logging.INFO if verbose else logging.WARNING)
-    if verbose and not logger.handlers:
-        handler = RichHandler(console=console, show_path=False)
-        # Names of layers, out of files, are in TensorRT's messages.
-        handler.addFilter(_plain)
-        logger.addHandler(handler)
-
-
-def _plain(record: logging.LogRecord) -> bool:
-    record.msg, record.args = printable(record.getMessage()), ()
-    return True
+    return 0 if readable else 1

@@ -1,29 +1,31 @@
 """One engine built, proven on its GPU and put in place, or given new weights."""
 
-import tempfile
+import json
 from pathlib import Path
-
-from rich.progress import Progress
+from typing import Any
 
 from export.parity import describe_row
-from export.runtime.engine_file import read_engine_file
-from export.runtime.folder import GraphSpec
-from export.trt.build import build_engine
-from export.trt.library import Library
-from export.trt.measures import check_gate, measure_latency, measure_parity
-from export.trt.refit import check_refit, refit_engine
-from export.trt.settings import Plan
-from export.trt.sidecar import (
-    describe_refit,
-    put_in_place,
-    update_sidecar,
-    write_engine,
+from export.runtime.engine_file import (
+    ENDINGS,
+    EngineFile,
+    check_engine_bytes,
+    check_engine_device,
+    check_engine_version,
+    read_engine_file,
 )
+from export.runtime.folder import GraphSpec
+from export.trt.apart import apart
+from export.trt.engines import build_engine, refit_engine, run_engine
+from export.trt.library import BuildError, Library, MissingError
+from export.trt.measures import check_gate, measure_latency, measure_parity
+from export.trt.settings import Plan
+from export.trt.sidecar import describe_engine, put_in_place, unfinished_engine
 from export.trt.source import Source
-from simvtp.config.json_file import write_json
+from simvtp.config.json_file import read_json
+from simvtp.files import write_whole
 
 
-def build_graph_engine(plan: Plan, source: Source, graph: GraphSpec, *, progress: Progress) -> Path:
+def build_graph_engine(plan: Plan, source: Source, graph: GraphSpec) -> Path:
     """Build the engine of a graph; its files get their names when they are whole.
 
     Where a GPU that it is for is here, it is also compared with ONNX Runtime and timed.
@@ -32,7 +34,6 @@ def build_graph_engine(plan: Plan, source: Source, graph: GraphSpec, *, progress
         plan: with what and for which GPUs.
         source: where the graph is and where the engine goes.
         graph: the graph.
-        progress: shows how far the build is.
 
     Returns:
         Its sidecar.
@@ -41,26 +42,30 @@ def build_graph_engine(plan: Plan, source: Source, graph: GraphSpec, *, progress
         BuildError: the graph cannot be parsed or built, or the GPU fails at its engine.
         ParityError: the engine is further from the graph than the gate of the export allows.
         ValueError: the profile does not fit the graph.
-        KeyboardInterrupt: it was stopped.
         OSError: the disk is full or fails.
     """
+    backend = plan.library.backend
     profile = plan.profile(graph)
-    built = build_engine(plan, source.folder / graph.file, profile=profile, progress=progress)
-    with tempfile.TemporaryDirectory(dir=source.out, prefix=".building-") as scratch:
-        sidecar = write_engine(
-            Path(scratch), plan, graph, built=built, profile=profile, precision=source.precision
-        )
-        reason = _why_unproven(plan, source)
+    target = source.out / f"{graph.name}{ENDINGS[backend]}"
+    unfinished = unfinished_engine(target)
+    reason = _why_unproven(plan, source)
+    try:
+        cost = apart(backend, build_engine, plan, source.folder / graph.file, unfinished, profile)
+        told = describe_engine(
+            plan, graph, cost=cost, profile=profile, precision=source.precision
+        ) | {"not_measured": reason}
         if reason is None:
-            _prove(plan, source, plan.narrowed(graph), sidecar)
-        else:
-            update_sidecar(sidecar, not_measured=reason)
-        placed = put_in_place(sidecar, source.out)
+            told["parity"] = _prove(plan, source, plan.narrowed(graph), unfinished)
+        sidecar = put_in_place(target, told)
+    except BuildError as error:
+        raise BuildError(f"{graph.file}: {error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
     if reason is None and source.exported is not None:
-        backend = plan.library.backend
         rows = measure_latency(source.exported, graph.name, backend=backend, model=source.model)
-        update_sidecar(placed, latency=rows)
-    return placed
+        timed = {**read_json(sidecar), "latency": rows}
+        write_whole(sidecar, json.dumps(timed, indent=2) + "\n")
+    return sidecar
 
 
 def refit_graph_engine(library: Library, source: Source, engine_file: Path) -> Path:
@@ -81,13 +86,54 @@ def refit_graph_engine(library: Library, source: Source, engine_file: Path) -> P
     if graph is None:
         given = ", ".join(graph.name for graph in source.graphs)
         raise ValueError(f"{engine_file} is of graph {engine.graph!r}, given is {given}")
-    check_refit(engine, graph, precision=source.precision)
-    data = refit_engine(library, engine, source.folder / graph.file)
-    with tempfile.TemporaryDirectory(dir=source.out, prefix=".refitting-") as scratch:
-        sidecar = Path(scratch) / f"{engine_file.name}.json"
-        sidecar.with_suffix("").write_bytes(data)
-        write_json(sidecar, {**engine.sidecar, **describe_refit(data, graph)})
-        return put_in_place(sidecar, source.out)
+    _check_refit(library, engine, graph, precision=source.precision)
+    target = source.out / engine_file.name
+    unfinished = unfinished_engine(target)
+    told = {
+        **engine.sidecar,
+        "onnx_sha256": graph.sha256,
+        "parity": None,
+        "latency": None,
+        "not_measured": "the weights were put in by a refit; python -m export.bench compares them",
+    }
+    try:
+        apart(library.backend, refit_engine, engine.path, source.folder / graph.file, unfinished)
+        return put_in_place(target, told)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _check_refit(library: Library, engine: EngineFile, graph: GraphSpec, *, precision: str) -> None:
+    """See that a graph's weights could go into an engine on this machine."""
+    if engine.sidecar.get("refittable") is not True:
+        raise ValueError(
+            f"{engine.path} was not built refittable; build it anew with --refittable, or without "
+            "--refit"
+        )
+    if engine.sidecar.get("precision") != precision:
+        raise ValueError(
+            f"{engine.path} is in {engine.sidecar.get('precision')}, {graph.file} in {precision}; "
+            "export the graph in the engine's precision"
+        )
+    if (engine.inputs, engine.outputs) != (graph.inputs, graph.outputs):
+        raise ValueError(
+            f"{engine.path} and {graph.file} differ in inputs or outputs: they are of models of "
+            "other sizes; build an engine of this one"
+        )
+    if engine.backend != library.backend:
+        raise ValueError(
+            f"{engine.path} is an engine of --backend {engine.backend}, got {library.backend}"
+        )
+    check_engine_bytes(engine)
+    check_engine_version(engine, found=library.version)
+    if library.gpu is None:
+        raise MissingError(
+            "refitting loads the engine, which needs the NVIDIA GPU it is for, and "
+            f"{library.cuda.missing}; run this on that machine"
+        )
+    check_engine_device(
+        engine, name=library.gpu.name, compute_capability=library.gpu.compute_capability
+    )
 
 
 def _why_unproven(plan: Plan, source: Source) -> str | None:
@@ -102,19 +148,19 @@ def _why_unproven(plan: Plan, source: Source) -> str | None:
     return None
 
 
-def _prove(plan: Plan, source: Source, graph: GraphSpec, sidecar: Path) -> None:
-    """Write down how far an engine is from its graph.
+def _prove(plan: Plan, source: Source, graph: GraphSpec, engine: Path) -> list[dict[str, Any]]:
+    """How far an engine is from its graph.
 
     Raises:
         ParityError: it is outside the gate.
     """
     assert source.exported is not None
     rows = measure_parity(
-        read_engine_file(sidecar),
+        lambda batches: apart(plan.library.backend, run_engine, engine, batches),
         graph,
         onnx_file=source.exported.file(graph.name),
         precision=source.precision,
         config=source.exported.model["config"],
     )
     check_gate(graph.name, rows, report=source.exported.report, tf32=plan.settings.tf32)
-    update_sidecar(sidecar, parity=[describe_row(row) for row in rows])
+    return [describe_row(row) for row in rows]

@@ -1,17 +1,23 @@
 """What TensorRT there is here, data-centre or RTX, and whether it can build what is asked for."""
 
 import importlib
+import importlib.util
 import re
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from export.runtime.engine import import_tensorrt
 from export.runtime.engine_file import PACKAGES
 
+_EXTRAS = {"tensorrt": "trt", "rtx": "rtx"}
+
 
 class MissingError(Exception):
     """A library or a device that the work needs is not on this machine."""
+
+
+class BuildError(Exception):
+    """TensorRT cannot read a graph, or build, run or refit its engine."""
 
 
 class Gpu(NamedTuple):
@@ -21,69 +27,81 @@ class Gpu(NamedTuple):
     compute_capability: str
 
 
+class Cuda(NamedTuple):
+    """CUDA on this machine.
+
+    Attributes:
+        version: of the runtime, as "13.0"; None if it is missing.
+        gpu: the GPU to build on; None where there is none.
+        missing: why there is none, as half a sentence, with what to do about it.
+    """
+
+    version: str | None
+    gpu: Gpu | None
+    missing: str
+
+
 class Library(NamedTuple):
     """A TensorRT library that can be imported.
 
     Attributes:
         backend: "tensorrt" or "rtx".
-        module: the Python module.
         version: of the library.
-        gpu: the GPU to build on; None where there is none.
+        compute_capabilities: those that it builds for without the GPU, in rising order.
+        cuda: CUDA beside it.
     """
 
     backend: str
-    module: ModuleType
     version: str
-    gpu: Gpu | None
+    compute_capabilities: tuple[str, ...]
+    cuda: Cuda
+
+    @property
+    def gpu(self) -> Gpu | None:
+        """The GPU to build on."""
+        return self.cuda.gpu
 
 
 def open_library(backend: str) -> Library:
     """The library of a backend, with the GPU of this machine if it has one.
 
     Raises:
-        MissingError: the library is not installed.
+        MissingError: the library, or polygraphy, which builds with it, is not installed.
     """
     try:
         module = import_tensorrt(backend)
     except ValueError as error:
         raise MissingError(f"{error}{_advice(backend)}") from error
-    return Library(backend, module, module.__version__, find_gpu())
-
-
-def find_gpu(device: int = 0) -> Gpu | None:
-    """The GPU of this number; None where CUDA or the GPU is missing."""
-    try:
-        cuda: Any = importlib.import_module("cuda.bindings.runtime")
-        status, properties = cuda.cudaGetDeviceProperties(device)
-    except (ImportError, OSError, RuntimeError):
-        return None
-    if status != cuda.cudaError_t.cudaSuccess:
-        return None
-    return Gpu(properties.name.decode(), f"{properties.major}.{properties.minor}")
-
-
-def cuda_version() -> str | None:
-    """Version of the CUDA runtime here, as "13.0", with a GPU or without; None if it is missing."""
-    try:
-        cuda: Any = importlib.import_module("cuda.bindings.runtime")
-        status, version = cuda.cudaRuntimeGetVersion()
-    except (ImportError, OSError, RuntimeError):
-        return None
-    if status != cuda.cudaError_t.cudaSuccess:
-        return None
-    return f"{version // 1000}.{version % 1000 // 10}"
-
-
-def no_gpu_here() -> str:
-    """Why `find_gpu` finds none, as half a sentence, with what to do about it."""
-    try:
-        importlib.import_module("cuda.bindings.runtime")
-    except (ImportError, OSError, RuntimeError) as error:
-        return (
-            "whether there is one cannot be seen without the package cuda-bindings "
-            f"({type(error).__name__}: {error}), pip install cuda-bindings"
+    if importlib.util.find_spec("polygraphy") is None:
+        raise MissingError(
+            "engines are built by NVIDIA's package polygraphy, which is not installed; pip install "
+            f"'simvtp[{_EXTRAS[backend]}]'"
         )
-    return "none can be used here, nvidia-smi must list it"
+    names = dir(module.ComputeCapability) if backend == "rtx" else ()
+    matches = filter(None, (re.fullmatch(r"SM(\d+)(\d)", name) for name in names))
+    found = sorted((int(match[1]), int(match[2])) for match in matches)
+    capabilities = tuple(f"{major}.{minor}" for major, minor in found)
+    return Library(backend, module.__version__, capabilities, find_cuda())
+
+
+def find_cuda() -> Cuda:
+    """CUDA and the first GPU of this machine."""
+    try:
+        cuda: Any = importlib.import_module("cuda.bindings.runtime")
+        _, number = cuda.cudaRuntimeGetVersion()
+        status, properties = cuda.cudaGetDeviceProperties(0)
+    except (ImportError, OSError, RuntimeError) as error:
+        return Cuda(
+            None,
+            None,
+            "whether there is one cannot be seen without the package cuda-bindings "
+            f"({type(error).__name__}: {error}), pip install cuda-bindings",
+        )
+    version = f"{number // 1000}.{number % 1000 // 10}" if number else None
+    gpu = None
+    if status == cuda.cudaError_t.cudaSuccess:
+        gpu = Gpu(properties.name.decode(), f"{properties.major}.{properties.minor}")
+    return Cuda(version, gpu, "none can be used here, nvidia-smi must list it")
 
 
 def target_capabilities(library: Library, asked: Sequence[str] | None) -> tuple[str, ...]:
@@ -95,15 +113,14 @@ def target_capabilities(library: Library, asked: Sequence[str] | None) -> tuple[
     """
     if library.backend == "tensorrt":
         return _own_capability(library, asked)
+    known = library.compute_capabilities
     if asked is None:
         if library.gpu is None:
             raise MissingError(
-                f"there is no GPU to build for, {no_gpu_here()}; name one with "
-                f"--compute-capability, one of {', '.join(known_capabilities(library))} "
-                "(8.9 is Ada, 12.0 is Blackwell)"
+                f"there is no GPU to build for, {library.cuda.missing}; name one with "
+                f"--compute-capability, one of {', '.join(known)} (8.9 is Ada, 12.0 is Blackwell)"
             )
         asked = [library.gpu.compute_capability]
-    known = known_capabilities(library)
     if unknown := [capability for capability in asked if capability not in known]:
         raise ValueError(
             f"TensorRT-RTX {library.version} builds for compute capability {', '.join(known)}, "
@@ -113,19 +130,12 @@ def target_capabilities(library: Library, asked: Sequence[str] | None) -> tuple[
     return tuple(sorted(set(asked), key=known.index))
 
 
-def known_capabilities(library: Library) -> list[str]:
-    """Compute capabilities that TensorRT-RTX can build for without the GPU, in rising order."""
-    names = (re.fullmatch(r"SM(\d+)(\d)", name) for name in dir(library.module.ComputeCapability))
-    found = sorted((int(match[1]), int(match[2])) for match in names if match)
-    return [f"{major}.{minor}" for major, minor in found]
-
-
 def _own_capability(library: Library, asked: Sequence[str] | None) -> tuple[str, ...]:
     if library.gpu is None:
         raise MissingError(
             "data-centre TensorRT needs the NVIDIA GPU that the engine is for, and "
-            f"{no_gpu_here()}; run this on that machine, or build ahead of time with --backend rtx "
-            "--compute-capability 8.9"
+            f"{library.cuda.missing}; run this on that machine, or build ahead of time with "
+            "--backend rtx --compute-capability 8.9"
         )
     own = (library.gpu.compute_capability,)
     if asked is not None and tuple(asked) != own:

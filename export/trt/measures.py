@@ -1,15 +1,19 @@
 """An engine on its GPU: how close to ONNX Runtime it is, and how fast beside torch."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import numpy as np
 
 from export.bench import BenchOptions, bench
 from export.drawn_inputs import example_inputs
 from export.parity import (
     Gate,
+    Inputs,
     ParityError,
     ParityRow,
     as_one,
@@ -18,11 +22,10 @@ from export.parity import (
     gate_failures,
 )
 from export.parity.widened import widen
-from export.runtime.engine import Engine
-from export.runtime.engine_file import EngineFile
 from export.runtime.folder import ExportedFolder, GraphSpec
 from export.runtime.onnx_session import OnnxSession
-from export.trt.parse import BuildError
+
+RunBatches = Callable[[Sequence[Inputs]], Sequence[Mapping[str, np.ndarray]]]
 
 _IN_TORCH = ("torch-eager-cuda", "torch-compiled-cuda")
 # That of float16, whose mantissa TF32 has.
@@ -30,45 +33,42 @@ _TF32_GATE = Gate(1e-2, 0.9995)
 
 
 def measure_parity(
-    engine: EngineFile,
+    run: RunBatches,
     graph: GraphSpec,
     *,
     onnx_file: Path,
     precision: str,
     config: Mapping[str, Any],
 ) -> list[ParityRow]:
-    """The engine beside ONNX Runtime on the CPU, at the corners of the graph's ranges.
+    """An engine beside ONNX Runtime on the CPU, at the corners of the graph's ranges.
 
     Args:
-        engine: the engine.
+        run: outputs of the engine for several batches of inputs.
         graph: what it was built from, with the ranges of its profile.
         onnx_file: the graph's file.
         precision: of the graph.
         config: the model's config.json.
 
     Raises:
-        ValueError: the engine cannot run here.
         BuildError: the GPU fails at it.
         ParityError: its outputs are no finite numbers of the right shape.
     """
-    running = Engine(engine)
+    sizes = corners(graph.ranges)
+    batches = [example_inputs(config, graph.name, **({"tokens": 0} | one)) for one in sizes]
+    found = run(batches)
     try:
         with _reference(onnx_file, graph, precision) as session:
             return [
                 compare_batch(
                     lambda inputs: as_one(session.run(inputs), inputs),
-                    lambda inputs: as_one(running.run(inputs), inputs),
-                    example_inputs(config, graph.name, **({"tokens": 0} | sizes)),
-                    sizes=sizes,
+                    partial(as_one, outputs),
+                    inputs,
+                    sizes=one,
                 )
-                for sizes in corners(graph.ranges)
+                for one, inputs, outputs in zip(sizes, batches, found, strict=True)
             ]
     except ParityError as error:
         raise ParityError(f"{graph.name}: {error}") from error
-    except RuntimeError as error:
-        raise BuildError(f"{engine.path.name} cannot be run: {error}") from error
-    finally:
-        running.close()
 
 
 def check_gate(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from export.runtime.engine_file import Profile, Shape, ShapeRange
 from export.runtime.folder import GraphSpec, Range
-from export.trt.library import Library, MissingError, no_gpu_here
+from export.trt.library import Library, MissingError
 
 _MOST_WORKSPACE = 1 << 20
 
@@ -88,12 +88,17 @@ def check_options(library: Library, settings: BuildSettings) -> None:
         )
     if library.gpu is None and settings.refittable:
         raise MissingError(
-            f"refittable engines are compiled on the GPU, and {no_gpu_here()}; run this on a "
-            "machine with a GPU, or leave --refittable out"
+            f"refittable engines are compiled on the GPU, and {library.cuda.missing}; run this on "
+            "a machine with a GPU, or leave --refittable out"
         )
     cache = settings.timing_cache
-    if cache is not None and (cache.is_dir() or not cache.parent.is_dir()):
-        raise ValueError(f"--timing-cache must be a file in a folder that exists, got {cache}")
+    # polygraphy writes over whatever it cannot read as one.
+    if cache is not None and (
+        cache.suffix != ".cache" or cache.is_dir() or not cache.parent.is_dir()
+    ):
+        raise ValueError(
+            f"--timing-cache must be a file NAME.cache in a folder that exists, got {cache}"
+        )
 
 
 def graph_profile(graph: GraphSpec, ranges: Mapping[str, Range]) -> Profile:

@@ -16,8 +16,7 @@ from export.runtime.folder import (
     file_sha256,
     read_exported_folder,
 )
-from export.trt.library import MissingError
-from export.trt.parse import BuildError
+from export.trt.library import BuildError, MissingError
 from simvtp.named_files import file_beside
 
 _PRECISIONS = {

@@ -158,10 +158,9 @@ def test_the_real_library_has_what_engines_use(module):
     used = {
         "Runtime": ["deserialize_cuda_engine", "engine_host_code_allowed"],
         "ICudaEngine": [
-            *("create_execution_context", "get_tensor_dtype", "create_engine_inspector"),
+            *("create_execution_context", "get_tensor_dtype"),
             *("create_serialization_config", "serialize_with_config"),
         ],
-        "EngineInspector": ["get_engine_information"],
         "Refitter": ["refit_cuda_engine", "get_missing_weights"],
         "OnnxParserRefitter": ["refit_from_file"],
         "SerializationFlag": ["EXCLUDE_WEIGHTS"],
@@ -189,7 +188,7 @@ def test_the_real_cuda_library_says_that_there_is_no_gpu(exported_copy, host, mo
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("backend", ["tensorrt", "rtx"])
 def test_an_engine_on_a_gpu_agrees_with_onnxruntime(exported_copy, backend):
-    from export.trt import main
+    from export.trt.command import main
 
     module = MODULES[backend]
     if importlib.util.find_spec(module) is None:

@@ -8,7 +8,7 @@ import pytest
 
 from export.onnx.graph_file import ExportError
 from export.trt import command as trt
-from export.trt.library import open_library
+from export.trt.library import Gpu, open_library
 from export.trt.source import find_source
 from tests.export.rtx import RTX, needs_rtx
 
@@ -18,7 +18,7 @@ def test_a_missing_library_is_named_and_nothing_is_written(exported_copy, backen
     before = sorted(exported_copy.iterdir())
     code = (
         "import sys; sys.modules['tensorrt'] = sys.modules['tensorrt_rtx'] = None\n"
-        "from export import trt; raise SystemExit(trt.main(sys.argv[1:]))"
+        "from export.trt.command import main; raise SystemExit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, "--onnx", str(exported_copy), "--backend", backend]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -66,7 +66,7 @@ def test_options_that_need_a_gpu_say_so(exported_copy, capsys):
 
 
 @needs_rtx
-def test_what_a_refit_refuses(exported_copy, capsys):
+def test_what_a_refit_refuses(exported_copy, capsys, monkeypatch):
     command = ["--onnx", str(exported_copy), "--backend", "rtx"]
     refit = ("--refit", str(exported_copy / "text.engine"))
     assert trt.main([*command, *refit]) == 2
@@ -90,6 +90,11 @@ def test_what_a_refit_refuses(exported_copy, capsys):
         capsys.readouterr()
         assert trt.main([*command, *refit]) == 2
         assert message in capsys.readouterr().out
+    library = open_library("rtx")
+    other = library.cuda._replace(gpu=Gpu("Hopper", "9.0"))
+    monkeypatch.setattr(trt, "open_library", lambda backend: library._replace(cuda=other))
+    assert trt.main([*command, *refit]) == 2
+    assert "for compute capability 8.9, Hopper here has 9.0" in capsys.readouterr().out
     (exported_copy / "text.plan").write_bytes((exported_copy / "text.engine").read_bytes())
     plan = {**told, "refittable": True, "backend": "tensorrt", "file": "text.plan"}
     (exported_copy / "text.plan.json").write_text(json.dumps(plan))
@@ -102,11 +107,20 @@ def test_what_a_refit_refuses(exported_copy, capsys):
 
 @needs_rtx
 def test_data_centre_tensorrt_without_a_gpu(exported_copy, capsys, monkeypatch):
-    library = open_library("rtx")._replace(backend="tensorrt", gpu=None)
+    library = open_library("rtx")
+    cuda = library.cuda._replace(gpu=None)
+    library = library._replace(backend="tensorrt", cuda=cuda)
     monkeypatch.setattr(trt, "open_library", lambda backend: library)
     for more in ((), ("--dry-run",)):
         assert trt.main(["--onnx", str(exported_copy), *more]) == 2
         assert "data-centre TensorRT needs the NVIDIA GPU" in capsys.readouterr().out
+
+
+@needs_rtx
+def test_polygraphy_that_is_missing(exported_copy, capsys, monkeypatch):
+    monkeypatch.setattr("export.trt.library.importlib.util.find_spec", lambda name: None)
+    assert trt.main(["--onnx", str(exported_copy), *RTX]) == 2
+    assert "pip install 'simvtp[rtx]'" in capsys.readouterr().out
 
 
 @needs_rtx

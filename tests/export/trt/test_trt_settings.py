@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.runtime.folder import GraphSpec, Range, TensorSpec
-from export.trt.library import Library
+from export.trt.library import Cuda, Library
 from export.trt.settings import BuildSettings, check_options, graph_profile
 
 GRAPH = GraphSpec(
@@ -52,9 +52,10 @@ def test_a_workspace_must_be_above_zero_and_finite(workspace):
         BuildSettings(workspace=workspace)
 
 
-@pytest.mark.parametrize("place", ["", "missing/kernels.cache"])
+@pytest.mark.parametrize("place", ["", "missing/kernels.cache", "video.onnx", "folder.cache"])
 def test_a_timing_cache_that_could_not_be_written(tmp_path, place):
-    library = Library("tensorrt", math, "10.13.0.35", None)
+    (tmp_path / "folder.cache").mkdir()
+    library = Library("tensorrt", "10.13.0.35", (), Cuda(None, None, "none is here"))
     check_options(library, BuildSettings(timing_cache=tmp_path / "kernels.cache"))
-    with pytest.raises(ValueError, match="must be a file in a folder that exists"):
+    with pytest.raises(ValueError, match=r"must be a file NAME\.cache in a folder"):
         check_options(library, BuildSettings(timing_cache=tmp_path / place))
