@@ -35,6 +35,7 @@ COMMANDS: dict[str, Command] = {
             ("evaluate", ".command", "retrieval and what was learned, on held-out clips"),
             ("embed", ".command", "features of clips and captions, as Parquet"),
             ("index", ".command", "moments of your videos in a data base, to search"),
+            ("search", ".command", "moments by words, pictures or clips; --demo needs no data"),
             ("prepare", ".command", "check clips, and pack them in shards"),
             ("convert", "", "weights from elsewhere into a model folder"),
             ("visualize", "", "pictures of what a model fills in"),

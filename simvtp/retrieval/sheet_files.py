@@ -1,6 +1,5 @@
 """Retrieval sheets as a page that needs nothing beside it, or as a picture."""
 
-import base64
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -13,22 +12,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from simvtp.lettering import lettered
+from simvtp.retrieval.html_page import HtmlPage, add, add_jpeg, start_page, write_page
 from simvtp.retrieval.sheet import Sheet, SheetClip, SheetQuery
 
 # Letters that fit above the frames of a clip.
 _TITLE_LENGTH = 46
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 1180px; margin: 2em auto; padding: 0 1em; }
-article { border-top: 1px solid #8886; padding: .6em 0 1em; }
-h3 { margin: .2em 0; font-weight: 600; overflow-wrap: anywhere; }
-p { margin: .2em 0; opacity: .75; }
-div { display: flex; flex-wrap: wrap; gap: .8em; }
-figure { margin: .4em 0; padding: .3em; border: 2px solid transparent; width: 260px; }
-figure.own { border-color: #2a9d5c; }
-img { width: 100%; display: block; }
-figcaption { font-size: 13px; overflow-wrap: anywhere; }
-"""
 
 
 def draw_sheet(sheet: Sheet, *, out: Path) -> None:
@@ -38,11 +26,10 @@ def draw_sheet(sheet: Sheet, *, out: Path) -> None:
         ValueError: the suffix is neither .html nor .png.
     """
     require_sheet_name(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".html":
-        # Names of files may hold bytes that are no text.
-        out.write_bytes(as_page(sheet).encode("utf-8", "replace"))
+        write_page(as_page(sheet), out)
     else:
+        out.parent.mkdir(parents=True, exist_ok=True)
         _draw_picture(sheet, out)
 
 
@@ -56,51 +43,36 @@ def require_sheet_name(out: Path) -> None:
         raise ValueError(f"a sheet is a .html or a .png file, got {out}")
 
 
-def as_page(sheet: Sheet) -> str:
-    """The sheet as HTML with its frames inside; the writer escapes captions and names."""
-    page = ElementTree.Element("html", {"lang": "en"})
-    head = _add(page, "head")
-    _add(head, "meta", charset="utf-8")
-    _add(head, "meta", name="viewport", content="width=device-width")
-    _add(head, "title", "retrieval sheet")
-    _add(head, "style", _STYLE)
-    body = _add(page, "body")
-    _add(body, "h1", "Text-to-video retrieval by cosine")
-    _add(body, "p", f"{sheet.title}. The caption's own clip is framed in green.")
+def as_page(sheet: Sheet) -> HtmlPage:
+    """The sheet as a page with its frames inside."""
+    page = start_page("retrieval sheet")
+    add(page.body, "h1", "Text-to-video retrieval by cosine")
+    add(page.body, "p", f"{sheet.title}. The caption's own clip is framed in green.")
     for name, queries in sheet.sections.items():
-        section = _add(body, "section", id=name.replace(" ", "-"))
-        _add(section, "h2", name.capitalize())
+        section = add(page.body, "section", id=name.replace(" ", "-"))
+        add(section, "h2", name.capitalize())
         for query in queries:
             _add_query(section, query)
-    return "<!doctype html>\n" + ElementTree.tostring(page, encoding="unicode", method="html")
+    return page
 
 
 def _add_query(section: ElementTree.Element, query: SheetQuery) -> None:
-    article = _add(section, "article")
-    _add(article, "h3", query.caption)
-    _add(article, "p", f"own clip at rank {_rank(query)}")
-    row = _add(article, "div")
+    article = add(section, "article")
+    add(article, "h3", query.caption)
+    add(article, "p", f"own clip at rank {_rank(query)}")
+    row = add(article, "div")
     _add_clip(row, query.own, "own clip")
     for place, clip in enumerate(query.retrieved, start=1):
         _add_clip(row, clip, f"retrieved {place}")
 
 
 def _add_clip(row: ElementTree.Element, clip: SheetClip, label: str) -> None:
-    figure = _add(row, "figure", **({"class": "own"} if clip.is_own else {}))
+    figure = add(row, "figure", **({"class": "own"} if clip.is_own else {}))
     text = _text(clip, label)
     jpeg = io.BytesIO()
     Image.fromarray(clip.frames).save(jpeg, "JPEG", quality=85)
-    data = base64.b64encode(jpeg.getvalue()).decode()
-    _add(figure, "img", src=f"data:image/jpeg;base64,{data}", alt=f"frames of {clip.name}")
-    _add(figure, "figcaption", text)
-
-
-def _add(
-    parent: ElementTree.Element, tag: str, text: str | None = None, **attributes: str
-) -> ElementTree.Element:
-    child = ElementTree.SubElement(parent, tag, attributes)
-    child.text = text
-    return child
+    add_jpeg(figure, jpeg.getvalue(), told=f"frames of {clip.name}")
+    add(figure, "figcaption", text)
 
 
 def _draw_picture(sheet: Sheet, out: Path) -> None:

@@ -1,8 +1,7 @@
 """Questions about videos, answered by the encoder over [video ; question]."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Self, Unpack
 
 import torch
 from tokenizers import Tokenizer
@@ -27,7 +26,6 @@ from simvtp.losses import Losses
 from simvtp.model import SimVTP
 from simvtp.parts import ModelParts
 from simvtp.tasks.batches import QuestionBatch, check_smoothing
-from simvtp.tasks.folder import TaskFolder, read_task_folder, write_task_folder
 from simvtp.tasks.task_model import TaskModel, check_names
 
 
@@ -52,6 +50,7 @@ class VideoAnswerer(
         ValueError: an answer occurs twice, or a part does not fit.
     """
 
+    task = "answering"
     part_names = ("video_embedding", "encoder", "text_embedding")
 
     def __init__(
@@ -226,46 +225,6 @@ class VideoAnswerer(
                 f"each of the {len(questions)} questions needs a list of as many options, got "
                 f"lists of {counts}"
             )
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        write_task_folder(
-            self,
-            save_directory,
-            task="answering",
-            names=self.answers,
-            tokenizer=self.tokenizer,
-        )
-
-    @classmethod
-    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls, pretrained_model_name_or_path: str | Path, **options: Any
-    ) -> Self:
-        """Load a model folder, or a repository of the Hugging Face hub.
-
-        Args:
-            pretrained_model_name_or_path: folder written by `save_pretrained`, or a hub id.
-            **options: parts that are not the library's, and what is passed to the hub's download,
-                as for `SimVTP.from_pretrained`.
-
-        Returns:
-            The model, in evaluation mode, on the CPU.
-
-        Raises:
-            ValueError: a file is missing or damaged, the weights do not fit the config, or the
-                folder holds another kind of model.
-        """
-
-        def build(folder: TaskFolder) -> Self:
-            return cls(
-                folder.config,
-                answers=folder.names,
-                tokenizer=folder.tokenizer,
-                frame_spacing=folder.frame_spacing,
-                **folder.parts,
-            )
-
-        source = pretrained_model_name_or_path
-        return read_task_folder(source, options, task="answering", build=build)
 
 
 class AnsweringObjective(nn.Module):

@@ -1,8 +1,7 @@
 """Video classification: the mean of the encoded tubelets and a linear layer."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,6 @@ from simvtp.losses import Losses
 from simvtp.model import SimVTP
 from simvtp.parts import ModelParts
 from simvtp.tasks.batches import LabelledBatch
-from simvtp.tasks.folder import TaskFolder, read_task_folder, write_task_folder
 from simvtp.tasks.task_model import TaskModel, check_names
 
 
@@ -34,6 +32,8 @@ class VideoClassifier(
     Raises:
         ValueError: there is no class, or one occurs twice, or a part does not fit.
     """
+
+    task = "classification"
 
     def __init__(
         self,
@@ -118,39 +118,6 @@ class VideoClassifier(
                 f"more, got shape {tuple(views.shape)}; add an axis to single clips"
             )
         return self.classify(views.flatten(0, 1)).unflatten(0, views.shape[:2]).mean(dim=1)
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        write_task_folder(self, save_directory, task="classification", names=self.classes)
-
-    @classmethod
-    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls, pretrained_model_name_or_path: str | Path, **options: Any
-    ) -> Self:
-        """Load a model folder, or a repository of the Hugging Face hub.
-
-        Args:
-            pretrained_model_name_or_path: folder written by `save_pretrained`, or a hub id.
-            **options: parts that are not the library's, and what is passed to the hub's download,
-                as for `SimVTP.from_pretrained`.
-
-        Returns:
-            The model, in evaluation mode, on the CPU.
-
-        Raises:
-            ValueError: a file is missing or damaged, the weights do not fit the config, or the
-                folder holds another kind of model.
-        """
-
-        def build(folder: TaskFolder) -> Self:
-            return cls(
-                folder.config,
-                classes=folder.names,
-                frame_spacing=folder.frame_spacing,
-                **folder.parts,
-            )
-
-        source = pretrained_model_name_or_path
-        return read_task_folder(source, options, task="classification", build=build)
 
 
 class ClassificationObjective(nn.Module):

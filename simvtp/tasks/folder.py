@@ -1,14 +1,11 @@
 """Folders of models for a task: as SimVTP's, with the task and its names in config.json."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from tokenizers import Tokenizer
-
-from simvtp.config import FrameSpacing, ModelConfig
+from simvtp.config import ModelConfig
 from simvtp.model_card import read_facts, write_facts
 from simvtp.model_folder import (
     about,
@@ -19,73 +16,41 @@ from simvtp.model_folder import (
     read_tokenizer,
     write_model_folder,
 )
-from simvtp.parts import PART_NAMES, ModelParts
-from simvtp.tasks.task_model import TaskModel
+from simvtp.parts import PART_NAMES
 
-M = TypeVar("M", bound=TaskModel)
+if TYPE_CHECKING:
+    from simvtp.tasks.task_model import TaskModel
+
+M = TypeVar("M", bound="TaskModel")
 _NAMES_OF_TASK = {"classification": "classes", "answering": "answers"}
 
 
-class TaskFolder(NamedTuple):
-    """What is beside the weights.
-
-    Attributes:
-        config: sizes of the model.
-        names: classes or answers.
-        frame_spacing: time or frames of the source video between two frames of a clip.
-        tokenizer: turns questions into ids; None without text.
-        parts: parts that are not the library's, as they were given.
-    """
-
-    config: ModelConfig
-    names: tuple[str, ...]
-    frame_spacing: FrameSpacing
-    tokenizer: Tokenizer | None
-    parts: ModelParts
-
-
-def write_task_folder(
-    model: TaskModel,
-    folder: Path,
-    *,
-    task: str,
-    names: tuple[str, ...],
-    tokenizer: Tokenizer | None = None,
-) -> None:
-    """Write a model and what belongs to it.
-
-    Args:
-        model: the model.
-        folder: an existing folder.
-        task: classification or answering.
-        names: classes or answers.
-        tokenizer: turns questions into ids.
+def write_task_folder(model: "TaskModel", folder: Path) -> None:
+    """Write a model and what belongs to it into an existing folder.
 
     Raises:
         OSError: the disk is full or fails.
     """
-    described = {"task": task, _NAMES_OF_TASK[task]: list(names)}
+    key = _NAMES_OF_TASK[model.task]
+    described = {"task": model.task, key: list(getattr(model, key))}
     write_model_folder(
         model,
         folder,
         config={**described, "model": asdict(model.config)},
         preprocessor=model.preprocessor(),
-        tokenizer=tokenizer,
+        tokenizer=model.tokenizer,
         own_parts=model.own_parts,
     )
     write_facts(folder, model.facts)
 
 
-def read_task_folder(
-    source: str | Path, options: Mapping[str, Any], *, task: str, build: Callable[[TaskFolder], M]
-) -> M:
+def read_task_folder(kind: type[M], source: str | Path, options: Mapping[str, Any]) -> M:
     """A model of a folder or a hub repository, in evaluation mode, on the CPU.
 
     Args:
+        kind: what the model must be.
         source: the folder or the repository.
         options: parts that are not the library's; the rest is passed to the hub's download.
-        task: what the model must be for.
-        build: makes it of what is beside the weights.
 
     Raises:
         ValueError: a file is missing, damaged, or of a model for something else.
@@ -93,8 +58,8 @@ def read_task_folder(
     parts: Any = {name: options[name] for name in PART_NAMES if name in options}
     download = {name: value for name, value in options.items() if name not in parts}
     folder = find_model_folder(source, download_options=download)
-    values = read_config(folder, task=task, parts=parts)
-    path, key = folder / "config.json", _NAMES_OF_TASK[task]
+    values = read_config(folder, task=kind.task, parts=parts)
+    path, key = folder / "config.json", _NAMES_OF_TASK[kind.task]
     known = ("task", key, "model")
     if set(values) != set(known) or not isinstance(values["model"], dict):
         raise ValueError(
@@ -106,13 +71,10 @@ def read_task_folder(
         raise ValueError(f"{path}: {key} must be a list of names, got {names!r:.80}")
     with about(path):
         config = ModelConfig.from_dict(values["model"])
-    contents = TaskFolder(
-        config=config,
-        names=tuple(names),
-        frame_spacing=read_frame_spacing(folder),
-        tokenizer=read_tokenizer(folder, vocab_size=config.vocab_size),
-        parts=parts,
-    )
-    model = load_model(partial(build, contents), folder, config=config)
+    settings = {key: names, "frame_spacing": read_frame_spacing(folder), **parts}
+    tokenizer = read_tokenizer(folder, vocab_size=config.vocab_size)
+    if "text_embedding" in kind.part_names:
+        settings["tokenizer"] = tokenizer
+    model = load_model(lambda: kind(config, **settings), folder, config=config)
     model.facts = read_facts(folder)
     return model.eval()

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, Literal, Self, Unpack
 
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 
 from simvtp.config import DEFAULT_SPACING, FrameSpacing, ModelConfig
@@ -21,6 +23,7 @@ from simvtp.parts import (
     parts_of,
     usual_parts,
 )
+from simvtp.tasks.folder import read_task_folder, write_task_folder
 
 
 class TaskModel(nn.Module, DocumentedModel):
@@ -40,7 +43,9 @@ class TaskModel(nn.Module, DocumentedModel):
         ValueError: a part does not fit the config, or the task has no use for it.
     """
 
+    task: str
     part_names: tuple[str, ...] = ("video_embedding", "encoder")
+    tokenizer: Tokenizer | None = None
     video_embedding: VideoEmbedder
     text_embedding: TextEmbedder
     encoder: Encoder
@@ -105,6 +110,29 @@ class TaskModel(nn.Module, DocumentedModel):
     def backbone_gradients(self) -> torch.set_grad_enabled:
         """Context of the backbone's pass: a frozen one keeps no activations."""
         return torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_backbone_frozen)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        write_task_folder(self, save_directory)
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, pretrained_model_name_or_path: str | Path, **options: Any
+    ) -> Self:
+        """Load a model folder, or a repository of the Hugging Face hub.
+
+        Args:
+            pretrained_model_name_or_path: folder written by `save_pretrained`, or a hub id.
+            **options: parts that are not the library's, and what is passed to the hub's download,
+                as for `SimVTP.from_pretrained`.
+
+        Returns:
+            The model, in evaluation mode, on the CPU.
+
+        Raises:
+            ValueError: a file is missing or damaged, the weights do not fit the config, or the
+                folder holds another kind of model.
+        """
+        return read_task_folder(cls, pretrained_model_name_or_path, options)
 
     @classmethod
     def _of(cls, model: SimVTP, **settings: Any) -> Self:
