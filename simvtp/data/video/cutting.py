@@ -316,6 +316,7 @@ def _whole(target: Path, codecs: list[str]) -> Iterator[tuple[OutputContainer, P
     Raises:
         ClipError: no kind does.
     """
+    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{secrets.token_hex(8)}.partial")
     try:
         for suffix, kind in _KINDS.items():

@@ -9,39 +9,52 @@ from simvtp.data.clip_table import portable_name
 from simvtp.data.corpus.rendering import Corpus, render_corpus
 from simvtp.data.places import cache_folder
 from simvtp.files import write_whole
+from simvtp.model import SimVTP
 from simvtp.pipelines.index import main as index
 from simvtp.pipelines.search.searcher import Searcher
-from simvtp.retrieval.video_index import VideoIndex, VideoIndexError
+from simvtp.retrieval.video_index import VideoIndex, VideoIndexError, model_digest
 
-_MODEL = "shapes"
+SHIPPED = "shapes"
 # Among which the held-out clips are to be found.
 _NUM_OTHERS = 744
 
 
-def demo_searcher(*, device: str = "cpu", num_others: int = _NUM_OTHERS) -> Searcher:
-    """Searches the held-out clips of the embedded corpus, and some of training, with `shapes`.
-
-    What is missing is drawn and indexed, in the cache folder; that goes on where it was stopped.
+def demo_searcher(*, device: str = "cpu") -> Searcher:
+    """Searches the embedded corpus's held-out clips among others with `shapes`.
 
     Args:
         device: where the model computes.
-        num_others: training clips.
 
     Raises:
-        RuntimeError: it could not be indexed; why has been printed.
+        RuntimeError: the clips could not be indexed; why has been printed.
     """
     corpus = render_corpus(num_up_front=0)
-    others = corpus.train_clips()[:num_others]
+    others = corpus.train_clips()[:_NUM_OTHERS]
     if not all(Path(str(clip.path)).is_file() for clip in others):
-        corpus = render_corpus(num_up_front=num_others)
-    clips = [*corpus.validation_clips(), *others]
-    place = cache_folder() / f"demo-{corpus.root.name}-{len(clips)}"
+        corpus = render_corpus(num_up_front=_NUM_OTHERS)
+    model = SimVTP.from_pretrained(SHIPPED).to(device)
+    place = demo_index(corpus, model, num_others=_NUM_OTHERS)
+    return Searcher(model, VideoIndex.open(place), name=SHIPPED)
+
+
+def demo_index(corpus: Corpus, model: SimVTP, *, num_others: int) -> Path:
+    """The index of a corpus in the cache folder; what is missing is indexed.
+
+    Args:
+        corpus: its clips are drawn.
+        model: the one that ships.
+        num_others: training clips beside the held-out ones.
+
+    Raises:
+        RuntimeError: they could not be indexed; why has been printed.
+    """
+    clips = [*corpus.validation_clips(), *corpus.train_clips()[:num_others]]
+    place = cache_folder() / f"demo-{model_digest(model)[:12]}-{corpus.root.name}-{len(clips)}"
     if not _is_whole(place, len(clips)):
         manifest = _write_manifest(corpus, clips)
-        words = [f"--model={_MODEL}", f"--videos={manifest}", f"--out={place}"]
-        if index(words):
+        if index([f"--model={SHIPPED}", f"--data={manifest}", f"--out={place}"]):
             raise RuntimeError(f"the demo was not indexed: mend what is said, or delete {place}")
-    return Searcher.open(place, model=_MODEL, device=device)
+    return place
 
 
 def _is_whole(place: Path, num_files: int) -> bool:

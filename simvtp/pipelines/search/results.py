@@ -90,7 +90,6 @@ def results_page(found: Found, *, title: str, told: str) -> HtmlPage:
 
 def save_moments(found: Found, index: VideoIndex, folder: Path) -> Iterator[SavedMoment]:
     """Cut each moment out of its video, into a file named after its rank, video and time."""
-    folder.mkdir(parents=True, exist_ok=True)
     for rank, hit in enumerate(found.hits, start=1):
         # What stands in the index decides no place on the disk.
         stem = re.sub(r"[^\w-]+", "_", Path(hit.file).stem)[:_LONGEST_STEM]

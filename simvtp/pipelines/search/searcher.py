@@ -16,6 +16,7 @@ from simvtp.model_folder import find_model_folder
 from simvtp.pipelines.search.query import text_vector
 from simvtp.retrieval.reranking import TEMPERATURE, seen_in_training
 from simvtp.retrieval.video_index import Hit, VideoIndex, VideoIndexError
+from simvtp.retrieval.video_index.tables import quoted
 
 # Clips that are held, and matched in one pass.
 _MATCHED_AT_ONCE = 16
@@ -96,7 +97,7 @@ class Searcher:
         words: str | None = None,
         rerank: int = 0,
     ) -> Found:
-        """The best moments, the best first.
+        """The best moments, the best first; of those that overlap only the best one.
 
         Args:
             query: what the video shows, in words; or a `(width,)` vector, of a picture or a clip.
@@ -118,7 +119,7 @@ class Searcher:
                 "re-ranked; leave rerank out"
             )
         vector = text_vector(self.model, query) if isinstance(query, str) else query
-        hits = self.index.search(vector, top=max(top, rerank), where=where, text=words)
+        hits = self._distinct(vector, count=max(top, rerank), where=where, text=words)
         if not rerank or not isinstance(query, str):
             return Found(tuple(hits), (None,) * len(hits))
         found = self._reranked(query, vector, hits[:rerank])
@@ -127,14 +128,36 @@ class Searcher:
         return Found((*found.hits, *rest)[:top], matches[:top])
 
     def more_like(self, key: str, *, top: int = 10, where: str | None = None) -> Found:
-        """Moments like one of the index, which is left out itself.
+        """Moments like one of the index, which is left out itself, with all that overlap it.
 
         Raises:
             ValueError: there is no such moment, or the condition is wrong.
         """
-        hits = self.index.search(self.index.vector_of(key), top=top + 1, where=where)
-        others = tuple(hit for hit in hits if hit.key != key)[:top]
-        return Found(others, (None,) * len(others))
+        vector = self.index.vector_of(key)
+        (own,) = self.index.search(vector, top=1, where=f"key = {quoted(key)}")
+        hits = self._distinct(vector, count=top, where=where, text=None, beside=[own])
+        return Found(tuple(hits), (None,) * len(hits))
+
+    def _distinct(
+        self,
+        vector: Tensor,
+        *,
+        count: int,
+        where: str | None,
+        text: str | None,
+        beside: Sequence[Hit] = (),
+    ) -> list[Hit]:
+        """The best hits that overlap no better one and none of `beside`."""
+        limit = 4 * count
+        while True:
+            hits = self.index.search(vector, top=limit, where=where, text=text)
+            kept: list[Hit] = []
+            for hit in hits:
+                if not any(_overlap(hit, other) for other in (*beside, *kept)):
+                    kept.append(hit)
+            if len(kept) >= count or len(hits) < limit:
+                return kept[:count]
+            limit *= 4
 
     @torch.inference_mode()
     def _reranked(self, query: str, vector: Tensor, hits: Sequence[Hit]) -> Found:
@@ -169,3 +192,7 @@ class Searcher:
     @cached_property
     def _seen(self) -> Tensor | None:
         return seen_in_training(self.model)
+
+
+def _overlap(one: Hit, other: Hit) -> bool:
+    return one.file == other.file and one.start < other.end and other.start < one.end

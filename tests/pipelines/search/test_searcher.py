@@ -12,7 +12,9 @@ from simvtp.pipelines.search.query import image_vector, video_place, video_vecto
 from simvtp.retrieval.embedding import embed
 from simvtp.retrieval.gallery import embed_gallery
 from simvtp.retrieval.reranking import match_best
-from simvtp.retrieval.video_index import VideoIndexError
+from simvtp.retrieval.video_index import VideoIndex, VideoIndexError, model_digest
+from simvtp.retrieval.video_index.tables import About
+from simvtp.retrieval.video_index.writer import IndexWriter, Moment
 from tests.data.conftest import write_video_file
 from tests.pipelines.search.conftest import NUM_CLIPS
 
@@ -152,11 +154,36 @@ def test_another_model_is_refused_by_name(index_folder, tmp_path, shapes):
 
 
 def test_a_model_that_is_not_here_is_asked_for(searcher, index_folder, monkeypatch):
-    from simvtp.retrieval.video_index import VideoIndex
-
     index = VideoIndex.open(index_folder)
     index.about = index.about._replace(model="someone/elses")
     monkeypatch.setattr(VideoIndex, "open", lambda place: index)
     with pytest.raises(VideoIndexError, match=r"'someone/elses', which is not here .* --model"):
         Searcher.open(index_folder)
     assert Searcher.open(index_folder, model="shapes").name == "shapes"
+
+
+def test_of_moments_that_overlap_the_best_is_shown(shapes, tmp_path):
+    """Fifty windows of two videos, one every second, two seconds long."""
+    random = torch.randn(50, shapes.config.width, generator=torch.Generator().manual_seed(0))
+    vectors = torch.nn.functional.normalize(random, dim=-1)
+    about = About("shapes", model_digest(shapes), shapes.config.width, (str(tmp_path),), {})
+    writer = IndexWriter(tmp_path / "index", about)
+    windows = [Moment(float(start), start + 2.0, b"") for start in range(25)]
+    for number in range(2):
+        writer.add(f"{number}.mp4", windows, vectors[25 * number :][:25], size=1, modified=1)
+    writer.finish()
+    searcher = Searcher(shapes, VideoIndex.open(tmp_path / "index"))
+    query = vectors.mean(dim=0)
+    expected: list[tuple[str, float]] = []
+    for place in (vectors @ query).sort(descending=True).indices.tolist():
+        file, start = f"{place // 25}.mp4", float(place % 25)
+        if all(file != other or abs(start - begun) >= 2 for other, begun in expected):
+            expected.append((file, start))
+    for top in (1, 5, 50):
+        found = searcher.search(query, top=top)
+        assert [(hit.file, hit.start) for hit in found.hits] == expected[:top]
+    own = searcher.index.search(vectors[30], top=1)[0]
+    assert (own.file, own.start) == ("1.mp4", 5)
+    like = searcher.more_like(own.key, top=50).hits
+    assert all(hit.file == "0.mp4" or abs(hit.start - 5) >= 2 for hit in like)
+    assert len(like) > 10
