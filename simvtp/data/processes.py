@@ -43,6 +43,11 @@ class _Workers(ForkServerContext):
     Process = _Worker
 
 
+def worker_context() -> ForkServerContext:
+    """Starts processes that do not run the script of their parent anew."""
+    return _Workers()
+
+
 class Lost(NamedTuple):
     """A job that has no result, because its process crashed or took too long."""
 
@@ -93,7 +98,7 @@ def isolated(
         each job with its result, in order.
     """
     import_ahead(function.__module__)
-    pool = ProcessPool(num_processes, initializer=end_with_parent, context=_Workers())
+    pool = ProcessPool(num_processes, initializer=end_with_parent, context=worker_context())
     pending: deque[tuple[Job, Future[Result]]] = deque()
     try:
         for job in jobs:

@@ -1,17 +1,17 @@
 """Clips decoded from video files: whatever a file holds becomes frames or one clear error."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple, TypedDict
 
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
-from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from simvtp.decoding.decoded_frames import (
+    decoded,
     frames_at,
     timed_frames,
     to_array,
@@ -196,7 +196,7 @@ def probe(
             timeline = header_timeline(container, stream)
             time_base = float(stream.time_base or 1)
             codec, shape = stream.codec_context.name, pixel_shape(stream)
-            frame = next(_decoded(container, stream, deadline), None)
+            frame = next(decoded(container, stream, deadline), None)
         if frame is None:
             raise ClipError("no frame could be decoded", unreadable=True)
         if timeline is None or not timeline.promised:
@@ -246,8 +246,8 @@ def _read(
             container.seek(int(times[0]), stream=stream)
         except (FFmpegError, OSError) as error:
             raise LostPlaceError from error
-    decoded = _decoded(container, stream, deadline)
-    shown = frames_at(timed_frames(decoded, timeline), times, timeline)
+    timed = timed_frames(decoded(container, stream, deadline), timeline)
+    shown = frames_at(timed, times, timeline)
     frames = to_array(
         shown,
         num_frames=len(times),
@@ -281,11 +281,3 @@ def _places(num_available: int, request: _Request, *, interval: float) -> np.nda
     places = [frame_places(last - first, position=one, **settings) for one in positions]
     # So that sums that differ in their last digit are one place.
     return np.round(np.array(places) + first, _DIGITS)
-
-
-def _decoded(
-    container: InputContainer, stream: VideoStream, deadline: Deadline
-) -> Iterator[VideoFrame]:
-    # Packet by packet: damaged ones may give no frame for a long time.
-    for packet in deadline.watch(container.demux(stream)):
-        yield from deadline.watch(packet.decode())

@@ -5,15 +5,28 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
 import numpy as np
+from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.stream import VideoStream
 
 from simvtp.decoding.display import Orientation, opaque, square_sides
-from simvtp.decoding.limits import ClipError, Limits
+from simvtp.decoding.limits import ClipError, Deadline, Limits
 from simvtp.decoding.timeline import LostPlaceError, Timeline
 
 # A time stamp is the frame's true time rounded to a tick.
 _TICK_ROUNDING = 0.5
+
+
+def decoded(
+    container: InputContainer, stream: VideoStream, deadline: Deadline
+) -> Iterator[VideoFrame]:
+    """The frames from where the container stands, in the order in which they are shown.
+
+    Packet by packet: damaged ones may give no frame for a long time.
+    """
+    for packet in deadline.watch(container.demux(stream)):
+        yield from deadline.watch(packet.decode())
 
 
 def timed_frames(
@@ -87,6 +100,47 @@ def _shrunk(width: int, height: int, *, short_side: int | None) -> tuple[int, in
     return round(width * scale), round(height * scale)
 
 
+class FrameConverter:
+    """Makes decoded frames RGB pictures of the first one's size, not yet turned upright.
+
+    Args:
+        short_side: frames of at least twice this short side, in pixels, are shrunk to it.
+        shape: width of a pixel over its height.
+        limits: among others, of the pixels of a frame once they are square.
+    """
+
+    def __init__(self, *, short_side: int | None, shape: Fraction, limits: Limits) -> None:
+        self.orientation = Orientation(False, False, False)
+        self._short_side = short_side
+        self._shape = shape
+        self._limits = limits
+        self._size: tuple[int, int] | None = None
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: VideoFrame) -> np.ndarray:
+        """A picture `(height, width, 3)` uint8.
+
+        Raises:
+            ClipError: the frame is damaged or too large.
+        """
+        if self._size is None:
+            sides = square_sides(frame, self._shape)
+            self._limits.check_pixels(*sides)
+            self._size = _shrunk(*sides, short_side=self._short_side)
+            self.orientation = Orientation.of(frame)
+        if frame.is_corrupt:
+            raise ClipError("a frame of the clip is damaged")
+        picture = self._reformatter.reformat(
+            opaque(frame), *self._size, "rgb24", interpolation=Interpolation.BILINEAR
+        )
+        return picture.to_ndarray()
+
+    def upright(self, frame: VideoFrame) -> np.ndarray:
+        """The same picture as it is shown."""
+        picture = self(frame)
+        return np.ascontiguousarray(self.orientation.apply(picture))
+
+
 def to_array(
     frames: Iterable[VideoFrame],
     *,
@@ -100,33 +154,23 @@ def to_array(
     Args:
         frames: as they are decoded; one that is held comes several times in a row.
         num_frames: how many there are.
-        short_side: frames of at least twice this short side, in pixels, are shrunk to it.
-        shape: width of a pixel over its height.
-        limits: among others, of the pixels of a frame once they are square.
+        short_side: as for `FrameConverter`.
+        shape: as for `FrameConverter`.
+        limits: as for `FrameConverter`.
 
     Raises:
         ClipError: a frame is damaged or too large.
     """
-    reformatter = VideoReformatter()
+    convert = FrameConverter(short_side=short_side, shape=shape, limits=limits)
     clip = np.empty((0, 0, 0, 3), np.uint8)
-    orientation = Orientation(False, False, False)
     previous: VideoFrame | None = None
     for number, frame in enumerate(frames):
-        if previous is None:
-            sides = square_sides(frame, shape)
-            limits.check_pixels(*sides)
-            width, height = _shrunk(*sides, short_side=short_side)
-            clip = np.empty((num_frames, height, width, 3), np.uint8)
-            orientation = Orientation.of(frame)
         if frame is previous:
             clip[number] = clip[number - 1]
             continue
-        if frame.is_corrupt:
-            raise ClipError("a frame of the clip is damaged")
-        size = clip.shape[2], clip.shape[1]
-        picture = reformatter.reformat(
-            opaque(frame), *size, "rgb24", interpolation=Interpolation.BILINEAR
-        )
-        clip[number] = picture.to_ndarray()
+        picture = convert(frame)
+        if previous is None:
+            clip = np.empty((num_frames, *picture.shape), np.uint8)
+        clip[number] = picture
         previous = frame
-    return np.ascontiguousarray(orientation.apply(clip, row_axis=1))
+    return np.ascontiguousarray(convert.orientation.apply(clip, row_axis=1))

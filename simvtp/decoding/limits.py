@@ -1,7 +1,7 @@
 """What a video may cost to read: beyond that it is refused, if possible before the work."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
 TOO_SLOW = "it takes longer to read than the time limit"
@@ -106,4 +106,30 @@ class Deadline:
         for item in items:
             if self._end is not None and time.monotonic() > self._end:
                 raise ClipError(f"{TOO_SLOW} ({self.seconds:g} s)", unreadable=True)
+            yield item
+
+
+class Patience(Deadline):
+    """The longest time without progress, for files that may be hours long.
+
+    Args:
+        seconds: without a packet or a frame.
+        limits: what the video may have.
+        beat: called at every packet and frame.
+    """
+
+    def __init__(self, seconds: float, limits: Limits, *, beat: Callable[[], None]) -> None:
+        super().__init__(seconds, limits)
+        self._beat = beat
+
+    def watch(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Hand on packets or frames as long as they come.
+
+        Raises:
+            ClipError: one took too long.
+        """
+        assert self.seconds is not None
+        for item in super().watch(items):
+            self._end = time.monotonic() + self.seconds
+            self._beat()
             yield item

@@ -1,5 +1,6 @@
 """Where the frames of a video lie in time: as its header says, or counted from its packets."""
 
+from array import array
 from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
@@ -96,8 +97,8 @@ def packet_timeline(
     source: Source, *, deadline: Deadline, span: tuple[int, int] | None = None
 ) -> Timeline:
     """Timeline counted from the packets, from the first one that decoding can start at."""
-    times: list[int] = []
-    decoding_times: list[int] = []
+    # Hours of video have millions of packets.
+    times, decoding_times = array("q"), array("q")
     num_packets, has_started = 0, False
     with open_video(source, span=span, deadline=deadline) as (container, stream):
         for packet in deadline.watch(container.demux(stream)):
@@ -118,8 +119,8 @@ def packet_timeline(
     interval = float(1 / (rate * time_base)) if rate and time_base else 1.0
     timeline = Timeline(min(times, default=0), interval, num_packets, promised=True)
     longest = _LONGEST_PAUSE_SECONDS / float(time_base or 1) if jumps else float("inf")
-    steps = [after - before for before, after in pairwise(decoding_times)]
-    if any(not 0 <= step <= longest for step in steps):
+    if any(not 0 <= after - before <= longest for before, after in pairwise(decoding_times)):
+        steps = [after - before for before, after in pairwise(decoding_times)]
         return by_count(timeline._replace(interval=max(1.0, median(steps))))
     if len(times) > 1 and max(times) > timeline.start:
         interval = (max(times) - timeline.start) / (len(times) - 1)

@@ -128,7 +128,7 @@ def embed_captions(
             indices = [number for number in numbers for _ in records[number].captions]
             captions = tuple(chain.from_iterable(records[number].captions for number in numbers))
             parts = [captions[n : n + batch_size] for n in range(0, len(captions), batch_size)]
-            features = torch.cat([_run(model, part, precision=precision) for part in parts])
+            features = torch.cat([encode(model, part, precision=precision) for part in parts])
             require_finite(features, [records[number].name for number in indices])
             ids = tuple(records[number].video_id for number in indices)
             yield EmbeddedCaptions(torch.tensor(indices), ids, captions, features)
@@ -146,7 +146,7 @@ def _embedded(
 ) -> EmbeddedBatch:
     parts = batch.video.split(batch_size) if len(batch.numbers) else ()
     none = torch.empty(0, model.config.width)
-    features = torch.cat([none, *(_run(model, part, precision=precision) for part in parts)])
+    features = torch.cat([none, *(encode(model, part, precision=precision) for part in parts)])
     numbers = [
         number
         for number, starts in zip(batch.numbers.tolist(), batch.starts, strict=True)
@@ -164,7 +164,8 @@ def _embedded(
 
 
 @torch.no_grad()
-def _run(model: SimVTP, batch: Tensor | Sequence[str], *, precision: Precision) -> Tensor:
+def encode(model: SimVTP, batch: Tensor | Sequence[str], *, precision: Precision) -> Tensor:
+    """Features of clips or captions, `(rows, width)` float32 of unit norm, on the CPU."""
     with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
         if isinstance(batch, Tensor):
             return model.encode_video(batch).cpu()

@@ -1,85 +1,224 @@
-"""Moments of videos in a data base: `python -m simvtp.pipelines.index --model M --videos DIR --out
-INDEX`."""
+"""Videos made searchable: `python -m simvtp.pipelines.index --model M --videos DIR --out INDEX`.
+
+Every video of the folder, and of the folders in it, is cut into moments, each of which gets a row
+with its vector: windows of --window seconds, one every --stride seconds, or shots (--shots). The
+same command again adds new videos, does changed ones anew and drops those that are gone; it also
+goes on where it was stopped, however hard. Videos that cannot be read are named with the reason and
+left out. `python -m simvtp.pipelines.search --index INDEX "a red circle"` searches it.
+"""
 
 import argparse
-import io
+import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-
-import torch
-from PIL import Image
+from typing import Any
 
 from simvtp.command_line import at_least, command_parser
-from simvtp.data import ClipError, probe, read_clips
-from simvtp.data.manifests.folders import VIDEO_ENDINGS
-from simvtp.data.video.transforms import CentreCrop
+from simvtp.config import RunConfig
+from simvtp.data import load_clips
+from simvtp.data.places import named_place
+from simvtp.data.video.moments import Cutting
+from simvtp.data.video.shots import ShotDetector
 from simvtp.model import SimVTP
-from simvtp.printing import Console, add_debug
-from simvtp.retrieval.video_index import model_digest
-from simvtp.retrieval.video_index.tables import About
-from simvtp.retrieval.video_index.writer import IndexWriter, Moment
+from simvtp.pipelines.index.progress import Progress
+from simvtp.pipelines.index.sources import listed_files, roots_of, source_files
+from simvtp.printing import Console, add_debug, tracebacks
+from simvtp.retrieval.video_index import VideoIndex, model_digest
+from simvtp.retrieval.video_index.embedding import SourceFile, embed_moments
+from simvtp.retrieval.video_index.tables import About, connect, existing_about
+from simvtp.retrieval.video_index.writer import IndexWriter
+from simvtp.trainer.faults import is_expected, reason_of
+from simvtp.trainer.stopping import StopNow, StopRequest
+from simvtp.training import choose_device
+
+_ROWS_AT_ONCE = 4096
+_MOST_NAMED = 20
+# A shot that lasts longer says more than one thing.
+_LONGEST_SHOT_SECONDS = 10.0
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Command line of the indexing."""
     parser = command_parser("simvtp.pipelines.index", description=__doc__)
+    whole = at_least(1)
     parser.add_argument("--model", required=True, help="model folder or hub id")
-    parser.add_argument("--videos", required=True, type=Path, metavar="DIR", help="their folder")
-    parser.add_argument("--out", required=True, metavar="INDEX", help="a folder, or s3://...")
-    parser.add_argument("--batch-size", type=at_least(1), default=16, metavar="N")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--videos", type=Path, metavar="DIR", help="folder of videos")
+    source.add_argument("--data", help="instead, a manifest, or shards as for training")
+    parser.add_argument("--root", type=Path, help="folder of a manifest's clips")
+    parser.add_argument("--follow-links", action="store_true", help="out of the folder, too")
+    parser.add_argument(
+        "--out", required=True, metavar="INDEX", help="a folder, or an address: s3://bucket/name"
+    )
+    parser.add_argument(
+        "--window", type=float, metavar="SECONDS", help="of a moment; default: a clip of the model"
+    )
+    parser.add_argument(
+        "--stride", type=float, metavar="SECONDS", help="between two starts; half a window"
+    )
+    parser.add_argument(
+        "--shots", action="store_true", help="cut at shots; at most --window (10) seconds each"
+    )
+    parser.add_argument("--batch-size", type=whole, default=16, metavar="N", help="%(default)s")
+    parser.add_argument(
+        "--workers", type=at_least(0), default=1, metavar="N", help="processes that decode; 1"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    parser.add_argument(
+        "--time-limit", type=whole, default=60, metavar="SECONDS", help="without a frame; 60"
+    )
+    parser.add_argument("--retry", action="store_true", help="try unreadable videos again")
+    parser.add_argument(
+        "--save-every", type=at_least(0), default=60, metavar="SECONDS", help="%(default)s"
+    )
     add_debug(parser)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Index a folder of videos."""
+    """Index; the exit code: 0 done or asked to stop, 1 no video read, 2 bad settings or disks.
+
+    Ctrl-C gives 130.
+    """
     options = build_parser().parse_args(arguments)
     console = Console(soft_wrap=True)
-    model = SimVTP.from_pretrained(options.model)
-    seconds = model.frame_spacing.seconds or 0.25
-    window = seconds * model.config.num_frames
-    root = options.videos.resolve()
-    about = About(
-        options.model, model_digest(model), model.config.width, (str(root),), {"window": window}
-    )
-    writer = IndexWriter(options.out, about)
-    for path in sorted(options.videos.rglob("*")):
-        if path.suffix.lower() not in VIDEO_ENDINGS:
-            continue
+    with StopRequest() as stop:
         try:
-            _add(writer, model, path, str(path.relative_to(options.videos)), window)
-        except ClipError as error:
-            console.print(str(error))
-    writer.finish()
-    return 0
+            with tracebacks(options.debug):
+                return _index(options, stop, console)
+        except StopNow:
+            console.print(f"stopped by {stop.name}; the same command goes on")
+            return stop.exit_code
+        except KeyboardInterrupt:
+            console.print("interrupted at once; the same command goes on")
+            return 130
+        except (Exception, ModuleNotFoundError) as error:
+            if not (is_expected(error) or isinstance(error, ModuleNotFoundError | RuntimeError)):
+                raise
+            place = named_place(options.out)
+            folder = place if isinstance(place, Path) else Path()
+            console.print(f"error: {reason_of(error, folder=folder)}", style="red")
+            return 2
 
 
-def _add(writer: IndexWriter, model: SimVTP, path: Path, name: str, window: float) -> None:
-    info = probe(path)
-    count = max(1, round(2 * info.duration / window) - 1)
-    positions = [number / max(1, count - 1) for number in range(count)]
-    crop = CentreCrop(model.config.image_size)
-    shared = read_clips(
-        path,
-        positions=positions,
-        num_frames=model.config.num_frames,
-        seconds=model.frame_spacing.seconds,
-        stride=model.frame_spacing.stride,
-    )
-    with torch.inference_mode():
-        vectors = torch.cat(
-            [model.encode_video(crop(shared.frames[places])[None]) for places in shared.places]
+def _index(options: argparse.Namespace, stop: StopRequest, console: Console) -> int:
+    with stop.interruptible():
+        listed, left_out = _listed(options, console)
+        device = choose_device(RunConfig(device=options.device))
+        model = SimVTP.from_pretrained(options.model).to(device)
+        automatic = "bf16" if device == "cuda" else "fp32"
+        precision = automatic if options.precision == "auto" else options.precision
+        cutting = _cutting(options, model)
+        settings = {"window": cutting.window, "stride": cutting.stride}
+        named = (options.model, model_digest(model), model.config.width)
+        about = About(*named, roots_of(listed), settings)
+    with IndexWriter(options.out, about) as writer:
+        numbers = {root: number for number, root in enumerate(writer.about.roots)}
+        sources, gone = source_files(listed, numbers)
+        with stop.interruptible(), console.status("Comparing the videos with the index"):
+            plan = writer.plan(sources, retry=options.retry)
+        console.print(
+            f"{len(sources)} videos: {plan.num_new} new, {plan.num_changed} changed, "
+            f"{plan.num_kept} as they were; {plan.num_gone} are gone from the index"
         )
-    moments = []
-    for start, places in zip(shared.starts, shared.places, strict=True):
-        middle = shared.frames[places[len(places) // 2]]
-        file = io.BytesIO()
-        picture = Image.fromarray(middle.permute(1, 2, 0).numpy())
-        picture.thumbnail((240, 240))
-        picture.save(file, "JPEG")
-        moments.append(Moment(start, min(start + window, info.duration), file.getvalue()))
-    status = path.stat()
-    stamps = {"size": status.st_size, "modified": status.st_mtime_ns, "duration": info.duration}
-    caption = path.with_suffix(".txt")
-    said = caption.read_text().strip() if caption.is_file() else None
-    writer.add(name, moments, vectors, caption=said, **stamps)
+        reading = {"num_workers": options.workers, "time_limit": options.time_limit}
+        compute = {"batch_size": options.batch_size, "precision": precision}
+        settings = {"cutting": cutting, "known": plan.known, **reading, **compute}
+        _fill(writer, model, plan.pending, settings, options.save_every, stop)
+        with stop.interruptible(), console.status("Finishing") as status:
+            writer.finish(tell=status.update)
+    return _report(options.out, left_out + gone, console)
+
+
+def _listed(
+    options: argparse.Namespace, console: Console
+) -> tuple[list[Any], list[tuple[str, str]]]:
+    faults: list[str] = []
+    source = str(options.videos) if options.data is None else options.data
+    if options.videos is not None:
+        source = options.videos
+    records = load_clips(
+        source, root=options.root, follow_links=options.follow_links, left_out=faults
+    )
+    if records.form:
+        console.print(f"{source}: {records.form}")
+    return listed_files(records), [("left out", fault) for fault in faults]
+
+
+def _cutting(options: argparse.Namespace, model: SimVTP) -> Cutting:
+    """As typed; else as the index was begun; else a clip of the model, or ten seconds of a shot."""
+    place = named_place(options.out)
+    is_there = not isinstance(place, Path) or place.is_dir()
+    there = existing_about(connect(options.out), options.out) if is_there else None
+    begun = dict(there.settings) if there is not None else {}
+    if options.shots:
+        if options.stride is not None:
+            raise ValueError("--stride is of windows; leave it out with --shots")
+        ShotDetector()
+    typed = options.window is not None or options.stride is not None or options.shots
+    if begun and not typed:
+        return Cutting(**begun)
+    seconds = model.frame_spacing.seconds
+    clip = seconds * model.config.num_frames if seconds is not None else None
+    window = options.window
+    if window is None and options.shots:
+        window = max(_LONGEST_SHOT_SECONDS, clip or 0.0)
+    if window is None and clip is None:
+        raise ValueError(
+            "the model takes every so many frames of a video, whatever its rate, so its clips have "
+            "no length in seconds; say how long a moment is with --window"
+        )
+    window = clip if window is None else window
+    assert window is not None
+    if options.shots:
+        return Cutting(window=window, stride=None)
+    return Cutting(window=window, stride=window / 2 if options.stride is None else options.stride)
+
+
+def _fill(
+    writer: IndexWriter,
+    model: SimVTP,
+    pending: Sequence[SourceFile],
+    settings: dict[str, Any],
+    save_every: int,
+    stop: StopRequest,
+) -> None:
+    """Embed what is pending, and save it every so many seconds.
+
+    Raises:
+        StopNow: a stop was asked for; what there was is saved.
+    """
+    batches = embed_moments(model, pending, **settings)
+    saved = time.monotonic()
+    with closing(batches), Progress(pending) as progress:
+        while True:
+            try:
+                with stop.interruptible():
+                    batch = next(batches, None)
+            except StopNow:
+                writer.save()
+                raise
+            if batch is None:
+                break
+            writer.take(batch)
+            progress.update(batch)
+            is_due = time.monotonic() - saved >= save_every
+            if is_due or writer.num_held >= _ROWS_AT_ONCE:
+                writer.save()
+                saved = time.monotonic()
+    writer.save()
+
+
+def _report(place: str, left_out: Sequence[tuple[str, str]], console: Console) -> int:
+    index = VideoIndex.open(place)
+    console.print(f"{place}: {index.num_moments} moments of {index.num_files} videos")
+    unreadable = [*left_out, *index.unreadable()]
+    if unreadable:
+        console.print(f"{len(unreadable)} videos cannot be read:")
+        for name, reason in unreadable[:_MOST_NAMED]:
+            console.print(f"  {name}: {reason}")
+        if len(unreadable) > _MOST_NAMED:
+            console.print("  and more, which VideoIndex.open(...).unreadable() lists")
+    return 0 if index.num_files else 1

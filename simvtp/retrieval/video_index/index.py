@@ -10,6 +10,7 @@ from lancedb.query import MatchQuery
 from torch import Tensor
 
 from simvtp.config.checks import require_at_least
+from simvtp.data.clip_table import ByteSpan
 from simvtp.data.places import Url, named_place
 from simvtp.model import SimVTP
 from simvtp.retrieval.video_index.identity import model_digest
@@ -119,16 +120,18 @@ class VideoIndex:
         if vector is None and not text:
             raise ValueError("a search needs a vector, a text, or both")
         table: Any = self._moments
+        match: Any = MatchQuery
+        words = match(text, "caption") if text else None
         if text and not self._has_words():
             raise VideoIndexError(f"{self.place}: none of its videos has a caption to search in")
         if vector is None:
-            query, score = table.search(MatchQuery(text, "caption"), query_type="fts"), "_score"
+            query, score = table.search(words, query_type="fts"), "_score"
         elif not text:
             query = table.search(self._checked(vector), vector_column_name="vector")
             query, score = query.distance_type("cosine"), "_distance"
         else:
             query = table.search(query_type="hybrid", vector_column_name="vector")
-            query = query.vector(self._checked(vector)).text(MatchQuery(text, "caption"))
+            query = query.vector(self._checked(vector)).text(words)
             query, score = query.distance_type("cosine"), "_relevance_score"
         if where:
             query = query.where(where, prefilter=True)
@@ -145,16 +148,24 @@ class VideoIndex:
         return [Hit(score=value, **row) for row, value in zip(cells, scores, strict=True)]
 
     def path_of(self, hit: Hit) -> Path:
-        """The video of a moment, which lies below one of the roots.
+        """The video of a moment, or the shard that it lies in; it lies below one of the roots.
 
         Raises:
-            ValueError: it lies elsewhere or the moment is not of this index.
+            ValueError: it lies elsewhere, or the moment is not of this index.
         """
-        root = Path(self.about.roots[self._row(hit.key, "root")])
-        path = root / self._row(hit.key, "file")
+        row = self._file_of(hit)
+        root = named_place(self.about.roots[row["root"]])
+        if not isinstance(root, Path):
+            raise ValueError(f"{hit.file} lies at {root}, not in a folder; bring it here first")
+        path = root / (row["file"] if row["shard"] is None else row["shard"])
         if not path.resolve().is_relative_to(root.resolve()):
             raise ValueError(f"{path} is not below {root}; it is not followed")
         return path
+
+    def span_of(self, hit: Hit) -> ByteSpan | None:
+        """Where in a shard the video of a moment lies; None where the video is a file."""
+        row = self._file_of(hit)
+        return None if row["offset"] is None else ByteSpan(row["offset"], row["size"])
 
     def vector_of(self, key: str) -> Tensor:
         """The vector of a moment, `(width,)` float32 of unit norm, to look for more like it.
@@ -176,6 +187,11 @@ class VideoIndex:
     def files(self) -> pa.Table:
         """All videos that could be read: root, file, size, modified, sha256, duration, ...."""
         return self._files.search().where("error IS NULL").to_arrow()
+
+    def unreadable(self) -> list[tuple[str, str]]:
+        """Names of the videos that could not be read, each with the reason."""
+        rows = self._files.search().where("error IS NOT NULL").select(["file", "error"]).to_list()
+        return [(row["file"], row["error"]) for row in rows]
 
     def require_model(self, model: SimVTP, *, name: str | None = None) -> None:
         """Refuse a model that the vectors are not of.
@@ -205,6 +221,13 @@ class VideoIndex:
                 f"the vector must be ({self.about.width},) finite numbers, got {values.shape}"
             )
         return values
+
+    def _file_of(self, hit: Hit) -> dict[str, Any]:
+        root, file = self._row(hit.key, "root"), self._row(hit.key, "file")
+        named = f"root = {root} AND file = {quoted(file)}"
+        found = self._files.search().where(named).to_list()
+        # One that is not done yet.
+        return found[0] if found else {"root": root, "file": file, "shard": None, "offset": None}
 
     def _row(self, key: str, column: str) -> Any:
         found = self._moments.search().where(f"key = {quoted(key)}").select([column]).to_list()

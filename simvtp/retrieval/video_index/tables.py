@@ -76,16 +76,23 @@ def moment_schema(width: int) -> pa.Schema:
 
 
 def file_schema() -> pa.Schema:
-    """Columns of the files: `error` says why one has no moments."""
+    """Columns of the files.
+
+    `shard` and `offset` say where in a shard one lies, `damaged` counts moments that were left out,
+    and `error` says why there are none at all.
+    """
     return pa.schema(
         [
             ("root", pa.int32()),
             ("file", pa.string()),
             ("size", pa.int64()),
             ("modified", pa.int64()),
+            ("shard", pa.string()),
+            ("offset", pa.int64()),
             ("sha256", pa.string()),
             ("duration", pa.float64()),
             ("num_moments", pa.int64()),
+            ("damaged", pa.int64()),
             ("error", pa.string()),
         ]
     )
@@ -105,23 +112,57 @@ def connect(place: str | Path | Url) -> lancedb.DBConnection:
         raise VideoIndexError(f"{place}: cannot be opened ({error})") from error
 
 
+def existing_about(database: lancedb.DBConnection, place: object) -> About | None:
+    """What the index was made with; None where there is none.
+
+    Raises:
+        VideoIndexError: it is damaged.
+    """
+    if ABOUT not in database.list_tables().tables:
+        return None
+    try:
+        return About.of_table(database.open_table(ABOUT).to_arrow())
+    except (ValueError, TypeError, KeyError, IndexError, OSError, RuntimeError) as error:
+        raise VideoIndexError(f"{place}: damaged index ({error}); make it again") from error
+
+
 def read_about(database: lancedb.DBConnection, place: object) -> About:
     """What the index was made with.
 
     Raises:
         VideoIndexError: there is none, or it is damaged.
     """
-    try:
-        table = database.open_table(ABOUT).to_arrow()
-    except (ValueError, OSError, RuntimeError) as error:
+    about = existing_about(database, place)
+    if about is None:
         raise VideoIndexError(
             f"{place}: there is no video index; make one with python -m simvtp.pipelines.index "
             f"--model M --videos DIR --out {place}"
-        ) from error
-    try:
-        return About.of_table(table)
-    except (ValueError, TypeError, KeyError, IndexError) as error:
-        raise VideoIndexError(f"{place}: damaged index ({error}); make it again") from error
+        )
+    return about
+
+
+def require_same(there: About, about: About, place: object) -> None:
+    """Refuse to go on with an index that was made with something else.
+
+    Raises:
+        VideoIndexError: it was.
+    """
+    if there.model_hash != about.model_hash:
+        raise VideoIndexError(
+            f"{place}: its vectors are of the model {there.model} ({there.model_hash[:12]}), and "
+            f"this one is {about.model} ({about.model_hash[:12]}); go on with {there.model}, or "
+            "choose another --out"
+        )
+    changes = [
+        f"{name} was {value} and is now {about.settings.get(name)}"
+        for name, value in there.settings.items()
+        if about.settings.get(name) != value
+    ]
+    if changes:
+        raise VideoIndexError(
+            f"{place}: it was made with something else: {', '.join(changes)}; leave these out to "
+            "go on as it was begun, or choose another --out"
+        )
 
 
 def quoted(text: str) -> str:
