@@ -8,6 +8,7 @@ from _pytest.mark import ParameterSet
 from benchmarks.small_runs import SIZES
 from simvtp.data import load_manifest, train_tokenizer
 from simvtp.data.corpus.rendering import render_corpus
+from tests.pipelines.planted import plant
 
 
 def by_hand(*values: object) -> ParameterSet:
@@ -67,3 +68,16 @@ def command_for(settings_for, clips):
         return settings_for(out, **{**own, "run__evaluate_every_epochs": 1, **settings})
 
     return command
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory):
+    """A folder of clips with copies among them, and an index of it by the shipped model."""
+    # Not above: the data base is slow to import, and few tests need it.
+    from simvtp.pipelines.index import command as index
+
+    folder = plant(tmp_path_factory.mktemp("planted") / "videos")
+    place = folder.with_name("index")
+    command = ["--model=shapes", f"--videos={folder}", f"--out={place}"]
+    assert index.main(command) == 0
+    return folder, place

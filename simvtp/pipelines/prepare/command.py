@@ -3,7 +3,8 @@
 Every clip is decoded whole, by processes whose crash or hang costs no more than one clip. Good
 clips go into tar shards with an index; bad ones, and faulty rows or members, are listed in
 report.json. A run that was stopped, however hard, goes on when the same command is given again.
-With --check nothing is written: a table tells what the clips are.
+With --check nothing is written: a table tells what the clips are. With --dedupe clips that show
+what another one shows are left out.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from simvtp.data.preparing.transcode import Encoding
 from simvtp.data.processes import num_usable_cores
 from simvtp.data.shards.index import INDEX_NAME
 from simvtp.data.sources import require_captions
+from simvtp.pipelines.prepare.dedupe import LeftOutCopy, copies_among, digest_of
 from simvtp.pipelines.prepare.report import (
     ClipReport,
     bad_clip_lines,
@@ -39,6 +41,7 @@ from simvtp.pipelines.prepare.report import (
     summarize,
 )
 from simvtp.printing import Console, PlainColumn, add_debug, tracebacks
+from simvtp.retrieval.copies import COPY_THRESHOLD
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -56,6 +59,14 @@ def build_parser() -> argparse.ArgumentParser:
     again.add_argument("--short-side", type=whole, metavar="PIXELS", help="shrink larger clips")
     again.add_argument("--fps", type=Fraction, help="frames per second, such as 12 or 30000/1001")
     again.add_argument("--gop", type=whole, metavar="N", help="frames between keyframes; 16")
+    copies = parser.add_argument_group("leave out copies of clips that stay")
+    copies.add_argument("--dedupe", metavar="INDEX", help="of the clips: simvtp.pipelines.index")
+    copies.add_argument(
+        "--threshold",
+        type=float,
+        metavar="X",
+        help=f"least cosine of two moments that show the same; {COPY_THRESHOLD}",
+    )
     parser.add_argument(
         "--num-processes", type=whole, default=num_usable_cores(), metavar="N", help="%(default)s"
     )
@@ -102,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         place = error.filename or options.out or options.json
         message = f"{place}: {error.strerror or error}; mend that and give the same command again"
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, ModuleNotFoundError) as error:
         code = 1 if isinstance(error, TooManyBadClips) else 2
         message = str(error)
     console.print(f"error: {message}", style="red")
@@ -116,6 +127,13 @@ def _require_fitting(
         parser.error("give either --out DIR, for shards, or --check")
     if options.check and (encoding != Encoding() or options.shuffle_seed is not None):
         parser.error("--check looks at the clips as they are: leave out the other settings")
+    if options.dedupe is None and options.threshold is not None:
+        parser.error("--threshold goes with --dedupe INDEX")
+    if options.check and options.dedupe is not None:
+        parser.error(
+            "--check leaves nothing out; python -m simvtp.pipelines.index --index INDEX "
+            "--duplicates tells of copies"
+        )
     if options.json is not None and not options.check:
         parser.error(f"--json goes with --check; shards come with {REPORT_NAME}")
     try:
@@ -156,10 +174,16 @@ def _prepare(
     order: Sequence[int] = range(len(clips))
     if options.shuffle_seed is not None:
         order = np.random.default_rng(options.shuffle_seed).permutation(len(clips)).tolist()
-    folder = ShardFolder(options.out, _settings(clips, options))
+    copies: list[LeftOutCopy] = []
+    if options.dedupe is not None:
+        copies = copies_among(clips, options.dedupe, threshold=options.threshold, console=console)
+        console.print(f"{len(copies)} of {len(clips)} clips are copies of others, and left out")
+        left_out = {copy.number for copy in copies}
+        order = [number for number in order if number not in left_out]
+    folder = ShardFolder(options.out, _settings(clips, options, copies))
     with closing(folder):
         if folder.next_clip:
-            console.print(f"going on at clip {folder.next_clip} of {len(clips)}")
+            console.print(f"going on at clip {folder.next_clip} of {len(order)}")
         checked = check_clips(
             clips,
             order,
@@ -170,9 +194,9 @@ def _prepare(
             scratch=folder.scratch,
         )
         place = folder.next_clip
-        with closing(checked), _followed(checked, len(clips), "Preparing", place) as results:
-            folder.write(results, clips_per_shard=options.clips_per_shard, total=len(clips))
-        summary = summarize(folder.parts, rows)
+        with closing(checked), _followed(checked, len(order), "Preparing", place) as results:
+            folder.write(results, clips_per_shard=options.clips_per_shard, total=len(order))
+        summary = summarize(folder.parts, rows, copies)
         if summary["clips"]:
             folder.finish(_portable(summary, clips, options.data))
         else:
@@ -180,7 +204,7 @@ def _prepare(
     for line in bad_clip_lines(summary["dropped_clips"]):
         console.print(line)
     if not summary["clips"]:
-        message = f"error: all {len(clips)} clips are bad, there is nothing to write"
+        message = f"error: all {len(order)} clips are bad, there is nothing to write"
         console.print(message, style="red")
         return 1
     console.print(prepared_table(summary, options.out))
@@ -188,7 +212,7 @@ def _prepare(
     console.print(train)
     require_few_bad(
         summary["dropped"] - len(rows),
-        len(clips),
+        len(order),
         max_bad_share=options.max_bad_share,
         what="the shards are",
         option="--max-bad-share",
@@ -214,7 +238,9 @@ def _portable(summary: dict[str, Any], clips: ClipTable, data: str) -> dict[str,
     return {"data": portable_place(given), **summary, "dropped_clips": dropped}
 
 
-def _settings(clips: ClipTable, options: argparse.Namespace) -> dict[str, Any]:
+def _settings(
+    clips: ClipTable, options: argparse.Namespace, copies: Sequence[LeftOutCopy]
+) -> dict[str, Any]:
     """Everything that the shards depend on, as plain values."""
     with clips.file.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
@@ -225,6 +251,7 @@ def _settings(clips: ClipTable, options: argparse.Namespace) -> dict[str, Any]:
         "short-side": options.short_side,
         "fps": None if options.fps is None else str(options.fps),
         "gop": options.gop,
+        "dedupe": None if options.dedupe is None else digest_of(copies),
         "PyAV": av.__version__,
     }
 

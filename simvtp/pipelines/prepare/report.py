@@ -10,6 +10,7 @@ from rich.table import Table
 
 from simvtp.data.preparing.checks import CheckedClip
 from simvtp.data.preparing.shard_writer import REPORT_NAME, DroppedClip, FinishedPart
+from simvtp.pipelines.prepare.dedupe import LeftOutCopy
 from simvtp.printing import printable
 
 _MAX_SHOWN = 5
@@ -103,6 +104,8 @@ def prepared_table(summary: Mapping[str, Any], folder: Path) -> Table:
     table = Table(title=str(folder), show_header=False)
     table.add_row("clips", str(summary["clips"]))
     table.add_row("left out", f"{summary['dropped']} (reasons: {REPORT_NAME})")
+    if summary["copies"]:
+        table.add_row("copies", f"{len(summary['copies'])} left out (of which: {REPORT_NAME})")
     table.add_row("shards", f"{summary['shards']}, {summary['bytes'] / 1e6:.1f} MB")
     table.add_row("durations", _spread_text(summary["seconds"], "s"))
     return table
@@ -117,7 +120,9 @@ def bad_clip_lines(bad: Sequence[Mapping[str, str]]) -> Iterator[str]:
 
 
 def summarize(
-    parts: Sequence[FinishedPart], faulty_rows: Sequence[dict[str, str]] = ()
+    parts: Sequence[FinishedPart],
+    faulty_rows: Sequence[dict[str, str]] = (),
+    copies: Sequence[LeftOutCopy] = (),
 ) -> dict[str, Any]:
     """Counts, seconds and bytes of finished parts, and every clip or row that was left out."""
     durations = [seconds for part in parts for seconds in part.durations]
@@ -130,6 +135,7 @@ def summarize(
         "bytes": sum(shard.bytes for shard in shards),
         "seconds": spread(durations),
         "dropped_clips": dropped,
+        "copies": [copy._asdict() for copy in copies],
     }
 
 

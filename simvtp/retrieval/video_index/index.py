@@ -175,13 +175,15 @@ class VideoIndex:
         """
         return torch.tensor(self._row(key, "vector"), dtype=torch.float32)
 
-    def moments(self, *columns: str) -> pa.RecordBatchReader:
+    def moments(self, *columns: str, where: str | None = None) -> pa.RecordBatchReader:
         """All rows, in batches: key, root, file, start, end, caption, thumbnail, vector.
 
         Args:
             *columns: names of those to read; all by default.
+            where: a condition on the columns, as for `search`.
         """
         query = self._moments.search()
+        query = query.where(where) if where else query
         return (query.select(list(columns)) if columns else query).to_batches()
 
     def files(self) -> pa.Table:
