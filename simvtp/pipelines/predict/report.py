@@ -55,7 +55,8 @@ class Shown:
         self.num_unreadable = 0
         self._num_rows = 0
         self._unreadable: list[Row] = []
-        self._table = Table("video", *["question"] * with_questions, "", "probability", "then")
+        asked = ["question"] * with_questions
+        self._table = Table("video", *asked, "likeliest", "probability", "then")
 
     def add(self, row: Row) -> None:
         """Keep a row, if it is among the first ones."""
