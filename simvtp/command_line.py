@@ -1,7 +1,9 @@
 """What command lines share: the form of their help, least values, views of videos."""
 
-from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
+
+from simvtp.printing import Console, tracebacks
 
 
 def command_parser(module: str, *, description: str | None) -> ArgumentParser:
@@ -12,6 +14,46 @@ def command_parser(module: str, *, description: str | None) -> ArgumentParser:
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def run_command(
+    work: Callable[[Namespace, Console], int | None],
+    options: Namespace,
+    *,
+    failed: tuple[type[Exception], ...] = (),
+    refused: tuple[type[Exception], ...] = (ValueError,),
+    place: object = None,
+    stopped: str = "stopped",
+) -> int:
+    """Do the work of a command; what ends it is told on one line, with `--debug` where it arose.
+
+    Args:
+        work: gets the options and a console for its results.
+        options: as they were typed.
+        failed: errors that give the exit code 1.
+        refused: errors that give the exit code 2, beside those of files and disks.
+        place: file or folder that is told with errors of a disk that name none.
+        stopped: what Ctrl-C has left.
+
+    Returns:
+        The exit code: what the work returns or 0; 1 or 2 for errors, 130 for Ctrl-C.
+    """
+    console = Console(soft_wrap=True)
+    try:
+        with tracebacks(options.debug):
+            return work(options, console) or 0
+    except KeyboardInterrupt:
+        console.print(stopped)
+        return 130
+    except failed as error:
+        message, code = str(error), 1
+    except OSError as error:
+        where = error.filename or place
+        message, code = f"{where}: {error.strerror or error}" if where else str(error), 2
+    except refused as error:
+        message, code = str(error), 2
+    console.print(f"error: {message}", style="red")
+    return code
 
 
 def at_least(smallest: int) -> Callable[[str], int]:

@@ -25,13 +25,13 @@ FLOORS = {
         *("simvtp.encoders", "simvtp.decoders", "simvtp.masking", "simvtp.losses"),
         *("simvtp.data", "simvtp.training", "simvtp.metrics", "simvtp.conversion"),
     ),
-    1: ("simvtp.layers", "simvtp.decoding"),
+    1: ("simvtp.layers", "simvtp.decoding", "simvtp.command_line"),
     0: (
         "simvtp.config",
         "simvtp.seeding",
         "simvtp.named_files",
         "simvtp.printing",
-        *("simvtp.files", "simvtp.command_line"),
+        "simvtp.files",
         "simvtp.lettering",
     ),
 }

@@ -27,9 +27,9 @@ from export.bench.rounds import measure_rounds
 from export.drawn_inputs import example_inputs
 from export.runtime.folder import ExportedFolder, read_exported_folder
 from export.runtime.input_checks import check_inputs
-from simvtp.command_line import at_least
+from simvtp.command_line import at_least, command_parser, run_command
 from simvtp.config.json_file import write_json
-from simvtp.printing import Console, add_debug, tracebacks
+from simvtp.printing import Console, add_debug
 
 _PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13", "torch")
 
@@ -72,12 +72,11 @@ class BenchOptions(NamedTuple):
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m export.bench",
-        description="Latency and throughput of an exported folder by batch: ONNX Runtime on every "
-        "provider that is there, TensorRT engines, and torch where --model is given. Each call "
+    parser = command_parser(
+        "export.bench",
+        description="Latency and throughput of an exported folder by batch: ONNX Runtime on every\n"
+        "provider that is there, TensorRT engines, and torch where --model is given. Each call\n"
         "takes numpy arrays and gives some back, so the way to a GPU and back counts.",
-        allow_abbrev=False,
     )
     usual, whole = BenchOptions(), at_least(1)
     parser.add_argument("--dir", required=True, type=Path, help="written by export.onnx")
@@ -105,26 +104,20 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; the exit code: 0 done, 2 for bad settings, folders or disks."""
-    parsed = vars(build_parser().parse_args(arguments))
-    directory, target, debug = parsed.pop("dir"), parsed.pop("json"), parsed.pop("debug")
-    options = BenchOptions(**parsed)
-    console = Console(soft_wrap=True)
-    try:
-        with tracebacks(debug):
-            folder = read_exported_folder(directory)
-            if target is not None and not target.parent.is_dir():
-                raise ValueError(f"--json {target}: there is no folder {target.parent}")
-            timings, skipped = bench(folder, options)
-            _print(console, folder, timings, skipped)
-            if target is not None:
-                write_json(target, _report(folder, options, timings, skipped))
-    except KeyboardInterrupt:
-        console.print("stopped")
-        return 130
-    except (ValueError, OSError) as error:
-        console.print(f"error: {error}", style="red")
-        return 2
-    return 0
+    return run_command(_run, build_parser().parse_args(arguments))
+
+
+def _run(parsed: argparse.Namespace, console: Console) -> None:
+    values = vars(parsed)
+    directory, target, _ = (values.pop(name) for name in ("dir", "json", "debug"))
+    options = BenchOptions(**values)
+    folder = read_exported_folder(directory)
+    if target is not None and not target.parent.is_dir():
+        raise ValueError(f"--json {target}: there is no folder {target.parent}")
+    timings, skipped = bench(folder, options)
+    _print(console, folder, timings, skipped)
+    if target is not None:
+        write_json(target, _report(folder, options, timings, skipped))
 
 
 def bench(folder: ExportedFolder, options: BenchOptions) -> tuple[list[Timing], list[Skipped]]:

@@ -20,8 +20,8 @@ from export.onnx.report import print_report
 from export.onnx.settings import GATES, ExportSettings
 from export.parity import ParityError
 from export.runtime.folder import PRECISIONS, Range
-from simvtp.command_line import command_parser
-from simvtp.printing import Console, add_debug, tracebacks
+from simvtp.command_line import command_parser, run_command
+from simvtp.printing import Console, add_debug
 
 _SIZES = ("MIN", "USUAL", "MAX")
 
@@ -59,25 +59,17 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Export; the exit code: 0 done, 1 for a graph that failed, 2 for bad settings or disks."""
     options = build_parser().parse_args(arguments)
-    console = Console(soft_wrap=True)
+    failed, stopped = (ExportError, ParityError), "stopped; nothing was written"
+    return run_command(_run, options, failed=failed, place=options.out, stopped=stopped)
+
+
+def _run(options: argparse.Namespace, console: Console) -> None:
     try:
-        with tracebacks(options.debug):
-            exported = export_with(options.model, options.out, _settings(options))
-    except KeyboardInterrupt:
-        console.print("stopped; nothing was written")
-        return 130
+        exported = export_with(options.model, options.out, _settings(options))
     except (ExportError, ParityError) as error:
-        message, code = f"{error}; nothing was written to {options.out}", 1
-    except OSError as error:
-        message, code = f"{error.filename or options.out}: {error.strerror or error}", 2
-    except ValueError as error:
-        message, code = str(error), 2
-    else:
-        print_report(console, exported.report)
-        console.print(f"exported to {exported.path}")
-        return 0
-    console.print(f"error: {message}", style="red")
-    return code
+        raise type(error)(f"{error}; nothing was written to {options.out}") from error
+    print_report(console, exported.report)
+    console.print(f"exported to {exported.path}")
 
 
 def _settings(options: argparse.Namespace) -> ExportSettings:

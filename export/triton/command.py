@@ -16,9 +16,9 @@ from rich.table import Table
 
 from export.runtime.folder import read_exported_folder
 from export.runtime.json_fields import json_field, read_json_object
-from simvtp.command_line import command_parser
+from simvtp.command_line import command_parser, run_command
 from simvtp.files import put_in_place, unfinished
-from simvtp.printing import Console, add_debug, tracebacks
+from simvtp.printing import Console, add_debug
 
 _CUT = ("num_frames", "frame_seconds", "frame_stride", "image_size")
 _ABOUT = {
@@ -51,31 +51,25 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Generate; the exit code: 0 done, 2 for bad settings, folders or disks."""
     options = build_parser().parse_args(arguments)
-    console = Console(soft_wrap=True)
+    return run_command(_run, options, place=options.out)
+
+
+def _run(options: argparse.Namespace, console: Console) -> None:
     try:
-        with tracebacks(options.debug):
-            configs = _run(options)
+        configs = _write(options)
     except ImportError as error:
-        message = f"{error}; pip install 'simvtp[triton]'"
-    except OSError as error:
-        message = f"{error.filename or options.out}: {error.strerror or error}"
-    except ValueError as error:
-        message = str(error)
-    else:
-        console.print(_table(configs))
-        for config in configs:
-            if config.name == "preprocess":
-                known = ((name, config.parameters.get(name)) for name in _CUT)
-                cut = (f"{name} {one.string_value}" for name, one in known if one is not None)
-                console.print(f"clips of videos: {', '.join(cut)}")
-        said = f"repository {options.out}, to serve with: tritonserver --model-repository"
-        console.print(f"{said} {shlex.quote(str(options.out))}")
-        return 0
-    console.print(f"error: {message}", style="red")
-    return 2
+        raise ValueError(f"{error}; pip install 'simvtp[triton]'") from error
+    console.print(_table(configs))
+    for config in configs:
+        if config.name == "preprocess":
+            known = ((name, config.parameters.get(name)) for name in _CUT)
+            cut = (f"{name} {one.string_value}" for name, one in known if one is not None)
+            console.print(f"clips of videos: {', '.join(cut)}")
+    said = f"repository {options.out}, to serve with: tritonserver --model-repository"
+    console.print(f"{said} {shlex.quote(str(options.out))}")
 
 
-def _run(options: argparse.Namespace) -> list[Any]:
+def _write(options: argparse.Namespace) -> list[Any]:
     # Here, so that a missing tritonclient is told as one.
     from export.triton.config import ServingSettings
     from export.triton.repository import LISTING, read_gallery, write_repository

@@ -17,7 +17,7 @@ import torch
 from rich.progress import Progress
 from tokenizers import Tokenizer
 
-from simvtp.command_line import at_least, command_parser
+from simvtp.command_line import at_least, command_parser, run_command
 from simvtp.config import FrameSpacing
 from simvtp.conversion import (
     OWN,
@@ -42,7 +42,7 @@ from simvtp.model import SimVTP
 from simvtp.model_card import ModelFacts
 from simvtp.model_folder import read_frame_spacing
 from simvtp.parts import ModelParts
-from simvtp.printing import Console, add_debug, tracebacks
+from simvtp.printing import Console, add_debug
 
 _SETTINGS = (
     *("num_frames", "image_size", "patch_size", "max_text_length"),
@@ -125,23 +125,14 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Convert; returns the exit code, 2 for sources that cannot be converted or a full disk."""
     options = build_parser().parse_args(arguments)
-    console = Console(soft_wrap=True)
-    try:
-        with tracebacks(options.debug):
-            converted = _convert(options)
-    except KeyboardInterrupt:
-        console.print("stopped; nothing was written")
-        return 130
-    except OSError as error:
-        message = f"{error.filename or options.out}: {error.strerror or error}"
-    except ValueError as error:
-        message = str(error)
-    else:
-        print_report(console, converted.report)
-        _print_result(console, converted, options.out)
-        return 0
-    console.print(f"error: {message}", style="red")
-    return 2
+    stopped = "stopped; nothing was written"
+    return run_command(_run, options, place=options.out, stopped=stopped)
+
+
+def _run(options: argparse.Namespace, console: Console) -> None:
+    converted = _convert(options)
+    print_report(console, converted.report)
+    _print_result(console, converted, options.out)
 
 
 def _convert(options: argparse.Namespace) -> Converted:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from simvtp.command_line import command_parser, run_command
 from simvtp.data import ClipRecord, FetchError, load_clips
 from simvtp.data.corpus.rendering import held_out_manifest
 from simvtp.data.sources import require_captions
@@ -12,15 +13,13 @@ from simvtp.model import SimVTP
 from simvtp.pipelines.learned.trained_masks import trained_ratio
 from simvtp.pipelines.pictures import CONSIDERED_CLIPS, picture_of
 from simvtp.pipelines.unknown_words import tell_unknown_captions
-from simvtp.printing import Console, add_debug, tracebacks
+from simvtp.printing import Console, add_debug
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Command line of the picture."""
-    parser = argparse.ArgumentParser(
-        prog="python -m simvtp.pipelines.visualize",
-        description="Draw what a model makes of masked clips and their masked captions.",
-    )
+    about = "Draw what a model makes of masked clips and their masked captions."
+    parser = command_parser("simvtp.pipelines.visualize", description=about)
     parser.add_argument("--model", required=True, help="model folder, shapes or hub id")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--video", type=Path, help="video file, with --caption")
@@ -43,25 +42,22 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw; returns the exit code, 2 for a bad model, video or ratio."""
     options = build_parser().parse_args(arguments)
-    console = Console(soft_wrap=True)
-    try:
-        with tracebacks(options.debug):
-            model = SimVTP.from_pretrained(options.model)
-            ratios: dict[str, Any] = {
-                name: trained_ratio(model, name) if given is None else given
-                for name, given in (
-                    ("video_ratio", options.video_ratio),
-                    ("text_ratio", options.text_ratio),
-                )
-            }
-            records = _records(options)
-            tell_unknown_captions(console, model.tokenizer, records)
-            picture_of(model, records, out_png=options.out, seed=options.seed, **ratios)
-    except (ValueError, FetchError, OSError) as error:
-        console.print(f"error: {error}", style="red")
-        return 2
+    return run_command(_draw, options, refused=(ValueError, FetchError), place=options.out)
+
+
+def _draw(options: argparse.Namespace, console: Console) -> None:
+    model = SimVTP.from_pretrained(options.model)
+    ratios: dict[str, Any] = {
+        name: trained_ratio(model, name) if given is None else given
+        for name, given in (
+            ("video_ratio", options.video_ratio),
+            ("text_ratio", options.text_ratio),
+        )
+    }
+    records = _records(options)
+    tell_unknown_captions(console, model.tokenizer, records)
+    picture_of(model, records, out_png=options.out, seed=options.seed, **ratios)
     console.print(f"picture: {options.out}")
-    return 0
 
 
 def _records(options: argparse.Namespace) -> Sequence[ClipRecord]:

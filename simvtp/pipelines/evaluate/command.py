@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from rich.progress import Progress
 
-from simvtp.command_line import at_least, clips_by_crops
+from simvtp.command_line import at_least, clips_by_crops, command_parser, run_command
 from simvtp.config import RunConfig
 from simvtp.config.json_file import write_json
 from simvtp.data import ClipRecord, TooManyBadClips
@@ -32,7 +32,7 @@ from simvtp.pipelines.evaluate.report import (
 from simvtp.pipelines.learned import measure_learned
 from simvtp.pipelines.learned.figures import Learned, learned_table
 from simvtp.pipelines.unknown_words import tell_unknown_captions
-from simvtp.printing import Console, add_debug, printable, tracebacks
+from simvtp.printing import Console, add_debug, printable
 from simvtp.retrieval.comparison import (
     LEVEL,
     PERCENT,
@@ -50,11 +50,7 @@ from simvtp.training import choose_device
 
 def build_parser() -> argparse.ArgumentParser:
     """Command line of the evaluation."""
-    parser = argparse.ArgumentParser(
-        prog="python -m simvtp.pipelines.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("simvtp.pipelines.evaluate", description=__doc__)
     add = parser.add_argument
     add("--model", required=True, help="model folder, shapes or hub id")
     add(
@@ -123,14 +119,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate; returns the exit code: 1 for too many bad clips, 2 for a bad model or manifest."""
     options = build_parser().parse_args(arguments)
-    console = Console(soft_wrap=True)
-    try:
-        with tracebacks(options.debug):
-            _run(options, console)
-    except (ValueError, RuntimeError, OSError) as error:
-        console.print(f"error: {error}", style="red")
-        return 1 if isinstance(error, TooManyBadClips) else 2
-    return 0
+    refused = (ValueError, RuntimeError)
+    return run_command(_run, options, failed=(TooManyBadClips,), refused=refused)
 
 
 def _run(options: argparse.Namespace, console: Console) -> None:

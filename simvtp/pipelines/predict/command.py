@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from simvtp.command_line import at_least, clips_by_crops, command_parser
+from simvtp.command_line import at_least, clips_by_crops, command_parser, run_command
 from simvtp.config import RunConfig
 from simvtp.data import ClipTable, TooManyBadClips, load_clips
 from simvtp.data.clip_table import portable_name
@@ -19,7 +19,7 @@ from simvtp.data.datasets.quarantine import require_few_bad
 from simvtp.data.listed_files import progress_of
 from simvtp.pipelines.predict.report import Files, Row, Shown
 from simvtp.pipelines.unknown_words import tell_unknown_texts
-from simvtp.printing import Console, add_debug, tracebacks
+from simvtp.printing import Console, add_debug
 from simvtp.tasks import VideoAnswerer
 from simvtp.tasks.loading import load_task_model
 from simvtp.tasks.predicting import PredictedBatch, predicted_batches
@@ -63,18 +63,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Predict; the exit code: 1 for too many bad videos, 2 for bad settings; Ctrl-C gives 130."""
-    options = build_parser().parse_args(arguments)
-    console = Console(soft_wrap=True)
-    try:
-        with tracebacks(options.debug):
-            _run(options, console)
-    except KeyboardInterrupt:
-        console.print("interrupted; what was written stays")
-        return 130
-    except (ValueError, RuntimeError, OSError) as error:
-        console.print(f"error: {error}", style="red")
-        return 1 if isinstance(error, TooManyBadClips) else 2
-    return 0
+    return run_command(
+        _run,
+        build_parser().parse_args(arguments),
+        failed=(TooManyBadClips,),
+        refused=(ValueError, RuntimeError),
+        stopped="interrupted; what was written stays",
+    )
 
 
 def _run(options: argparse.Namespace, console: Console) -> None:

@@ -58,7 +58,11 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(planted, manifest, tmp_path, mo
 
 def test_the_best_of_what_the_manifest_has_is_kept(planted, manifest, tmp_path):
     """The clip that would be kept of all is none of the manifest's: its copy stays."""
-    rows = [row for row in csv.reader(manifest.read_text().splitlines()) if row[0] not in ("videoid", "0.mp4")]
+    rows = [
+        row
+        for row in csv.reader(manifest.read_text().splitlines())
+        if row[0] not in ("videoid", "0.mp4")
+    ]
     fewer = write_manifest(tmp_path / "fewer.csv", rows)
     assert run(*arguments(planted, fewer, tmp_path / "shards")) == 0
     report = json.loads((tmp_path / "shards" / "report.json").read_text())
