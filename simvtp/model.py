@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -30,6 +30,9 @@ from simvtp.model_folder import (
 from simvtp.own_files import FileMethods
 from simvtp.parts import PART_NAMES
 from simvtp.reconstruction import Reconstruction, hide_words, reconstruct
+
+if TYPE_CHECKING:
+    from export.onnx import ExportSettings
 
 _NO_TOKENIZER = (
     "the model has no tokenizer, so it takes token ids only; load it from a folder with a "
@@ -236,6 +239,33 @@ class SimVTP(
             own_parts=self.own_parts,
         )
         write_facts(save_directory, self.facts)
+
+    def export_onnx(self, directory: str | Path, settings: "ExportSettings | None" = None) -> Path:
+        """Write the model as ONNX graphs that were compared with it, for `export.runtime`.
+
+        As `python -m export.onnx` does; the model is left as it is.
+
+        Args:
+            directory: folder to write; an older export there is replaced.
+            settings: precision, sizes, graphs and the like, an `export.onnx.ExportSettings`;
+                None: float32, batches of 1 to 16.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ImportError: the packages of `simvtp[export]` are not installed.
+            ValueError: a setting or the folder is not what it must be.
+            export.onnx.graph_file.ExportError: a graph could not be written.
+            export.parity.ParityError: a graph is further from the model than the gate allows.
+            OSError: the disk is full or fails.
+        """
+        try:
+            # The exporters stand on this model; who exports nothing does not load them.
+            from export.onnx import ExportSettings, export_model
+        except ImportError as error:
+            raise ImportError(f"export needs pip install 'simvtp[export]' ({error})") from error
+        return export_model(self, directory, settings or ExportSettings()).path
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]

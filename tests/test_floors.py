@@ -35,6 +35,8 @@ FLOORS = {
         "simvtp.lettering",
     ),
 }
+# A method of the model that calls what stands on it, and loads it only then.
+REACHES_UP = {("simvtp.model", "export.onnx")}
 FILES = sorted([*ROOT.glob("simvtp/**/*.py"), *ROOT.glob("export/**/*.py")])
 
 
@@ -68,7 +70,7 @@ def test_imports_go_down(path):
     floor, package = place
     for imported in imports_of(path):
         target = place_of(imported)
-        if target is None or target[1] == package:
+        if target is None or target[1] == package or (module, imported) in REACHES_UP:
             continue
         # Floor 3 is one layer, whose files may use each other.
         lower = target[0] < floor or floor == target[0] == 3

@@ -1,11 +1,13 @@
 """A model folder exported: graphs written, checked and compared before any file is in place."""
 
+import copy
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
@@ -49,6 +51,7 @@ _DTYPES = {
     "bf16": torch.bfloat16,
     "int8": torch.float32,
 }
+_USUAL = ExportSettings()
 _CONTESTANTS = ("torch-eager", "torch-compiled", "onnxruntime-cpu")
 _BY_RUNTIME = "The ONNX files were run by ONNX Runtime on the CPU"
 _HOW_COMPARED = {
@@ -106,15 +109,45 @@ def export_with(
     parts: ModelParts | None = None,
 ) -> ExportedFolder:
     """As `export_folder`, with settings that are checked already."""
-    if parts and settings.repeats:
+    require_replaceable(Path(out).resolve())
+    folder = find_model_folder(model, download_options={})
+    trained = SimVTP.from_pretrained(folder, **(parts or {}))
+    return _export(trained, folder, out, settings)
+
+
+def export_model(
+    model: SimVTP, out: str | Path, settings: ExportSettings = _USUAL
+) -> ExportedFolder:
+    """Export a model that is in memory, parts of one's own included; it is left as it is.
+
+    Args:
+        model: the model.
+        out: folder to write; an older export there is replaced.
+        settings: of the export.
+
+    Raises:
+        ValueError: as of `export_folder`.
+        ExportError: as of `export_folder`.
+        ParityError: as of `export_folder`.
+        OSError: as of `export_folder`.
+    """
+    require_replaceable(Path(out).resolve())
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "model"
+        model.save_pretrained(folder)
+        copied = copy.deepcopy(model).to("cpu", torch.float32).eval()
+        return _export(copied, folder, out, settings)
+
+
+def _export(
+    trained: SimVTP, folder: Path, out: str | Path, settings: ExportSettings
+) -> ExportedFolder:
+    if trained.own_parts and settings.repeats:
         raise ValueError(
             f"repeats must be 0 for a model with parts of one's own, got {settings.repeats}: who "
             "times it loads its folder without them"
         )
     target = Path(out).resolve()
-    require_replaceable(target)
-    folder = find_model_folder(model, download_options={})
-    trained = SimVTP.from_pretrained(folder, **(parts or {}))
     loaded = resized(trained, num_frames=settings.num_frames, image_size=settings.image_size)
     source = _Source(folder, loaded, asdict(loaded.config))
     samples = _samples(settings, source)

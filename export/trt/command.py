@@ -14,11 +14,11 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, TimeElapsedColumn
 
 from export.parity import ParityError
-from export.runtime.engine_file import ENDINGS, read_engine_file
+from export.runtime.engine_file import ENDINGS
 from export.runtime.folder import PRECISIONS, Range
 from export.trt.apart import LOGGER, apart
 from export.trt.engines import count_layers
-from export.trt.job import build_graph_engine, refit_graph_engine
+from export.trt.job import build_all, refit_graph_engine
 from export.trt.library import (
     BuildError,
     Library,
@@ -118,20 +118,13 @@ def _run(options: argparse.Namespace, console: Console) -> int:
 
 
 def _build(plan: Plan, source: Source, console: Console) -> None:
-    known = {name for graph in source.graphs for name in graph.ranges}
-    if unknown := sorted(plan.ranges.keys() - known):
-        names = ", ".join(graph.name for graph in source.graphs)
-        raise ValueError(f"{names} has no {unknown[0]}; leave --{unknown[0]} out")
-    for graph in source.graphs:
-        plan.profile(graph)
     columns = (PlainColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     quiet = not console.is_terminal
-    sidecars = []
-    for graph in source.graphs:
-        with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
-            progress.add_task(f"building {graph.name}", total=None)
-            sidecars.append(build_graph_engine(plan, source, graph))
-    print_engines(console, [read_engine_file(sidecar).sidecar for sidecar in sidecars])
+    with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
+        names = ", ".join(graph.name for graph in source.graphs)
+        progress.add_task(f"building {names}", total=None)
+        engines = build_all(plan, source)
+    print_engines(console, [engine.sidecar for engine in engines])
     console.print(f"engines in {source.out}")
 
 

@@ -1,6 +1,7 @@
-"""One engine built, proven on its GPU and put in place, or given new weights."""
+"""Engines built, proven on their GPU and put in place, or given new weights."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,68 @@ from export.runtime.engine_file import (
     check_engine_version,
     read_engine_file,
 )
-from export.runtime.folder import GraphSpec
+from export.runtime.folder import GraphSpec, Range, read_exported_folder
 from export.trt.apart import apart
 from export.trt.engines import build_engine, refit_engine, run_engine
-from export.trt.library import BuildError, Library, MissingError
+from export.trt.library import (
+    BuildError,
+    Library,
+    MissingError,
+    open_library,
+    target_capabilities,
+)
 from export.trt.measures import check_gate, measure_latency, measure_parity
-from export.trt.settings import Plan
+from export.trt.settings import BuildSettings, Plan, check_options
 from export.trt.sidecar import describe_engine, put_in_place, unfinished_engine
-from export.trt.source import Source
+from export.trt.source import Source, exported_source
 from simvtp.config.json_file import read_json
 from simvtp.files import write_whole
+
+_USUAL = BuildSettings()
+
+
+def build_engines(
+    onnx: str | Path,
+    *,
+    backend: str = "tensorrt",
+    compute_capabilities: Sequence[str] | None = None,
+    graphs: Sequence[str] | None = None,
+    ranges: Mapping[str, Range] | None = None,
+    settings: BuildSettings = _USUAL,
+) -> list[EngineFile]:
+    """Build engines beside exported graphs, as `python -m export.trt --onnx` does.
+
+    Args:
+        onnx: folder that `export.onnx` wrote.
+        backend: "tensorrt" or "rtx".
+        compute_capabilities: of the GPUs to build for, as "8.9"; None: that of the GPU here.
+        graphs: their names; None: all there are.
+        ranges: of "batch" and "tokens", where they are narrower than exported.
+        settings: of the build.
+
+    Raises:
+        MissingError: a library or a GPU is not here.
+        ValueError: the folder, a range or a setting is not what it must be.
+        BuildError: a graph cannot be parsed or built, or the GPU fails at its engine.
+        ParityError: an engine is further from its graph than the gate of the export allows.
+        OSError: the disk is full or fails.
+    """
+    library = open_library(backend)
+    capabilities = target_capabilities(library, compute_capabilities)
+    check_options(library, settings)
+    source = exported_source(read_exported_folder(onnx, check_hashes=True), graphs)
+    return build_all(Plan(library, capabilities, settings, dict(ranges or {})), source)
+
+
+def build_all(plan: Plan, source: Source) -> list[EngineFile]:
+    """Build the engine of every graph, once all profiles are known to fit; errors as above."""
+    known = {name for graph in source.graphs for name in graph.ranges}
+    if unknown := sorted(plan.ranges.keys() - known):
+        names = ", ".join(graph.name for graph in source.graphs)
+        raise ValueError(f"{names} has no {unknown[0]}; leave --{unknown[0]} out")
+    for graph in source.graphs:
+        plan.profile(graph)
+    return [read_engine_file(build_graph_engine(plan, source, graph)) for graph in source.graphs]
 
 
 def build_graph_engine(plan: Plan, source: Source, graph: GraphSpec) -> Path:

@@ -78,8 +78,25 @@ def find_source(options: argparse.Namespace, ranges: Mapping[str, Range]) -> Sou
             f"precision of its graph, got --precision {options.precision}; export it with "
             f"python -m export.onnx --precision {options.precision}"
         )
-    graphs = _chosen(exported, options.graphs)
-    return Source(exported.path, exported.path, graphs, exported.precision, exported, options.model)
+    return exported_source(exported, options.graphs, model=options.model)
+
+
+def exported_source(
+    exported: ExportedFolder, names: Sequence[str] | None, *, model: Path | None = None
+) -> Source:
+    """Graphs of an exported folder.
+
+    Args:
+        exported: the folder.
+        names: of the graphs; None: all.
+        model: the model folder, where it is known.
+
+    Raises:
+        ValueError: there is no graph of a name.
+    """
+    graphs = exported.graphs.values() if names is None else map(exported.graph, names)
+    path = exported.path
+    return Source(path, path, tuple(graphs), exported.precision, exported, model)
 
 
 def _export(options: argparse.Namespace, ranges: Mapping[str, Range]) -> ExportedFolder:
@@ -108,12 +125,6 @@ def _export(options: argparse.Namespace, ranges: Mapping[str, Range]) -> Exporte
         return export_folder(options.model, options.out, **settings)
     except ExportError as error:
         raise BuildError(str(error)) from error
-
-
-def _chosen(exported: ExportedFolder, names: Sequence[str] | None) -> tuple[GraphSpec, ...]:
-    if names is None:
-        return tuple(exported.graphs.values())
-    return tuple(exported.graph(name) for name in names)
 
 
 def _single_file(options: argparse.Namespace, ranges: Mapping[str, Range]) -> Source:

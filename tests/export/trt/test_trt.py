@@ -11,7 +11,7 @@ from export.onnx.graph_file import write_graph
 from export.placing import require_replaceable
 from export.runtime.engine_file import check_engine_bytes, check_engine_version, read_engine_file
 from export.runtime.folder import Range, read_exported_folder
-from export.trt.command import main
+from export.trt import BuildSettings, build_engines, main
 from export.trt.library import open_library
 from tests.export.rtx import RANGES, RTX, needs_rtx
 
@@ -92,3 +92,27 @@ def test_from_a_model_folder_in_one_command(exported_model_folder, tmp_path):
     folder = read_exported_folder(out)
     assert folder.precision == "fp16"
     assert read_engine_file(out / "video.engine.json").onnx_sha256 == folder.graphs["video"].sha256
+
+
+@needs_rtx
+def test_from_python(exported_copy):
+    [engine] = build_engines(
+        exported_copy,
+        backend="rtx",
+        compute_capabilities=["8.9"],
+        graphs=["text"],
+        ranges={"batch": Range(1, 1, 2)},
+        settings=BuildSettings(tf32=True),
+    )
+    check_engine_bytes(engine)
+    assert engine.path == exported_copy / "text.engine"
+    assert engine.profiles[0]["token_ids"].largest == (2, 16)
+    assert engine.sidecar["tf32"]
+    with pytest.raises(ValueError, match="video has no tokens"):
+        build_engines(
+            exported_copy,
+            backend="rtx",
+            compute_capabilities=["8.9"],
+            graphs=["video"],
+            ranges={"tokens": Range(3, 8, 16)},
+        )
