@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from simvtp.data.clip_table import ClipRecord
+from simvtp.data.clip_table import ByteSpan, ClipRecord
 from simvtp.data.datasets.clip_batches import ClipTaker, cut_for
 from simvtp.data.datasets.views import ViewDataset
 from simvtp.data.video.clips import ClipError, probe
@@ -20,6 +20,7 @@ def read_video(
     at: float | None = None,
     start: float | None = None,
     end: float | None = None,
+    span: ByteSpan | None = None,
     time_limit: float = 60.0,
 ) -> Tensor:
     """Clips of a video file as `encode_video` takes them, cut as evaluation cuts them.
@@ -36,6 +37,7 @@ def read_video(
         at: where a single clip begins, or as much earlier as it takes to be whole.
         start: where the part begins that clips are cut from.
         end: where it ends; the clips of a part are cut as if there were no more of the video.
+        span: where in the file the video's bytes lie; None when the file is the video.
         time_limit: seconds after which the file counts as unreadable.
 
     Returns:
@@ -51,11 +53,11 @@ def read_video(
                 f"at={at:g} is where one clip begins: leave out clips, start and end, or cut "
                 "several clips out of a part with start= and end="
             )
-        start, end = _clip_at(file, model, at)
+        start, end = _clip_at(file, model, at, span)
     part = None
     if start is not None or end is not None:
         part = (0.0 if start is None else start, math.inf if end is None else end)
-    record = ClipRecord(Path(file).name, Path(file), ())
+    record = ClipRecord(Path(file).name, Path(file), (), span)
     cut = {**cut_for(model), "num_clips": clips, "part": part, "time_limit": time_limit}
     viewed = ViewDataset([record], **cut)[0]
     if viewed.video is None:
@@ -63,9 +65,11 @@ def read_video(
     return viewed.video
 
 
-def _clip_at(file: str | os.PathLike[str], model: ClipTaker, second: float) -> tuple[float, float]:
+def _clip_at(
+    file: str | os.PathLike[str], model: ClipTaker, second: float, span: ByteSpan | None
+) -> tuple[float, float]:
     """Where a whole clip begins and ends that begins at a second, or shows it near the end."""
-    info = probe(Path(file))
+    info = probe(Path(file), span=span)
     if not 0 <= second < info.duration:
         raise ValueError(
             f"at must lie in the video: {file} is {info.duration:g} s long, got {second:g}"

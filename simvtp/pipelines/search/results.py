@@ -95,7 +95,8 @@ def save_moments(found: Found, index: VideoIndex, folder: Path) -> Iterator[Save
         stem = re.sub(r"[^\w-]+", "_", Path(hit.file).stem)[:_LONGEST_STEM]
         target = folder / f"{rank:03d}-{stem}-{clock(hit.start).replace(':', 'm')}s"
         try:
-            cut = cut_moment(index.path_of(hit), target, start=hit.start, end=hit.end)
+            path, span = index.source_of(hit)
+            cut = cut_moment(path, target, start=hit.start, end=hit.end, span=span)
         except ValueError as error:
             yield SavedMoment(hit, None, str(error))
         else:

@@ -1,6 +1,6 @@
 """An index and the model it was made with, searched together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -122,7 +122,12 @@ class Searcher:
         hits = self._distinct(vector, count=max(top, rerank), where=where, text=words)
         if not rerank or not isinstance(query, str):
             return Found(tuple(hits), (None,) * len(hits))
-        found = self._reranked(query, vector, hits[:rerank])
+        # With captions' ranks in it, a score is no cosine.
+        cosines = {
+            hit.key: hit.score if words is None else float(self.index.vector_of(hit.key) @ vector)
+            for hit in hits[:rerank]
+        }
+        found = self._reranked(query, hits[:rerank], cosines)
         rest = hits[rerank:]
         matches = (*found.matches, *(None for _ in rest))
         return Found((*found.hits, *rest)[:top], matches[:top])
@@ -160,7 +165,7 @@ class Searcher:
             limit *= 4
 
     @torch.inference_mode()
-    def _reranked(self, query: str, vector: Tensor, hits: Sequence[Hit]) -> Found:
+    def _reranked(self, query: str, hits: Sequence[Hit], cosines: Mapping[str, float]) -> Found:
         """Hits by log odds plus cosine over the temperature; what cannot be read comes last."""
         read: list[Hit] = []
         lost: list[Hit] = []
@@ -175,8 +180,8 @@ class Searcher:
                 queries = [query] * len(clips)
                 odds = self.model.match_score(torch.stack(clips), queries, seen=self._seen)
                 log_odds = torch.cat([log_odds, odds.cpu()])
-        cosines = torch.tensor([float(self.index.vector_of(hit.key) @ vector) for hit in read])
-        order = (log_odds + cosines / TEMPERATURE).sort(descending=True, stable=True).indices
+        cosine = torch.tensor([cosines[hit.key] for hit in read])
+        order = (log_odds + cosine / TEMPERATURE).sort(descending=True, stable=True).indices
         matches: list[float | None] = log_odds.sigmoid()[order].tolist()
         in_order = (read[place] for place in order.tolist())
         return Found((*in_order, *lost), (*matches, *(None for _ in lost)))
@@ -184,8 +189,8 @@ class Searcher:
     def _clip(self, hit: Hit) -> Tensor | None:
         """What the model sees of a moment; None where its video is gone."""
         try:
-            path = self.index.path_of(hit)
-            return read_video(path, self.model, start=hit.start, end=hit.end)[0]
+            path, span = self.index.source_of(hit)
+            return read_video(path, self.model, start=hit.start, end=hit.end, span=span)[0]
         except ClipError:
             return None
 

@@ -48,6 +48,13 @@ class Hit(NamedTuple):
     key: str
 
 
+class VideoSource(NamedTuple):
+    """Where a video lies: its file, or a shard and its bytes in there."""
+
+    path: Path
+    span: ByteSpan | None
+
+
 class VideoIndex:
     """An index that `python -m simvtp.pipelines.index` made; `open` opens one to search in it."""
 
@@ -148,7 +155,11 @@ class VideoIndex:
         return [Hit(score=value, **row) for row, value in zip(cells, scores, strict=True)]
 
     def path_of(self, hit: Hit) -> Path:
-        """The video of a moment, or the shard that it lies in; it lies below one of the roots.
+        """The video of a moment, or the shard that it lies in; as for `source_of`."""
+        return self.source_of(hit).path
+
+    def source_of(self, hit: Hit) -> VideoSource:
+        """Where the video of a moment lies, below one of the roots.
 
         Raises:
             ValueError: it lies elsewhere, or the moment is not of this index.
@@ -160,12 +171,8 @@ class VideoIndex:
         path = root / (row["file"] if row["shard"] is None else row["shard"])
         if not path.resolve().is_relative_to(root.resolve()):
             raise ValueError(f"{path} is not below {root}; it is not followed")
-        return path
-
-    def span_of(self, hit: Hit) -> ByteSpan | None:
-        """Where in a shard the video of a moment lies; None where the video is a file."""
-        row = self._file_of(hit)
-        return None if row["offset"] is None else ByteSpan(row["offset"], row["size"])
+        is_file = row["offset"] is None
+        return VideoSource(path, None if is_file else ByteSpan(row["offset"], row["size"]))
 
     def vector_of(self, key: str) -> Tensor:
         """The vector of a moment, `(width,)` float32 of unit norm, to look for more like it.
@@ -173,7 +180,7 @@ class VideoIndex:
         Raises:
             ValueError: there is no such moment.
         """
-        return torch.tensor(self._row(key, "vector"), dtype=torch.float32)
+        return torch.tensor(self._row(key, "vector")["vector"], dtype=torch.float32)
 
     def moments(self, *columns: str, where: str | None = None) -> pa.RecordBatchReader:
         """All rows, in batches: key, root, file, start, end, caption, thumbnail, vector.
@@ -225,14 +232,14 @@ class VideoIndex:
         return values
 
     def _file_of(self, hit: Hit) -> dict[str, Any]:
-        root, file = self._row(hit.key, "root"), self._row(hit.key, "file")
-        named = f"root = {root} AND file = {quoted(file)}"
+        row = self._row(hit.key, "root", "file")
+        named = f"root = {row['root']} AND file = {quoted(row['file'])}"
         found = self._files.search().where(named).to_list()
         # One that is not done yet.
-        return found[0] if found else {"root": root, "file": file, "shard": None, "offset": None}
+        return found[0] if found else {**row, "shard": None, "offset": None}
 
-    def _row(self, key: str, column: str) -> Any:
-        found = self._moments.search().where(f"key = {quoted(key)}").select([column]).to_list()
+    def _row(self, key: str, *columns: str) -> dict[str, Any]:
+        found = self._moments.search().where(f"key = {quoted(key)}").select(list(columns)).to_list()
         if not found:
             raise ValueError(f"{self.place}: there is no moment {key!r}; search again")
-        return found[0][column]
+        return found[0]

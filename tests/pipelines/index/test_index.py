@@ -69,7 +69,7 @@ def test_what_is_in_an_index(undisturbed, drawn_videos):
     assert undisturbed.unreadable() == [("bad.mp4", "Invalid data found when processing input")]
     hits = undisturbed.search(text="cat sleeping", where="start < 0.3")
     assert [undisturbed.path_of(hit) for hit in hits] == [drawn_videos / "c/c.mp4"]
-    assert undisturbed.span_of(hits[0]) is None
+    assert undisturbed.source_of(hits[0]).span is None
     assert hits[0].thumbnail.startswith(b"\xff\xd8")
 
 
@@ -191,7 +191,7 @@ def test_shards_and_manifests(drawn_videos, index_it, model_folder, tmp_path):
     assert {row["file"] for row in rows(packed)} == {"000.tar:a", "000.tar:e"}
     (hit, *_) = packed.search(text="ball")
     assert packed.path_of(hit) == shard
-    offset, size = packed.span_of(hit)
+    offset, size = packed.source_of(hit).span
     assert shard.read_bytes()[offset : offset + size] == members[0][1]
     table = drawn_videos / "clips.csv"
     table.write_text("videoid,path,caption\n1,a.mp4,a red ball rolls\n2,e.mp4,blue\n")

@@ -1,14 +1,18 @@
 """Searching from Python: the order is the cosine's, or that of evaluation's re-ranking."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from simvtp import SimVTP
-from simvtp.data import ClipRecord, read_clip
+from simvtp.data import ClipRecord, probe, read_clip
+from simvtp.pipelines.index import main as index
 from simvtp.pipelines.search import Searcher
 from simvtp.pipelines.search.query import image_vector, video_place, video_vector
+from simvtp.pipelines.search.results import save_moments
 from simvtp.retrieval.embedding import embed
 from simvtp.retrieval.gallery import embed_gallery
 from simvtp.retrieval.reranking import match_best
@@ -16,6 +20,7 @@ from simvtp.retrieval.video_index import VideoIndex, VideoIndexError, model_dige
 from simvtp.retrieval.video_index.tables import About
 from simvtp.retrieval.video_index.writer import IndexWriter, Moment
 from tests.data.conftest import write_video_file
+from tests.data.shard_files import write_shard
 from tests.pipelines.search.conftest import NUM_CLIPS
 
 
@@ -61,12 +66,13 @@ def test_re_ranking_is_that_of_evaluation(searcher, shapes, records, gallery):
 def test_a_video_that_is_gone_comes_after_those_that_were_read(searcher, monkeypatch, captions):
     query = captions["000003.mp4"]
     best, *others = names(searcher.search(query, rerank=4, top=4))
-    path_of = searcher.index.path_of
-    monkeypatch.setattr(
-        searcher.index,
-        "path_of",
-        lambda hit: path_of(hit).with_name("gone") if hit.file == best else path_of(hit),
-    )
+    source_of = searcher.index.source_of
+
+    def moved(hit):
+        source = source_of(hit)
+        return source._replace(path=source.path.with_name("gone")) if hit.file == best else source
+
+    monkeypatch.setattr(searcher.index, "source_of", moved)
     found = searcher.search(query, rerank=4, top=4)
     assert names(found) == [*others, best]
     assert found.matches[-1] is None
@@ -187,3 +193,27 @@ def test_of_moments_that_overlap_the_best_is_shown(shapes, tmp_path):
     like = searcher.more_like(own.key, top=50).hits
     assert all(hit.file == "0.mp4" or abs(hit.start - 5) >= 2 for hit in like)
     assert len(like) > 10
+
+
+def test_videos_in_shards_are_re_ranked_and_saved(searcher, videos, captions, tmp_path):
+    names = sorted(captions)[:4]
+    members = [
+        member
+        for name in names
+        for member in (
+            (f"{Path(name).stem}.mp4", (videos / name).read_bytes()),
+            (f"{Path(name).stem}.txt", captions[name].encode()),
+        )
+    ]
+    shard, out = write_shard(tmp_path / "000.tar", members), tmp_path / "index"
+    assert index(["--model=shapes", f"--data={shard}", f"--out={out}", "--workers=0"]) == 0
+    packed = Searcher.open(out)
+    query = captions[names[1]]
+    found = packed.search(query, rerank=4)
+    where = f"file IN ({', '.join(repr(name) for name in names)})"
+    expected = searcher.search(query, rerank=4, where=where)
+    stems = [Path(hit.file).stem for hit in expected.hits]
+    assert [hit.file.rpartition(":")[2] for hit in found.hits] == stems
+    assert found.matches == pytest.approx(expected.matches, abs=1e-5)
+    saved = list(save_moments(found, packed.index, tmp_path / "clips"))
+    assert all(one.file is not None and probe(one.file.path).num_frames == 32 for one in saved)
