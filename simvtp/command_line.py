@@ -1,4 +1,4 @@
-"""What command lines share: the form of their help, least values, views of videos."""
+"""What command lines share: the form of their help, how data are named, least values, views."""
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
@@ -54,6 +54,20 @@ def run_command(
         message, code = str(error), 2
     console.print(f"error: {message}", style="red")
     return code
+
+
+def add_data_options(parser: ArgumentParser) -> None:
+    """Let a command that reads clips take `--columns` and `--follow-links`, for `load_clips`."""
+    parser.add_argument(
+        "--columns",
+        metavar="path=X,caption=Y",
+        help="columns of a table that count; default: those with the usual names",
+    )
+    parser.add_argument(
+        "--follow-links",
+        action="store_true",
+        help="take clips, and enter folders, that are links to other places",
+    )
 
 
 def at_least(smallest: int) -> Callable[[str], int]:

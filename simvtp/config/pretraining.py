@@ -109,10 +109,14 @@ class DataConfig:
     """Where clips come from and how a clip is cut out of a video.
 
     Args:
-        train: manifest of the training clips, or tar shards (a folder of prepared ones, a pattern
-            with braces and stars, URLs); without either the embedded corpus is drawn.
-        validation: manifest or shards of held-out clips.
+        train: training clips: a folder of videos with captions beside them, a table, or tar shards
+            (a folder of prepared ones, a pattern with braces and stars, URLs); without either the
+            embedded corpus is drawn.
+        validation: held-out clips, named in the same ways.
         root: folder that the manifests' paths are relative to.
+        columns: columns of a table that count, such as `path=file,caption=text`; null finds those
+            with the usual names.
+        follow_links: clips, and folders of them, may be links that lead out of the root.
         num_clips: training clips of the embedded corpus, each drawn when it is first needed.
         tokenizer: tokenizer.json, vocab.txt, folder or hub name; without one a WordPiece
             vocabulary is trained on the training captions.
@@ -137,6 +141,8 @@ class DataConfig:
     train: str | None = None
     validation: str | None = None
     root: str | None = None
+    columns: str | None = None
+    follow_links: bool = False
     num_clips: int | None = None
     tokenizer: str | None = None
     frame_seconds: float | None = None

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from simvtp.data.clip_table import ClipRecord, ClipTable
-from simvtp.data.manifests.loading import load_manifest
+from simvtp.data.manifests.loading import LISTERS, MANIFEST_ENDINGS, load_manifest
+from simvtp.data.manifests.names import VIDEO_ENDINGS
 from simvtp.data.manifests.problems import ManifestError
-from simvtp.data.manifests.rows import READERS
 from simvtp.data.places import Place, named_place
 from simvtp.data.shards.fetch import ShardCache
 from simvtp.data.shards.index import TABLE_NAME, ShardError
@@ -17,6 +17,7 @@ def load_clips(
     source: str | Place,
     *,
     root: str | Path | None = None,
+    columns: str | None = None,
     follow_links: bool = False,
     cache: ShardCache | None = None,
     left_out: list[str] | None = None,
@@ -27,6 +28,7 @@ def load_clips(
         source: as `load_manifest` or `load_shards` takes it. A string is what a user typed:
             it may be a URL or a `pipe:` command, so never pass one that stands in a file.
         root: folder of a manifest's clips.
+        columns: columns of a table, as `path=file,caption=text`.
         follow_links: clips and folders of them may be links that lead out of the root.
         cache: holds copies of remote shards.
         left_out: gets what is wrong with the rows of a manifest, or the clips of shards, that are
@@ -37,12 +39,14 @@ def load_clips(
     """
     place = named_place(source)
     if isinstance(place, Path):
-        is_folder = place.is_dir() and not _is_prepared(place)
-        if is_folder or place.suffix.lower() in READERS:
-            return load_manifest(place, root=root, follow_links=follow_links, left_out=left_out)
+        is_file = place.suffix.lower() in (*MANIFEST_ENDINGS, *VIDEO_ENDINGS)
+        if not _is_prepared(place) if place.is_dir() else is_file:
+            return load_manifest(
+                place, root=root, columns=columns, follow_links=follow_links, left_out=left_out
+            )
         if not place.is_dir() and ".tar" not in str(place):
             raise ShardError(
-                f"{source}: neither a manifest ({', '.join(READERS)}), nor a folder of videos or "
+                f"{source}: neither a manifest ({', '.join(LISTERS)}), nor a folder of videos or "
                 "of prepared shards, nor .tar shards; check the path"
             )
     return load_shards(place, cache=cache, left_out=left_out)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from simvtp.command_line import command_parser, run_command
+from simvtp.command_line import add_data_options, command_parser, run_command
 from simvtp.data import ClipRecord, FetchError, load_clips
 from simvtp.data.corpus.rendering import held_out_manifest
 from simvtp.data.sources import require_captions
@@ -25,11 +25,12 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument("--video", type=Path, help="video file, with --caption")
     source.add_argument(
         "--data",
-        help="manifest or shards, for their first clips; default: held-out ones of the embedded "
-        "corpus",
+        help="a folder of videos with captions, a table or shards, for their first clips; default: "
+        "held-out ones of the embedded corpus",
     )
     parser.add_argument("--caption", help="what the video shows")
     parser.add_argument("--data.root", dest="root", type=Path, help="folder of a manifest's clips")
+    add_data_options(parser)
     parser.add_argument("--out", type=Path, default=Path("reconstruction.png"))
     hidden = "share of {} hidden; default: as in the model's training, else {}"
     parser.add_argument("--video-ratio", type=float, help=hidden.format("tubes", 0.9))
@@ -65,7 +66,12 @@ def _records(options: argparse.Namespace) -> Sequence[ClipRecord]:
         if options.caption is not None:
             raise ValueError("--caption says what a --video shows, and there is none; give both")
         source = options.data or str(held_out_manifest())
-        clips = load_clips(source, root=options.root)[:CONSIDERED_CLIPS]
+        clips = load_clips(
+            source,
+            root=options.root,
+            columns=options.columns,
+            follow_links=options.follow_links,
+        )[:CONSIDERED_CLIPS]
         require_captions(clips, source=source, purpose="filling in words")
         return clips
     if not (options.caption or "").strip():

@@ -1,14 +1,14 @@
 """Formats of the retrieval benchmarks' captions: a function for each."""
 
-import io
 import re
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from simvtp.data.annotations.document import Document, field, numbered, text_of
 from simvtp.data.manifests.checks import checked_captions
+from simvtp.data.manifests.objects import ObjectFields, rows_of_json
 from simvtp.data.manifests.problems import ProblemError, shown
-from simvtp.data.manifests.rows import READERS, Row, captioned
+from simvtp.data.manifests.rows import Row
 
 MSVD_LINE = re.compile(r"(?P<video>\S+_\d+_\d+)\s+(?P<caption>.+)")
 LSMDC_CELLS = 6
@@ -103,11 +103,11 @@ def read_captioned_list(document: Document) -> CaptionedVideos:
     value = document.value
     lists = {None: value} if isinstance(value, list) else value
     videos: CaptionedVideos = []
+    fields = ObjectFields({})
     for split, rows in lists.items():
 
         def parse(row: Any, split: str | None = split) -> CaptionedVideo:
-            video, captions = captioned(row)
-            return _captioned_video(video, captions)._replace(split=split)
+            return _captioned_video(*fields.captioned(row))._replace(split=split)
 
         if not isinstance(rows, list):
             raise document.error(f"{split} must be a list of {{video, caption}}, got {shown(rows)}")
@@ -162,7 +162,7 @@ def read_path_captions(document: Document) -> CaptionedVideos:
             raise ValueError(row.message)
         return _captioned_video(row.paths[0], row.captions)
 
-    rows = READERS[".json"](io.StringIO(document.text))
+    rows = rows_of_json(document.text, ObjectFields({}))
     places = ((f"line {getattr(row, 'line', 1)}", row) for row in rows)
     return _merged(document.parsed(places, parse))
 

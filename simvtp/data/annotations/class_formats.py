@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from simvtp.data.annotations.document import Document, field, numbered, text_of, whole_number
+from simvtp.data.manifests.columns import VIDEO_FIELDS, plain_fields
 from simvtp.data.manifests.problems import shown
-from simvtp.data.manifests.rows import VIDEO_FIELDS, plain_fields
 
 KINETICS_COLUMNS = {"youtube_id", "time_start", "time_end"}
 SSV2_ANSWER = re.compile(r"(?P<video>\d+);(?P<label>.+)")

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from simvtp.data.annotations.plain_pickle import read_plain_pickle
 from simvtp.data.manifests.checks import text_fault
 from simvtp.data.manifests.problems import ManifestError, Problems, shown
-from simvtp.data.manifests.rows import delimiter_of
-from simvtp.data.manifests.text import require_plain_text
+from simvtp.data.manifests.tables import delimiter_of
+from simvtp.data.manifests.text import encoding_of
 
 _PICKLES = (".pkl", ".pickle")
 _MAX_HEADER = 10_000
@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 
 class Document:
-    """A UTF-8 text that is read whole: benchmarks' annotations have at most some 100 MB.
+    """A text that is read whole: benchmarks' annotations have at most some 100 MB.
 
     A pickle of plain values counts as the JSON of those.
 
@@ -31,7 +31,7 @@ class Document:
         path: the file.
 
     Raises:
-        ManifestError: it cannot be read, is no UTF-8 text, or is empty.
+        ManifestError: it cannot be read, is no text, or is empty.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -40,8 +40,7 @@ class Document:
             if self.source.suffix.lower() in _PICKLES:
                 self.text = json.dumps(read_plain_pickle(self.source))
             else:
-                require_plain_text(self.source)
-                self.text = self.source.read_text(encoding="utf-8-sig")
+                self.text = self.source.read_text(encoding=encoding_of(self.source))
         except OSError as error:
             raise self.error(f"cannot read it ({error.strerror}); check its path") from error
         except ManifestError:

@@ -28,8 +28,12 @@ from simvtp.data.annotations.video_files import (
     require_missing,
 )
 from simvtp.data.clip_table import ClipRecord
+from simvtp.data.manifests.loading import SHEET_ENDINGS
+from simvtp.data.manifests.names import VIDEO_ENDINGS
+from simvtp.data.manifests.parquet import PARQUET_ENDINGS
 from simvtp.data.manifests.problems import shown
-from simvtp.data.manifests.rows import delimiter_of
+from simvtp.data.manifests.tables import TABLE_ENDINGS, delimiter_of, looks_like_table
+from simvtp.data.manifests.text import first_line
 from simvtp.data.places import Place, named_place
 from simvtp.data.sources import load_clips, require_captions
 
@@ -39,7 +43,6 @@ _KNOWN = (
     "Captions, MSVD (descriptions as text, table or raw-captions.pkl), LSMDC, a list of {video, "
     "caption}, or one of our manifests"
 )
-_MAX_HEADER = 65_536
 
 
 def load_retrieval(
@@ -48,11 +51,13 @@ def load_retrieval(
     root: str | Path | None = None,
     split: str | Path | None = None,
     missing: Missing = "refuse",
+    columns: str | None = None,
+    follow_links: bool = False,
 ) -> Sequence[ClipRecord]:
     """Read the captions of a retrieval benchmark; what is in the file tells which one it is.
 
     The functions of `caption_formats` tell how each format looks. A video's file is found by its
-    name in any folder below the root. Manifests and shards are read by `load_clips`.
+    name in any folder below the root. Folders, other tables and shards are read by `load_clips`.
 
     Args:
         path: the annotation.
@@ -62,14 +67,17 @@ def load_retrieval(
             (MSR-VTT: train, validate, test). None takes all.
         missing: whether videos without a file, or listed ones without a caption, are refused or
             left out with a warning.
+        columns: as for `load_clips`, of a table that is no benchmark's.
+        follow_links: as for `load_clips`.
 
     Raises:
         ManifestError: the annotation, the list or the root is missing, unknown or faulty.
     """
     require_missing(missing)
     place = named_place(path)
-    if not isinstance(place, Path) or _is_for_load_clips(place):
-        clips = _listed_records(load_clips(place, root=root), split, missing)
+    if not isinstance(place, Path) or columns or _is_for_load_clips(place):
+        clips = load_clips(place, root=root, columns=columns, follow_links=follow_links)
+        clips = _listed_records(clips, split, missing)
         require_captions(clips, source=place, purpose="retrieval")
         return clips
     document = Document(place)
@@ -136,10 +144,16 @@ def _json_reader(document: Document) -> Callable[[Document], CaptionedVideos] | 
 
 
 def _table_reader(document: Document) -> Callable[[Document], CaptionedVideos] | None:
-    columns, line = set(document.columns), document.first_line
-    if {"video_id", "sentence"} <= columns:
+    return _reader_of_line(document.first_line, document.columns)
+
+
+def _reader_of_line(
+    line: str, columns: Sequence[str]
+) -> Callable[[Document], CaptionedVideos] | None:
+    """What reads the benchmark whose text begins with a line; `columns` are its cells."""
+    if {"video_id", "sentence"} <= {*columns}:
         return read_msrvtt_test
-    if {"VideoID", "Start", "End", "Language", "Description"} <= columns:
+    if {"VideoID", "Start", "End", "Language", "Description"} <= {*columns}:
         return read_msvd_table
     if line.count("\t") == LSMDC_CELLS - 1:
         return read_lsmdc
@@ -147,19 +161,22 @@ def _table_reader(document: Document) -> Callable[[Document], CaptionedVideos] |
 
 
 def _is_for_load_clips(file: Path) -> bool:
-    """Whether these are shards or a manifest that is read row by row."""
-    if ".tar" in str(file):
-        return True
-    if not file.is_file():
-        return file.is_dir()
-    # The first line only: a manifest may be longer than the memory.
-    with file.open(encoding="utf-8-sig", errors="replace") as lines:
-        read = iter(lambda: lines.readline(_MAX_HEADER), "")
-        first = next((line for line in read if line.strip()), "")
-    if file.suffix.lower() == ".jsonl":
+    """Whether these are videos, shards, or a table that is read row by row."""
+    ending = file.suffix.lower()
+    if ".tar" in str(file) or not file.is_file():
+        return ".tar" in str(file) or file.is_dir()
+    if ending not in TABLE_ENDINGS and ending != ".jsonl":
+        return ending in (*PARQUET_ENDINGS, *VIDEO_ENDINGS, *SHEET_ENDINGS)
+    # The first line only: a table may be longer than the memory.
+    first = first_line(file)
+    if ending == ".jsonl":
         return '"path"' in first
-    columns = {name.strip() for name in first.split(delimiter_of(first))}
-    return any(names <= columns for names in _MANIFEST_COLUMNS)
+    columns = [name.strip() for name in first.split(delimiter_of(first))]
+    if any(names <= {*columns} for names in _MANIFEST_COLUMNS):
+        return True
+    if columns == ["video_id"]:
+        return False
+    return _reader_of_line(first, columns) is None and looks_like_table(first)
 
 
 def _chosen(

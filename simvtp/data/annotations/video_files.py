@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from simvtp.data.annotations.document import Document
 from simvtp.data.manifests.checks import MissingFileError, checked_path
-from simvtp.data.manifests.folders import VIDEO_ENDINGS
+from simvtp.data.manifests.names import VIDEO_ENDINGS
 from simvtp.data.manifests.problems import ProblemError, Problems, shown
 from simvtp.data.manifests.rows import Row
 from simvtp.printing import Console

@@ -16,7 +16,20 @@ _BROKEN_CHARACTERS = re.compile("[\0\ud800-\udfff]")
 
 
 class MissingFileError(ProblemError):
-    """The file of a row is not there."""
+    """The file of a row is not there.
+
+    Args:
+        row: the row.
+        near: a file that is there and may be meant.
+    """
+
+    def __init__(self, row: Row, *, near: str | None = None) -> None:
+        # An id stands for names with all endings.
+        first = [shown(path) for path in row.paths[:2]]
+        hint = "" if near is None else f": there is {shown(near)}"
+        message = f"no file {' or '.join(first)} under the root{hint}; fix the path or set root"
+        super().__init__(row.line, message)
+        self.row = row
 
 
 def checked_id(row: Row) -> str:
@@ -32,7 +45,7 @@ def checked_id(row: Row) -> str:
 
 def checked_captions(row: Row) -> tuple[str, ...]:
     """The row's captions, without the space around them; none where it says nothing."""
-    if row.captions == ():
+    if row.captions is None or row.captions == ():
         return ()
     captions = row.captions if isinstance(row.captions, list) else [row.captions]
     if not captions:
@@ -71,19 +84,20 @@ def checked_path(row: Row, base: str, *, check_files: bool, follow_links: bool =
     Returns:
         the path, relative to the root.
     """
-    missing: list[str] = []
     for written in row.paths:
         if not isinstance(written, str) or not written.strip() or "\0" in written:
             raise ProblemError(row.line, f"path must be a non-empty text, got {shown(written)}")
         _require_whole_characters(row, "path", written)
         path = os.path.normpath(os.path.join(base, written))  # noqa: PTH118 (three times as fast)
+        if check_files and not _is_below(path, base) and _is_below(path, _real_folder(base)):
+            # Written from where the root, or a folder above it, leads to as a link.
+            path = base + path[len(_real_folder(base)) :]
         if not _is_below(path, base):
             message = f"path {shown(written)} leaves the root; give a path inside it or change root"
             raise ProblemError(row.line, message)
         if check_files:
             found = next(filter(None, map(_followed, _written_alike(path, base))), None)
             if found is None:
-                missing.append(shown(written))
                 continue
             path, target = found
             if not follow_links and not _is_below(target, _real_folder(base)):
@@ -93,8 +107,7 @@ def checked_path(row: Row, base: str, *, check_files: bool, follow_links: bool =
                 )
                 raise ProblemError(row.line, message)
         return path.removeprefix(base.rstrip("/") + "/")
-    message = f"no file {' or '.join(missing)} under the root; fix the path or set root"
-    raise MissingFileError(row.line, message)
+    raise MissingFileError(row)
 
 
 def _written_alike(path: str, base: str) -> Iterator[str]:

@@ -3,20 +3,16 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from simvtp.data.manifests.checks import checked_path
+from simvtp.data.manifests.columns import ColumnsError, choose_caption
+from simvtp.data.manifests.names import VIDEO_ENDINGS, is_video
 from simvtp.data.manifests.problems import ManifestError, ProblemError
 from simvtp.data.manifests.rows import Listing, Row, Rows
 
-# Flickr's videos in DiDeMo, which most keep as .mp4, have many others.
-VIDEO_ENDINGS = (
-    *(".mp4", ".webm", ".mkv", ".avi", ".mov", ".gif"),
-    *(".m4v", ".3gp", ".3g2", ".mpg", ".mpeg", ".wmv", ".flv", ".mts", ".ogv"),
-    *(".m2ts", ".ts", ".vob", ".f4v", ".asf", ".ogg", ".divx", ".mxf"),
-)
 _SIDECARS = (".txt", ".json")
 _MAX_SIDECAR_BYTES = 1 << 22
 
@@ -49,24 +45,28 @@ class FoundVideos(NamedTuple):
             digest.update(os.fsencode(said))
         return digest.hexdigest()
 
-    def listing(self) -> Listing:
-        """A row for each video."""
+    def listing(self, asked: Mapping[str, str]) -> Listing:
+        """A row for each video.
+
+        Args:
+            asked: field of captions in JSON, as a user named it.
+        """
         kinds = [sidecar[sidecar.rindex(".") :].lower() for sidecar in self.sidecars.values()]
         counts = [f"{kinds.count(kind)} {kind}" for kind in _SIDECARS if kind in kinds]
         beside = f"captions in {' and '.join(counts)} beside them" if counts else "no captions"
         links = f"; {self.num_links} linked folders not entered" if self.num_links else ""
-        return Listing(f"videos of a folder, {beside}{links}", self._rows())
+        return Listing(f"videos of a folder, {beside}{links}", self._rows(asked))
 
-    def _rows(self) -> Rows:
+    def _rows(self, asked: Mapping[str, str]) -> Rows:
         for name in self.names:
             try:
                 sidecar = self.sidecars.get(name)
-                captions = () if sidecar is None else self._captions(sidecar)
+                captions = () if sidecar is None else self._captions(sidecar, asked)
                 yield Row(0, None, (name,), captions)
             except ProblemError as problem:
                 yield problem
 
-    def _captions(self, sidecar: str) -> Any:
+    def _captions(self, sidecar: str, asked: Mapping[str, str]) -> Any:
         """What a file says of the video beside it: the lines of a text, or an object's captions."""
         row = Row(0, None, (sidecar,), ())
         # Or a link named like captions would make any file of this machine a part of the table.
@@ -80,20 +80,23 @@ class FoundVideos(NamedTuple):
             if sidecar.lower().endswith(".txt"):
                 return [line for line in text.splitlines() if line.strip()] or ()
             written = json.loads(text)
+            # Others write other things about a video beside it.
+            field = choose_caption(list(written), asked) if isinstance(written, dict) else None
+        except ColumnsError as error:
+            raise ProblemError(0, f"{sidecar}: {error}") from error
         except (ValueError, RecursionError) as error:
             message = f"{sidecar} is no {sidecar[-4:].lstrip('.')} in UTF-8 ({error}); mend it"
             raise ProblemError(0, message) from error
-        if not isinstance(written, dict):
-            return written
-        # Others write other things about a video beside it.
-        return written.get("captions", written.get("caption", ()))
+        if isinstance(written, dict):
+            return () if field is None else written[field]
+        return written
 
 
-def find_videos(folder: Path, base: str, *, follow_links: bool) -> FoundVideos:
-    """Videos of a folder and of all folders in it, without hidden ones (`._a.mp4`).
+def find_videos(source: Path, base: str, *, follow_links: bool) -> FoundVideos:
+    """Videos of a folder and of all folders in it, without hidden ones (`._a.mp4`), or one video.
 
     Args:
-        folder: where to look, below the root.
+        source: the folder, or the video, below the root.
         base: the root, absolute and without dots.
         follow_links: enter folders that are links, each once.
 
@@ -103,28 +106,35 @@ def find_videos(folder: Path, base: str, *, follow_links: bool) -> FoundVideos:
     """
     found = FoundVideos(base, [], {}, 0, follow_links)
     num_links = 0
-    for place, files, links in _walk(str(folder), follow_links=follow_links):
+    is_folder = source.is_dir()
+    top = str(source if is_folder else source.parent)
+    for place, files, links in _walk(top, follow_links=follow_links):
         num_links += links
         inside = os.path.relpath(place, base)
         begin = "" if inside == "." else f"{inside}/"
-        beside = {name.lower(): name for name in files if name.lower().endswith(_SIDECARS)}
-        for name in files:
-            stem, ending = os.path.splitext(name.lower())  # noqa: PTH122
-            if ending not in VIDEO_ENDINGS:
-                continue
-            found.names.append(begin + name)
-            candidates = (each + kind for kind in _SIDECARS for each in (stem, name.lower()))
-            sidecar = next((beside[each] for each in candidates if each in beside), None)
-            if sidecar is not None:
-                found.sidecars[begin + name] = begin + sidecar
+        sidecars = {name.lower(): name for name in files if name.lower().endswith(_SIDECARS)}
+        for name in files if is_folder else [source.name]:
+            if is_video(name):
+                found.names.append(begin + name)
+                if (sidecar := _sidecar_of(name.lower(), sidecars)) is not None:
+                    found.sidecars[begin + name] = begin + sidecar
+        if not is_folder:
+            break
     if not found.names:
         linked = f" ({num_links} folders in it are links)" if num_links else ""
         raise ManifestError(
-            f"{folder}: no video in it or in its folders{linked}; a video ends in "
+            f"{source}: no video in it or in its folders{linked}; a video ends in "
             f"{', '.join(VIDEO_ENDINGS)}"
         )
     found.names.sort()
-    return found._replace(num_links=num_links)
+    return found._replace(num_links=num_links if is_folder else 0)
+
+
+def _sidecar_of(video: str, sidecars: Mapping[str, str]) -> str | None:
+    """The file of captions of a video, by its name in small letters: `a.txt` or `a.mp4.txt`."""
+    stem = video.rpartition(".")[0]
+    names = (f"{begin}{ending}" for ending in _SIDECARS for begin in (stem, video))
+    return next((sidecars[name] for name in names if name in sidecars), None)
 
 
 def _walk(top: str, *, follow_links: bool) -> Iterator[tuple[str, list[str], int]]:

@@ -3,12 +3,13 @@
 The result is kept in the cache: the next start maps it into memory instead of checking again.
 """
 
+import difflib
 import glob
 import hashlib
 import json
 import os
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,42 +19,70 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from simvtp.data.clip_table import ClipRecord, ClipTable, write_clip_table
-from simvtp.data.manifests.checks import checked_captions, checked_id, checked_path
+from simvtp.data.manifests.checks import (
+    MissingFileError,
+    checked_captions,
+    checked_id,
+    checked_path,
+)
+from simvtp.data.manifests.columns import ColumnsError, parse_columns
 from simvtp.data.manifests.folders import find_videos
+from simvtp.data.manifests.names import VIDEO_ENDINGS, NearNames
+from simvtp.data.manifests.objects import JSON_ENDINGS, list_objects
+from simvtp.data.manifests.parquet import PARQUET_ENDINGS, list_parquet
 from simvtp.data.manifests.problems import ManifestError, ProblemError, Problems, shown
-from simvtp.data.manifests.rows import READERS, Listing, Rows, read_listing
+from simvtp.data.manifests.rows import Listing, Rows
+from simvtp.data.manifests.tables import TABLE_ENDINGS, list_table
 from simvtp.data.places import cache_folder
 
 _FORMAT = 2
+SHEET_ENDINGS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
+LISTERS: dict[str, Callable[[Path, Mapping[str, str]], Listing]] = {
+    **dict.fromkeys(TABLE_ENDINGS, list_table),
+    **dict.fromkeys(JSON_ENDINGS, list_objects),
+    **dict.fromkeys(PARQUET_ENDINGS, list_parquet),
+}
+MANIFEST_ENDINGS = (*LISTERS, *SHEET_ENDINGS)
 
 
 def load_manifest(
     path: str | Path,
     *,
     root: str | Path | None = None,
+    columns: str | None = None,
     follow_links: bool = False,
     check_files: bool = True,
     left_out: list[str] | None = None,
 ) -> ClipTable:
     """Read a manifest and check every row, so that a run does not find its faults hours later.
 
-    Formats by the name's ending: `.csv` with the columns videoid, path, caption or WebVid's own
-    (the file is ROOT/page_dir/videoid.mp4, else ROOT/videoid.mp4); `.jsonl` with one object a
-    line that has path and caption or captions, and perhaps videoid; `.json` with one object
-    `{path: caption or [captions]}`, which is read whole: prefer the others for millions of rows.
-    Without an id the path is the id. Rows of the same id and path become one clip with several
-    captions, in the order of their first row.
+    The name's ending tells the form:
 
-    A folder stands for the videos in it and in its folders; the lines of `a.txt`, else what
-    `a.json` has as caption or captions, are the captions of `a.mp4` beside it, if it has any.
+    - a table (`.csv`, `.tsv`, `.txt`, ...) with commas, semicolons, tabs or pipes, in UTF-8, UTF-16
+      or cp1252, whose first row names the columns in any order, such as path and caption, or file
+      and text; WebVid's own (the file is ROOT/page_dir/videoid.mp4, else ROOT/videoid.mp4); or a
+      path on each line;
+    - a table in Parquet with such columns;
+    - `.jsonl`, an object a line with such fields; `.json`, a list of such objects or one object
+      `{path: caption or [captions]}`, which is read whole: prefer the others for millions of rows;
+    - a folder, which stands for the videos in it and in its folders; the lines of `a.txt`, else
+      what `a.json` has as captions, are the captions of `a.mp4` beside it. One video is a folder of
+      one.
+
+    Without an id the path is the id. Rows of the same id and path become one clip with several
+    captions, in the order of their first row. Where there is no column of captions, or nothing
+    beside a video, its clip has none: see `require_captions`. What was understood is told by
+    `ClipTable.summary`.
 
     The checked table is kept in the cache (`$SIMVTP_CACHE`, else `~/.cache/simvtp`) and used
     again until the manifest's size or time changes, or a folder's videos or captions do; a clip's
     file that is lost after the first check is found when it is read.
 
     Args:
-        path: the manifest, or a folder of videos.
+        path: the manifest, a folder of videos, or a video.
         root: folder that holds every clip; paths are relative to it. Default: the manifest's.
+        columns: columns of a table or fields of JSON, as `path=file,caption=text`; those that are
+            not named are found by their usual names.
         follow_links: clips that are links, and folders that are, may lead out of the root.
         check_files: look for each file and follow its links; without it the disk is not touched.
         left_out: gets what is wrong with each faulty row, which is then left out; such a manifest
@@ -68,18 +97,25 @@ def load_manifest(
     base = os.path.normpath(Path(root).absolute())
     checks = _Checks(base, check_files=check_files, follow_links=follow_links)
     try:
-        state, read = _opened(source, checks)
-        file = _cached_file(source, checks, state)
+        asked = parse_columns(columns)
+        state, read = _opened(source, checks, asked)
+        file = _cached_file(source, [*checks, asked], state)
+        if check_files and not Path(base).is_dir():
+            raise ManifestError(
+                f"{source}: root {root} is not a folder; set root to the clips' folder"
+            )
+        # A table that a crash of the machine has damaged is made again.
+        with suppress(ValueError, OSError):
+            return ClipTable(file, root=base, source=source)
+        listing = read()
+    except ColumnsError as error:
+        raise ManifestError(f"{source}: {error}") from error
     except OSError as error:
         raise ManifestError(
             f"{error.filename or source}: cannot read it ({error.strerror}); check its path"
+            f"{_told_near(source)}"
         ) from error
-    if check_files and not Path(base).is_dir():
-        raise ManifestError(f"{source}: root {root} is not a folder; set root to the clips' folder")
-    # A table that a crash of the machine has damaged is made again.
-    with suppress(ValueError, OSError):
-        return ClipTable(file, root=base, source=source)
-    file = _build(file, source, read(), checks, Problems(left_out))
+    file = _build(file, source, listing, checks, left_out)
     return ClipTable(file, root=base, source=source)
 
 
@@ -91,27 +127,37 @@ class _Checks(NamedTuple):
     follow_links: bool
 
 
-def _opened(source: Path, checks: _Checks) -> tuple[list[Any], Callable[[], Listing]]:
+def _opened(
+    source: Path, checks: _Checks, asked: Mapping[str, str]
+) -> tuple[list[Any], Callable[[], Listing]]:
     """What the source's rows depend on, and what reads them."""
-    if source.is_dir():
-        folder = os.path.normpath(source.absolute())
-        if not Path(folder).is_relative_to(checks.base):
-            raise ManifestError(
-                f"{source}: root {checks.base} does not hold this folder; leave root out"
-            )
-        found = find_videos(Path(folder), checks.base, follow_links=checks.follow_links)
-        return [found.state()], found.listing
-    if source.suffix.lower() not in READERS:
-        known = ", ".join(READERS)
+    ending = source.suffix.lower()
+    if source.is_dir() or ending in VIDEO_ENDINGS:
+        place = Path(os.path.normpath(source.absolute()))
+        if not place.is_relative_to(checks.base):
+            raise ManifestError(f"{source}: it lies outside the root {checks.base}; leave root out")
+        found = find_videos(place, checks.base, follow_links=checks.follow_links)
+        return [found.state()], partial(found.listing, asked)
+    if ending in SHEET_ENDINGS:
+        raise ManifestError(
+            f"{source}: a sheet of an office program is not read; save it as CSV UTF-8 (or Unicode "
+            "text) there, and name that file"
+        )
+    if ending not in LISTERS:
+        known = ", ".join(LISTERS)
         raise ManifestError(f"{source}: a manifest must end in {known}, got {source.suffix!r}")
     status = source.stat()
-    return [status.st_size, status.st_mtime_ns], partial(read_listing, source)
+    return [status.st_size, status.st_mtime_ns], partial(LISTERS[ending], source, asked)
 
 
-def _cached_file(source: Path, checks: _Checks, state: list[Any]) -> Path:
+def _told_near(source: Path) -> str:
+    near = difflib.get_close_matches(source.name, os.listdir(source.parent), n=1)  # noqa: PTH208
+    return f" (there is {near[0]})" if near and near[0] != source.name else ""
+
+
+def _cached_file(source: Path, settings: list[Any], state: list[Any]) -> Path:
     """Name of the checked table: the first part stands for the manifest, the second for a state."""
-    place = [str(source.resolve()), *checks]
-    parts = (place, [_FORMAT, *state])
+    parts = ([str(source.resolve()), *settings], [_FORMAT, *state])
     first, second = (hashlib.sha256(json.dumps(part).encode()).hexdigest()[:16] for part in parts)
     return cache_folder() / "manifests" / f"{source.stem[:80]}-{first}-{second}.arrow"
 
@@ -138,8 +184,11 @@ class _Places:
         return (rows.tolist() for rows in np.split(order, ends))
 
 
-def _build(file: Path, source: Path, listing: Listing, checks: _Checks, problems: Problems) -> Path:
+def _build(
+    file: Path, source: Path, listing: Listing, checks: _Checks, left_out: list[str] | None
+) -> Path:
     """Check the listed rows, merge those of one clip, and put the table in its place."""
+    problems = Problems(left_out, unit=listing.unit)
     places = _Places()
     file.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=file.parent, prefix=".") as scratch:
@@ -169,15 +218,17 @@ def _checked_rows(
     rows: Rows, checks: _Checks, problems: Problems, places: _Places
 ) -> Iterator[ClipRecord]:
     """A record for each good row, and its place; every faulty row becomes one problem."""
-    base, settings = checks.base, checks._asdict()
-    del settings["base"]
+    names = NearNames(checks.base)
     for row in rows:
         try:
             if isinstance(row, ProblemError):
                 raise row
             captions = checked_captions(row)
             video_id = checked_id(row)
-            path = checked_path(row, base, **settings)
+            path = checked_path(row, **checks._asdict())
+        except MissingFileError as problem:
+            near = names.find(problem.row.paths[0])
+            problems.add(MissingFileError(problem.row, near=near))
         except ProblemError as problem:
             problems.add(problem)
         else:
@@ -199,8 +250,8 @@ def _merged(
                 captions += row.captions
                 continue
             message = (
-                f"videoid {shown(record.video_id)} already stands for another file on line "
-                f"{places.lines[first]}; give each file its own id"
+                f"videoid {shown(record.video_id)} already stands for another file on "
+                f"{problems.unit} {places.lines[first]}; give each file its own id"
             )
             problems.add(ProblemError(places.lines[number], message))
         for _, record, captions in merged.values():

@@ -25,7 +25,7 @@ class ProblemError(Exception):
     """
 
     def __init__(self, line: int, message: str, *, ends_reading: bool = False) -> None:
-        super().__init__(f"line {line}: {message}" if line else message)
+        super().__init__(message)
         self.line = line
         self.message = message
         self.ends_reading = ends_reading
@@ -36,9 +36,11 @@ class Problems:
 
     Args:
         every: gets all of them.
+        unit: what the lines of problems count.
     """
 
-    def __init__(self, every: list[str] | None = None) -> None:
+    def __init__(self, every: list[str] | None = None, *, unit: str = "line") -> None:
+        self.unit = unit
         self.count = 0
         self.first: list[str] = []
         self.every = every
@@ -47,11 +49,14 @@ class Problems:
     def add(self, problem: ProblemError | str) -> None:
         """Count one more, and keep it if it is among the first."""
         self.count += 1
-        self.ended_reading |= isinstance(problem, ProblemError) and problem.ends_reading
+        if isinstance(problem, ProblemError):
+            self.ended_reading |= problem.ends_reading
+            place = f"{self.unit} {problem.line}: " if problem.line else ""
+            problem = f"{place}{problem.message}"
         if self.every is not None:
-            self.every.append(str(problem))
+            self.every.append(problem)
         if len(self.first) < _MAX_REPORTED:
-            self.first.append(str(problem))
+            self.first.append(problem)
 
     def __str__(self) -> str:
         lines = [f"{self.count} problem{'s' * (self.count > 1)}", *self.first]

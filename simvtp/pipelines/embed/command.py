@@ -21,7 +21,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 import simvtp
-from simvtp.command_line import at_least, command_parser
+from simvtp.command_line import add_data_options, at_least, command_parser
 from simvtp.config import RunConfig
 from simvtp.data import (
     ClipTable,
@@ -64,8 +64,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser = command_parser("simvtp.pipelines.embed", description=__doc__)
     whole = at_least(1)
     parser.add_argument("--model", required=True, help="model folder or hub id")
-    parser.add_argument("--data", required=True, help="manifest, or shards as for training")
+    parser.add_argument(
+        "--data", required=True, help="folder of videos, table or list of them, or shards"
+    )
     parser.add_argument("--root", type=Path, help="folder of the clips; default: the manifest's")
+    add_data_options(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="ends in .parquet")
     parser.add_argument("--overwrite", action="store_true", help="replace a finished FILE")
     parser.add_argument("--text", action="store_true", help="embed the captions as well")
@@ -116,7 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _embed_to_file(options: argparse.Namespace, stop: StopRequest, console: Console) -> int:
     with stop.interruptible():
-        records = load_clips(options.data, root=options.root)
+        records = load_clips(
+            options.data,
+            root=options.root,
+            columns=options.columns,
+            follow_links=options.follow_links,
+        )
         if options.text:
             require_captions(records, source=options.data, purpose="--text")
         folder = find_model_folder(options.model, download_options={})
@@ -132,6 +140,7 @@ def _embed_to_file(options: argparse.Namespace, stop: StopRequest, console: Cons
         tables[TEXT] = text_schema(model.config.width)
     file = FeatureFile(options.out, settings, tables=tables, overwrite=options.overwrite)
     with closing(file):
+        console.print(f"data: {records.summary()}")
         cut = model.frame_spacing.clip_of(model.config.num_frames)
         console.print(f"clips: {cut}")
         begun = file.next_clip(VIDEO)

@@ -15,10 +15,16 @@ from typing import Any, get_args
 
 from rich.progress import Progress
 
-from simvtp.command_line import at_least, clips_by_crops, command_parser, run_command
+from simvtp.command_line import (
+    add_data_options,
+    at_least,
+    clips_by_crops,
+    command_parser,
+    run_command,
+)
 from simvtp.config import RunConfig
 from simvtp.config.json_file import write_json
-from simvtp.data import ClipRecord, TooManyBadClips
+from simvtp.data import ClipRecord, ClipTable, TooManyBadClips
 from simvtp.data.annotations import Missing, load_retrieval
 from simvtp.data.corpus.rendering import held_out_manifest
 from simvtp.data.datasets.quarantine import require_few_bad
@@ -55,9 +61,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--model", required=True, help="model folder, shapes or hub id")
     add(
         "--data",
-        help="held-out clips: a benchmark's captions, a manifest, shards; default: the embedded "
-        "corpus's",
+        help="held-out clips: a benchmark's captions, a folder of videos with captions, a table, "
+        "shards; default: the embedded corpus's",
     )
+    add_data_options(parser)
     add("--data.root", dest="root", type=Path, help="folder of the clips; default: that of --data")
     add("--data.split", dest="split", help="part of --data: a name in it, or a file with video ids")
     add(
@@ -129,9 +136,16 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         options.data = str(held_out_manifest())
         console.print(f"data: the embedded corpus's held-out clips, {options.data}")
     records = load_retrieval(
-        options.data, root=options.root, split=options.split, missing=options.missing
+        options.data,
+        root=options.root,
+        split=options.split,
+        missing=options.missing,
+        columns=options.columns,
+        follow_links=options.follow_links,
     )
     models = _load_models(options, console)
+    if isinstance(records, ClipTable):
+        console.print(f"data: {records.summary()}")
     for model in models:
         tell_unknown_captions(console, model.tokenizer, records)
     evaluations = evaluate(

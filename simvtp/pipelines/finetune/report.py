@@ -98,7 +98,7 @@ def print_start(console: Console, config: FinetuneConfig, *, task: Task, trainer
     console.print(
         f"task:  {config.task}, from {config.tune.weights} weights of {config.model}\n"
         f"model: {trained / 1e6:.1f} M parameters to train ({what})\n"
-        f"data:  {sizes}\n"
+        f"data:  {sizes}{f'; {task.form}' if task.form else ''}\n"
         f"clips: {model.frame_spacing.clip_of(model.config.num_frames)}\n"
         f"run:   {steps}, {config.optim.warmup_epochs:g} epochs of warm-up, in {config.run.out}; "
         f"kept is {kept_state(config, task.headline)}",

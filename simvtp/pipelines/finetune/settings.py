@@ -13,7 +13,7 @@ TaskName = Literal["retrieval", "classification", "qa"]
 
 @dataclass(frozen=True, kw_only=True)
 class TaskDataConfig:
-    """Annotated clips, in the format they were published in or as a manifest.
+    """Annotated clips, in the format they were published in or as any table of captions.
 
     Args:
         train: annotations to train on.
@@ -25,6 +25,10 @@ class TaskDataConfig:
         validation_split: the same of `validation`.
         test_split: the same of `test`.
         root: folder that the videos' paths are relative to.
+        columns: columns of a table of captions that count, such as `path=file,caption=text`
+            (retrieval); null finds those with the usual names.
+        follow_links: clips of a table or a folder may be links that lead out of the root
+            (retrieval).
         missing: whether videos without a file are refused or left out, counted and named.
         validation_share: share of the training videos kept out where there is no validation.
         label_share: share of the other training videos that is used, chosen by the seed; of each
@@ -44,6 +48,8 @@ class TaskDataConfig:
     validation_split: str | None = None
     test_split: str | None = None
     root: str | None = None
+    columns: str | None = None
+    follow_links: bool = False
     missing: Missing = "refuse"
     validation_share: float = 0.1
     label_share: float = 1.0
@@ -203,6 +209,11 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         if not self.data.train:
             raise ValueError("data.train is missing: name the annotations to train on")
+        if self.task != "retrieval" and (self.data.columns or self.data.follow_links):
+            raise ValueError(
+                f"data.columns and data.follow_links are for retrieval, got task {self.task}; "
+                "leave them out"
+            )
         if self.tune.train_parts == "features" and self.task != "classification":
             raise ValueError(
                 f"train_parts features is for classification, got task {self.task}; use head"

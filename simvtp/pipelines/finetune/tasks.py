@@ -58,6 +58,7 @@ class Task(NamedTuple):
         name_of: names a training sample.
         splits: annotations of each split.
         sizes: clips or questions of each split.
+        form: how the training annotations were understood, in words.
     """
 
     objective: nn.Module
@@ -68,6 +69,7 @@ class Task(NamedTuple):
     name_of: Callable[[int], str]
     splits: Mapping[str, Any]
     sizes: Mapping[str, int]
+    form: str = ""
 
 
 def build_task(config: FinetuneConfig, model: SimVTP) -> Task:
@@ -86,9 +88,18 @@ def build_task(config: FinetuneConfig, model: SimVTP) -> Task:
 
 def _retrieval(config: FinetuneConfig, model: SimVTP) -> Task:
     tokenizer = _require_tokenizer(model)
+    forms: dict[str, str] = {}
+
+    def load(path: str, **settings: Any) -> Sequence[ClipRecord]:
+        data = config.data
+        named = {"columns": data.columns, "follow_links": data.follow_links}
+        records = load_retrieval(path, **named, **settings)
+        forms[path] = getattr(records, "form", "")
+        return records
+
     splits: dict[str, Sequence[ClipRecord]] = read_splits(
         config,
-        load_retrieval,
+        load,
         pick=lambda records, numbers: [records[number] for number in numbers],
         groups=lambda records: [0] * len(records),
         names=lambda records: {},
@@ -130,6 +141,7 @@ def _retrieval(config: FinetuneConfig, model: SimVTP) -> Task:
         lambda number: splits["train"][number].name,
         splits,
         {name: len(records) for name, records in splits.items()},
+        forms[config.data.train],
     )
 
 

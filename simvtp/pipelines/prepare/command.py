@@ -4,7 +4,8 @@ Every clip is decoded whole, by processes whose crash or hang costs no more than
 clips go into tar shards with an index; bad ones, and faulty rows or members, are listed in
 report.json. A run that was stopped, however hard, goes on when the same command is given again.
 With --check nothing is written: a table tells what the clips are. With --dedupe clips that show
-what another one shows are left out.
+what another one shows are left out. --manifest FILE writes down which clips and captions were
+understood, and decodes none.
 """
 
 import argparse
@@ -20,11 +21,12 @@ import av
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from simvtp.command_line import at_least, command_parser
+from simvtp.command_line import add_data_options, at_least, command_parser
 from simvtp.config.json_file import write_json
 from simvtp.data import ClipTable, TooManyBadClips, load_clips
 from simvtp.data.clip_table import portable_place
 from simvtp.data.datasets.quarantine import require_few_bad
+from simvtp.data.manifests.writing import write_manifest
 from simvtp.data.places import named_place
 from simvtp.data.preparing.checks import CheckedClip, check_clips
 from simvtp.data.preparing.shard_writer import REPORT_NAME, DroppedClip, ShardFolder, damaged_shards
@@ -48,8 +50,11 @@ def build_parser() -> argparse.ArgumentParser:
     """Command line of the preparation."""
     parser = command_parser("simvtp.pipelines.prepare", description=__doc__)
     whole = at_least(1)
-    parser.add_argument("--data", required=True, help="manifest, or shards as for training")
+    parser.add_argument(
+        "--data", required=True, help="folder of videos, table or list of them, or shards"
+    )
     parser.add_argument("--root", type=Path, help="folder of the clips; default: the manifest's")
+    add_data_options(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="new folder for the shards")
     parser.add_argument("--clips-per-shard", type=whole, default=500, metavar="N")
     parser.add_argument(
@@ -81,6 +86,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="more clips left out of the shards give exit code 1; %(default)s",
     )
     parser.add_argument("--check", action="store_true", help="write no shards, print a table")
+    parser.add_argument(
+        "--manifest", type=Path, metavar="FILE", help="write what was understood as .csv or .jsonl"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="with --check: all figures")
     add_debug(parser)
     return parser
@@ -101,8 +109,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with tracebacks(options.debug):
             faulty: list[str] = []
-            clips = load_clips(options.data, root=options.root, left_out=faulty)
+            clips = load_clips(
+                options.data,
+                root=options.root,
+                columns=options.columns,
+                follow_links=options.follow_links,
+                left_out=faulty,
+            )
+            console.print(f"data: {clips.summary()}")
             rows = [DroppedClip("", str(options.data), reason)._asdict() for reason in faulty]
+            if options.manifest is not None:
+                return _write_down(clips, rows, options, console)
             if options.check:
                 return _check(clips, rows, options, console)
             require_captions(clips, source=options.data, purpose="a shard")
@@ -123,16 +140,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _require_fitting(
     parser: argparse.ArgumentParser, options: argparse.Namespace, encoding: Encoding
 ) -> None:
-    if options.check == (options.out is not None):
-        parser.error("give either --out DIR, for shards, or --check")
-    if options.check and (encoding != Encoding() or options.shuffle_seed is not None):
-        parser.error("--check looks at the clips as they are: leave out the other settings")
+    chosen = (options.check, options.out is not None, options.manifest is not None)
+    if sum(chosen) != 1:
+        parser.error("give one of --out DIR, for shards, --check and --manifest FILE")
+    if options.out is None and (encoding != Encoding() or options.shuffle_seed is not None):
+        parser.error("clips are looked at as they are: leave out the settings of shards")
     if options.dedupe is None and options.threshold is not None:
         parser.error("--threshold goes with --dedupe INDEX")
-    if options.check and options.dedupe is not None:
+    if options.out is None and options.dedupe is not None:
         parser.error(
-            "--check leaves nothing out; python -m simvtp.pipelines.index --index INDEX "
-            "--duplicates tells of copies"
+            "--dedupe is for shards; python -m simvtp.pipelines.index --index INDEX --duplicates "
+            "tells of copies"
         )
     if options.json is not None and not options.check:
         parser.error(f"--json goes with --check; shards come with {REPORT_NAME}")
@@ -162,6 +180,19 @@ def _check(
         write_json(options.json, report.as_dict())
         console.print(f"figures: {options.json}")
     return 1 if report.bad else 0
+
+
+def _write_down(
+    clips: ClipTable, rows: list[dict[str, str]], options: argparse.Namespace, console: Console
+) -> int:
+    root = write_manifest(options.manifest, clips)
+    for line in bad_clip_lines(rows):
+        console.print(line)
+    read = ["--data", str(options.manifest), *(() if root is None else ("--root", str(root)))]
+    if options.follow_links:
+        read.append("--follow-links")
+    console.print(f"manifest: read it with {shlex.join(read)}")
+    return 1 if rows else 0
 
 
 def _prepare(

@@ -79,7 +79,13 @@ def load_data(config: DataConfig) -> TrainingData:
 
 
 def _captioned(source: str, config: DataConfig, cache: ShardCache) -> ClipTable:
-    clips = load_clips(source, root=config.root, cache=cache)
+    clips = load_clips(
+        source,
+        root=config.root,
+        columns=config.columns,
+        follow_links=config.follow_links,
+        cache=cache,
+    )
     require_captions(clips, source=source, purpose="training")
     return clips
 

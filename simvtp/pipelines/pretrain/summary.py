@@ -121,12 +121,13 @@ def print_start(
 ) -> None:
     """Say what is about to be trained on what."""
     held_out = 0 if data.validation is None else len(data.validation)
+    understood = f"; {data.train.form}" if config.data.train and data.train.form else ""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     slices, rows, columns = model.config.grid
     console.print(
         f"model: {parameters / 1e6:.1f} M parameters, {slices} x {rows} x {columns} tubelets, "
         f"{config.masking.video_ratio:.0%} hidden; {config.masking.text_ratio:.0%} of the words\n"
-        f"data:  {len(data.train)} clips to train on, {held_out} held out\n"
+        f"data:  {len(data.train)} clips to train on, {held_out} held out{understood}\n"
         f"clips: {model.frame_spacing.clip_of(model.config.num_frames)}, of "
         f"{model.config.image_size} px\n"
         f"run:   steps {steps[0]} to {steps[1]} on {model.device}, in "
@@ -209,6 +210,10 @@ def print_next_steps(console: Console, config: PretrainConfig, *, data: Training
     clips = ["--data", config.data.validation or config.data.train or str(shown.source)]
     if config.data.root:
         clips += ["--data.root", config.data.root]
+    if config.data.columns:
+        clips += ["--columns", config.data.columns]
+    if config.data.follow_links:
+        clips += ["--follow-links"]
     model = ["--model", str(out / "model")]
 
     def command(name: str, *arguments: str) -> str:

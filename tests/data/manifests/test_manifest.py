@@ -107,8 +107,7 @@ def csv_of(*rows: str) -> str:
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("m.csv", "videoid,path\n1,a.mp4\n", "line 1: the header must name each of videoid"),
-        ("m.csv", "videoid|path|caption\n", "got 'videoid|path|caption'"),
+        ("m.csv", "key,size\n1,2\n", "no column of paths among ['key', 'size']; say which it is"),
         ("m.csv", csv_of("1,a.mp4,dog, cat"), "line 2: it has 4 cells, the header has 3"),
         ("m.csv", csv_of("1,a.mp4"), "line 2: it has 2 cells"),
         ("m.csv", csv_of("1,a.mp4,dog", '2,b.mp4,"open'), "check that every quote is closed"),
@@ -123,22 +122,23 @@ def csv_of(*rows: str) -> str:
         ("m.csv", csv_of("1,.,dog"), "path '.' leaves the root"),
         ("m.csv", csv_of("1,a.mp4,dog", '2,b.mp4,"x', 'y"', "1,b.mp4,cat"), "line 5: videoid '1'"),
         ("m.csv", csv_of("1,a.mp4,d\0g"), "line 2: it holds a NUL byte"),
-        ("m.csv", csv_of("1,a.mp4,caf").encode() + b"\xe9\n", r"line 3: byte b'\xe9' is not UTF-8"),
+        ("m.csv", csv_of("1,a.mp4,☃").encode() + b"\xe9\n", r"line 3: byte b'\xe9' is not UTF-8"),
         ("m.csv", "", "it lists no clip"),
         ("m.csv", csv_of(), "it lists no clip"),
         ("m.jsonl", '{"path": "a.mp4", "caption": "x"}\n{"path": \n', "line 2: it is no JSON"),
         ("m.jsonl", "[" * 100_000, "line 1: it is no JSON"),
-        ("m.jsonl", json_lines({"path": "a.mp4"}), "either caption or captions"),
+        ("m.jsonl", json_lines({"caption": "x"}), "either caption or captions"),
         ("m.jsonl", json_lines({"path": "a.mp4", "caption": 3}), "caption must be a text, got 3"),
         ("m.jsonl", json_lines({"path": "a.mp4", "captions": []}), "list of captions is empty"),
         ("m.jsonl", json_lines({"path": ["a.mp4"], "caption": "x"}), "videoid must be"),
         ("m.jsonl", json_lines({"path": "a.mp4", "caption": "\ud800"}), "half a surrogate pair"),
         ("m.jsonl", json_lines({"path": "a\0.mp4", "caption": "x"}), "holds NUL or half"),
         ("m.json", '{"a.mp4": "x",\n "gone.mp4": "y"}', "line 2: no file 'gone.mp4'"),
-        ("m.json", '[{"path": "a.mp4"}]', "line 1: it must be an object"),
+        ("m.json", '[{"size": "a.mp4"}]', "line 1: it must be an object"),
         ("m.json", '{"a.mp4": "x"}\n{"b.mp4": "y"}', "line 2: it is no JSON"),
         ("m.json", '{"a.mp4": {"caption": "x"}}', "caption must be a text"),
-        ("m.txt", "a.mp4 dog", "a manifest must end in .csv, .tsv, .jsonl, .json"),
+        ("m.txt", "a.mp4 dog", "it begins with 'a.mp4 dog', which is neither a row of names"),
+        ("m.doc", "a.mp4 dog", "a manifest must end in .csv, .tsv,"),
     ],
 )
 def test_faults_are_named(name: str, content: str | bytes, expected: str, write: Write):
@@ -181,7 +181,7 @@ def test_faulty_rows_are_left_out_where_that_is_asked_for(write: Write, tmp_path
     [
         (csv_of("1,a.mp4,dog", '2,b.mp4,"open', "3,c.mp4,cat"), "reading stopped"),
         (csv_of("1,gone.mp4,dog"), "no file 'gone.mp4'"),
-        ("videoid|path|caption\n", "the header must name"),
+        ("key|size\n", "no column of paths"),
         (csv_of("1,a.mp4,d\0g"), "NUL byte"),
     ],
 )

@@ -140,7 +140,7 @@ def test_a_cut_shard_is_refused(shards: Path, share: float):
         ("empty.tar", "no clip in 1 shard"),
         ("{empty,empty}.tar", "named twice"),
         (".", "finished"),
-        ("clips.parquet", "neither a manifest"),
+        ("clips.doc", "neither a manifest"),
     ],
 )
 def test_what_is_no_shard_is_named(

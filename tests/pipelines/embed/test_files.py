@@ -126,9 +126,9 @@ def test_too_many_bad_videos_stop_the_run(model_folder, tmp_path, capsys):
     [
         ({"out": "a.csv"}, "must end in .parquet"),
         ({"model": "gone/away/folder"}, "is neither a folder here nor could it be downloaded"),
-        ({"data": "gone.csv"}, "cannot read the manifest"),
+        ({"data": "gone.csv"}, "cannot read it (No such file"),
         ({"data": "empty.csv"}, "empty"),
-        ({"data": "model"}, "index.json"),
+        ({"data": "model"}, "no video in it or in its folders"),
         ({"out": "empty.csv/a.parquet"}, "Not a directory"),
     ],
 )

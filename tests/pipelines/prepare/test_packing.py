@@ -186,9 +186,9 @@ def test_all_clips_bad(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give either --out DIR"),
-        (["--out=x", "--check"], "give either --out DIR"),
-        (["--check", "--gop=3"], "--check looks at the clips as they are"),
+        ([], "give one of --out DIR"),
+        (["--out=x", "--check"], "give one of --out DIR"),
+        (["--check", "--gop=3"], "clips are looked at as they are"),
         (["--out=x", "--json=y"], "--json goes with --check"),
         (["--out=x", "--short-side=33"], "short_side must be even and at least 16, got 33"),
         (["--out=x", "--fps=0"], "fps must lie in (0, 240], got 0"),
