@@ -7,7 +7,7 @@ import av
 from simvtp.data.corpus.rendering import render_scenes
 from simvtp.data.corpus.scenes import sample_scenes
 
-NUM_DIFFERENT = 8
+NUM_DIFFERENT = 6
 # Each copy, and the clip that is kept for it: a cut one is shorter, so it is the one to leave out.
 COPIES = {"again.mp4": "0.mp4", "small.mp4": "2.mp4", "cut.mp4": "5.mp4"}
 
@@ -31,9 +31,9 @@ def encode(source: Path, target: Path, *, crf: int, size: int, start: float = 0.
 
 
 def plant(folder: Path) -> Path:
-    """Eight clips of six seconds and three copies in a folder, each with its caption beside it."""
+    """Six clips of four seconds and three copies in a folder, each with its caption beside it."""
     scenes = sample_scenes(NUM_DIFFERENT, split="validation", seed=1)
-    settings = {"size": 128, "num_frames": 96, "num_processes": 1, "progress": False}
+    settings = {"size": 128, "num_frames": 64, "num_processes": 1, "progress": False}
     drawn = render_scenes(folder.with_name("drawn"), scenes, **settings)
     folder.mkdir()
     for number, (path, scene) in enumerate(zip(drawn, scenes, strict=True)):

@@ -4,7 +4,8 @@ Every video of the folder, and of the folders in it, is cut into moments, each o
 with its vector: windows of --window seconds, one every --stride seconds, or shots (--shots). The
 same command again adds new videos, does changed ones anew and drops those that are gone; it also
 goes on where it was stopped, however hard. Videos that cannot be read are named with the reason and
-left out. `python -m simvtp.pipelines.search --index INDEX "a red circle"` searches it.
+left out. `python -m simvtp.pipelines.search --index INDEX "a red circle"` searches it. With --index
+INDEX in place of --model, --videos and --out copies and outliers are looked for.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from simvtp.data.places import named_place
 from simvtp.data.video.moments import Cutting
 from simvtp.data.video.shots import ShotDetector
 from simvtp.model import SimVTP
+from simvtp.pipelines.index.cleaning import add_cleaning, clean, require_one_task
 from simvtp.pipelines.index.progress import Progress
 from simvtp.pipelines.index.sources import listed_files, roots_of, source_files
 from simvtp.printing import Console, add_debug, tracebacks
@@ -42,15 +44,13 @@ def build_parser() -> argparse.ArgumentParser:
     """Command line of the indexing."""
     parser = command_parser("simvtp.pipelines.index", description=__doc__)
     whole = at_least(1)
-    parser.add_argument("--model", required=True, help="model folder or hub id")
-    source = parser.add_mutually_exclusive_group(required=True)
+    parser.add_argument("--model", help="model folder or hub id")
+    source = parser.add_mutually_exclusive_group()
     source.add_argument("--videos", type=Path, metavar="DIR", help="folder of videos")
     source.add_argument("--data", help="instead, a manifest, or shards as for training")
     parser.add_argument("--root", type=Path, help="folder of a manifest's clips")
     parser.add_argument("--follow-links", action="store_true", help="out of the folder, too")
-    parser.add_argument(
-        "--out", required=True, metavar="INDEX", help="a folder, or an address: s3://bucket/name"
-    )
+    parser.add_argument("--out", metavar="INDEX", help="a folder, or an address: s3://bucket/name")
     parser.add_argument(
         "--window", type=float, metavar="SECONDS", help="of a moment; default: a clip of the model"
     )
@@ -73,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--save-every", type=at_least(0), default=60, metavar="SECONDS", help="%(default)s"
     )
+    add_cleaning(parser)
     add_debug(parser)
     return parser
 
@@ -82,11 +83,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Ctrl-C gives 130.
     """
-    options = build_parser().parse_args(arguments)
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    require_one_task(parser, options)
     console = Console(soft_wrap=True)
     with StopRequest() as stop:
         try:
             with tracebacks(options.debug):
+                if options.index is not None:
+                    with stop.interruptible():
+                        clean(options, console)
+                    return 0
                 return _index(options, stop, console)
         except StopNow:
             console.print(f"stopped by {stop.name}; the same command goes on")
@@ -97,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (Exception, ModuleNotFoundError) as error:
             if not (is_expected(error) or isinstance(error, ModuleNotFoundError | RuntimeError)):
                 raise
-            place = named_place(options.out)
+            place = named_place(str(options.out or options.index))
             folder = place if isinstance(place, Path) else Path()
             console.print(f"error: {reason_of(error, folder=folder)}", style="red")
             return 2

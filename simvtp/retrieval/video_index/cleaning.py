@@ -84,7 +84,10 @@ def read_corpus(index: VideoIndex) -> Corpus:
     pictures: list[np.ndarray] = []
     for batch in index.moments("root", "file", "start", "thumbnail", "vector"):
         names = zip(batch["root"].to_pylist(), batch["file"].to_pylist(), strict=True)
-        owners = [numbers[name] for name in names]
+        owners = [numbers.get(name, -1) for name in names]
+        # A run that was stopped leaves moments of videos that it has not finished.
+        batch = batch.filter(np.asarray(owners) >= 0)
+        owners = [owner for owner in owners if owner >= 0]
         places += zip(owners, batch["start"].to_pylist(), strict=True)
         vectors.append(np.asarray(batch["vector"].flatten()).reshape(batch.num_rows, -1))
         pictures += [_small(thumbnail.as_py()) for thumbnail in batch["thumbnail"]]

@@ -78,7 +78,7 @@ def test_clips_that_the_index_does_not_know_stay(planted, manifest, tmp_path, ca
 
 def test_wrong_options_are_told(planted, manifest, tmp_path, capsys):
     for wrong, said in (
-        (("--check", "--dedupe", "x"), "--check leaves nothing out"),
+        (("--check", "--dedupe", "x"), "--dedupe is for shards"),
         (("--out", tmp_path / "out", "--threshold=0.9"), "--threshold goes with --dedupe INDEX"),
     ):
         with pytest.raises(SystemExit):
