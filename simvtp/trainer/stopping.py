@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 _URGE_SECONDS = 1.0
@@ -43,12 +43,7 @@ class StopRequest:
         self._on_child = signal.signal(signal.SIGCHLD, self._note_child)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._urging is not None:
             self._gone_through.set()
             self._urging.join()

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from itertools import accumulate
-from types import TracebackType
 from typing import Self
 
 import rich.progress
@@ -34,12 +33,7 @@ class Progress:
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def update(self, batch: EmbeddedMoments) -> None:
