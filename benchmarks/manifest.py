@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -111,15 +112,16 @@ def open_once(folder: Path, *, num_workers: int) -> dict[str, Any]:
         "rows": len(table),
         "open_seconds": opened - started,
         "batch_seconds": first_batch - opened,
-        "memory_mb": sum(_shared_size(process) for process in (str(os.getpid()), *children)) / 1e3,
+        "memory_mb": sum(shared_size(process) for process in (str(os.getpid()), *children)) / 1e3,
     }
 
 
-def _shared_size(process: str) -> int:
+def shared_size(process: str) -> int:
     """Proportional set size of a process in kilobytes: its own pages, and its share of others."""
-    for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1])
+    with suppress(OSError):
+        for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1])
     return 0
 
 

@@ -14,6 +14,7 @@ from simvtp.data.clip_table import ByteSpan
 from simvtp.data.places import Url, named_place
 from simvtp.model import SimVTP
 from simvtp.retrieval.video_index.identity import model_digest
+from simvtp.retrieval.video_index.indices import CANDIDATES_PER_RESULT, num_probes
 from simvtp.retrieval.video_index.tables import (
     FILES,
     MOMENTS,
@@ -110,6 +111,7 @@ class VideoIndex:
         top: int = 10,
         where: str | None = None,
         text: str | None = None,
+        exact: bool = False,
     ) -> list[Hit]:
         """The best moments, the best first.
 
@@ -119,6 +121,7 @@ class VideoIndex:
             where: a condition on the columns in SQL, e.g. `file LIKE 'holidays/%' AND start < 60`.
             text: words that are looked for in the captions. With a vector both rankings count:
                 the sum of their inverse ranks (reciprocal rank fusion).
+            exact: compare with every vector, however many there are.
 
         Raises:
             ValueError: there is nothing to search for, or the vector or the condition is wrong.
@@ -126,20 +129,9 @@ class VideoIndex:
         require_at_least(1, top=top)
         if vector is None and not text:
             raise ValueError("a search needs a vector, a text, or both")
-        table: Any = self._moments
-        match: Any = MatchQuery
-        words = match(text, "caption") if text else None
         if text and not self._has_words():
             raise VideoIndexError(f"{self.place}: none of its videos has a caption to search in")
-        if vector is None:
-            query, score = table.search(words, query_type="fts"), "_score"
-        elif not text:
-            query = table.search(self._checked(vector), vector_column_name="vector")
-            query, score = query.distance_type("cosine"), "_distance"
-        else:
-            query = table.search(query_type="hybrid", vector_column_name="vector")
-            query = query.vector(self._checked(vector)).text(words)
-            query, score = query.distance_type("cosine"), "_relevance_score"
+        query, score = self._query(vector, text, exact=exact)
         if where:
             query = query.where(where, prefilter=True)
         try:
@@ -153,6 +145,29 @@ class VideoIndex:
             scores = [1 - distance for distance in scores]
         cells = rows.select(_SHOWN).to_pylist()
         return [Hit(score=value, **row) for row, value in zip(cells, scores, strict=True)]
+
+    def _query(
+        self, vector: Tensor | np.ndarray | None, text: str | None, *, exact: bool
+    ) -> tuple[Any, str]:
+        """A query of the table, and the column that its results are in the order of."""
+        table: Any = self._moments
+        match: Any = MatchQuery
+        words = match(text, "caption") if text else None
+        if vector is None:
+            return table.search(words, query_type="fts"), "_score"
+        if words is None:
+            query = table.search(self._checked(vector), vector_column_name="vector")
+        else:
+            query = table.search(query_type="hybrid", vector_column_name="vector")
+            query = query.vector(self._checked(vector)).text(words)
+        query = query.distance_type("cosine")
+        if exact:
+            query = query.bypass_vector_index()
+        else:
+            # These count only where there is an index of the vectors.
+            query = query.minimum_nprobes(num_probes(table)).maximum_nprobes(0)
+            query = query.refine_factor(CANDIDATES_PER_RESULT)
+        return query, "_distance" if words is None else "_relevance_score"
 
     def path_of(self, hit: Hit) -> Path:
         """The video of a moment, or the shard that it lies in; as for `source_of`."""

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from benchmarks.video_index import random_index
 from simvtp.model import SimVTP
-from simvtp.retrieval.video_index import Hit, VideoIndex, VideoIndexError, model_digest
+from simvtp.retrieval.video_index import Hit, VideoIndex, VideoIndexError, indices, model_digest
 from simvtp.retrieval.video_index.tables import About
 from simvtp.retrieval.video_index.writer import IndexWriter, Moment
 
@@ -76,3 +77,22 @@ def test_where_there_is_no_index(tmp_path):
         VideoIndex.open(tmp_path / "nowhere")
     with pytest.raises(VideoIndexError, match="there is no video index; make one"):
         VideoIndex.open(tmp_path)
+
+
+def test_many_vectors_get_an_index_that_finds_the_nearest(tmp_path, monkeypatch):
+    monkeypatch.setattr(indices, "EXACT_ROWS", 9000)
+    index = random_index(tmp_path / "index", rows=10_000, width=WIDTH)
+    assert [one.columns for one in index._moments.list_indices()] == [["vector"]]
+    rows = index.moments("key", "vector").read_all()
+    vectors = torch.tensor(rows["vector"].to_pylist())
+    keys = rows["key"].to_pylist()
+    shared = 0
+    for number in range(10):
+        nearest = (vectors @ vectors[number]).topk(10).indices.tolist()
+        hits = index.search(vectors[number])
+        shared += len({hit.key for hit in hits} & {keys[place] for place in nearest})
+        exact = index.search(vectors[number], exact=True)
+        assert [hit.key for hit in exact] == [keys[place] for place in nearest]
+    assert shared >= 90
+    few = index.search(vectors[0], where="file = '3.mp4' AND start < 20", top=30)
+    assert sorted(hit.start for hit in few) == list(range(20))
