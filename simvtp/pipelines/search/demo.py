@@ -37,13 +37,14 @@ def demo_searcher(*, device: str = "cpu") -> Searcher:
     return Searcher(model, VideoIndex.open(place), name=SHIPPED)
 
 
-def demo_index(corpus: Corpus, model: SimVTP, *, num_others: int) -> Path:
+def demo_index(corpus: Corpus, model: SimVTP, *, num_others: int, num_workers: int = 1) -> Path:
     """The index of a corpus in the cache folder; what is missing is indexed.
 
     Args:
         corpus: its clips are drawn.
         model: the one that ships.
         num_others: training clips beside the held-out ones.
+        num_workers: processes that decode.
 
     Raises:
         RuntimeError: they could not be indexed; why has been printed.
@@ -52,7 +53,8 @@ def demo_index(corpus: Corpus, model: SimVTP, *, num_others: int) -> Path:
     place = cache_folder() / f"demo-{model_digest(model)[:12]}-{corpus.root.name}-{len(clips)}"
     if not _is_whole(place, len(clips)):
         manifest = _write_manifest(corpus, clips)
-        if index([f"--model={SHIPPED}", f"--data={manifest}", f"--out={place}"]):
+        words = [f"--model={SHIPPED}", f"--data={manifest}", f"--workers={num_workers}"]
+        if index([*words, f"--out={place}"]):
             raise RuntimeError(f"the demo was not indexed: mend what is said, or delete {place}")
     return place
 

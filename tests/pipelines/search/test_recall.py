@@ -19,7 +19,7 @@ from simvtp.pipelines.search.searcher import Searcher
 def test_recall_is_that_of_evaluation(num_held_out, num_others, top, shapes, tmp_path):
     sizes = {"num_train": num_others, "num_validation": num_held_out}
     corpus = render_corpus(tmp_path / "corpus", num_processes=1, progress=False, **sizes)
-    place = demo_index(corpus, shapes, num_others=num_others)
+    place = demo_index(corpus, shapes, num_others=num_others, num_workers=0)
     report = tmp_path / "figures.json"
     manifest = corpus.root / f"demo-{num_held_out + num_others}.csv"
     words = [f"--data={manifest}", f"--json={report}", "--bootstrap=0", "--workers=0"]
