@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from simvtp.command_line import at_least, command_parser
+from simvtp.command_line import at_least, command_parser, run_command
 from simvtp.config import RunConfig
 from simvtp.config.json_file import write_json
 from simvtp.pipelines.search.demo import demo_searcher
@@ -23,7 +23,7 @@ from simvtp.pipelines.search.query import image_vector, video_place, video_vecto
 from simvtp.pipelines.search.results import as_values, results_page, results_table, save_moments
 from simvtp.pipelines.search.searcher import Found, Searcher
 from simvtp.pipelines.unknown_words import tell_unknown_texts
-from simvtp.printing import Console, add_debug, tracebacks
+from simvtp.printing import Console, add_debug
 from simvtp.retrieval.html_page import write_page
 from simvtp.training import choose_device
 
@@ -68,21 +68,17 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Search, or serve the page; the exit code: 2 where something is wrong with query or index."""
     options = build_parser().parse_args(arguments)
-    console = Console(soft_wrap=True)
-    try:
-        with tracebacks(options.debug):
-            _require_fitting(options)
-            searcher = _open(options)
-            if _is_page(options):
-                _serve(searcher, options)
-            else:
-                _search(searcher, options, console)
-    except KeyboardInterrupt:
-        return 130
-    except (ValueError, RuntimeError, OSError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red")
-        return 2
-    return 0
+    refused = (ValueError, RuntimeError, ModuleNotFoundError)
+    return run_command(_run, options, refused=refused)
+
+
+def _run(options: argparse.Namespace, console: Console) -> None:
+    _require_fitting(options)
+    searcher = _open(options)
+    if _is_page(options):
+        _serve(searcher, options)
+    else:
+        _search(searcher, options, console)
 
 
 def _require_fitting(options: argparse.Namespace) -> None:

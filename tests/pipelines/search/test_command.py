@@ -39,7 +39,7 @@ def search(index_folder, capsys):
 def refused(index_folder, capsys):
     def run(*words: str, index: object = index_folder) -> str:
         assert main([*([] if index is None else [f"--index={index}"]), *words]) == 2
-        return " ".join(capsys.readouterr().err.split())
+        return " ".join(capsys.readouterr().out.split())
 
     return run
 

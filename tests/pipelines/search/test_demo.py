@@ -37,7 +37,7 @@ def test_the_demo_is_indexed_once(indexed, capsys):
 def test_a_demo_that_was_stopped_goes_on(indexed, capsys, monkeypatch):
     monkeypatch.setattr(demo, "index", lambda words: 1)
     assert main(["--demo", "a red circle moves left"]) == 2
-    assert "the demo was not indexed: mend what is said" in capsys.readouterr().err
+    assert "the demo was not indexed: mend what is said" in capsys.readouterr().out
 
 
 def test_a_demo_without_a_query_is_a_page(indexed, monkeypatch):
