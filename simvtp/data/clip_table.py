@@ -170,7 +170,8 @@ class ClipTable(Sequence[ClipRecord]):
     def summary(self) -> str:
         """What was read, and how it was understood, on one line."""
         captions = self.num_captions
-        said = f"{len(self)} clips, {captions or 'no'} caption{'s' * (captions != 1)}"
+        said = f"{len(self)} clip{'s' * (len(self) != 1)}, {captions or 'no'} "
+        said += f"caption{'s' * (captions != 1)}"
         return f"{said}; {self.form}" if self.form else said
 
     def captions(self) -> Iterator[str]:

@@ -12,6 +12,8 @@ from simvtp.data.shards.fetch import ShardCache
 from simvtp.data.shards.index import TABLE_NAME, ShardError
 from simvtp.data.shards.listing import load_shards
 
+_CAPTIONED = (".csv", ".tsv", ".jsonl", ".parquet")
+
 
 def load_clips(
     source: str | Place,
@@ -78,6 +80,13 @@ def require_captions(clips: Sequence[ClipRecord], *, source: str | Place, purpos
     first = clips[without[0]]
     raise ManifestError(
         f"{source}: {len(without)} of {len(clips)} clips have no caption, such as {first.name}, "
-        f"and {purpose} needs one of each: write the captions as lines of a .txt beside each "
-        "video, or name a table that has them"
+        f"and {purpose} needs one of each: {_where_captions_go(named_place(source))}"
     )
+
+
+def _where_captions_go(source: Place) -> str:
+    if not isinstance(source, Path) or not source.is_dir():
+        return "say which column has them (columns caption=NAME), or name a table that has them"
+    tables = sorted(path.name for path in source.glob("*.*") if path.suffix.lower() in _CAPTIONED)
+    named = f", such as {', '.join(tables[:3])} in there" if tables else ""
+    return f"write them as lines of a .txt beside each video, or name a table that has them{named}"

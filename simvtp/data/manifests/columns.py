@@ -22,6 +22,7 @@ _CAPTIONS = (
     ("sentence", "sentences", "text", "texts", "description", "descriptions"),
 )
 _WEBVID = ("videoid", "page_dir", "name")
+_MAX_NAMED = 8
 _ASKED = ("path", "caption", "videoid")
 VIDEO_FIELDS = (*(name for tier in _PATHS for name in tier), _ID)
 CAPTION_FIELDS = tuple(name for tier in _CAPTIONS for name in tier)
@@ -67,13 +68,15 @@ class Columns(NamedTuple):
         """The same by their places among the names."""
         return Columns(*(None if name is None else names.index(name) for name in self))
 
-    def form(self) -> str:
-        """Which they are, in words."""
+    def form(self, names: Sequence[str]) -> str:
+        """Which of the names of a table they are, in words."""
         said = f"path from column {self.path!r}"
         if self.folder is not None:
             said = f"path from columns {self.folder!r} and {self.path!r}"
         if self.caption is None:
-            return f"{said}, no column of captions"
+            others = [name for name in names if name and name not in self]
+            among = f" among {', '.join(others[:_MAX_NAMED])}" if others else ""
+            return f"{said}, no column of captions{among}"
         return f"{said}, caption from {self.caption!r}"
 
 

@@ -25,7 +25,7 @@ def list_parquet(source: Path, asked: Mapping[str, str]) -> Listing:
     except (pa.ArrowException, ColumnsError) as error:
         fix = "" if isinstance(error, ColumnsError) else "; write it again"
         raise ManifestError(f"{source}: {error}{fix}") from error
-    return Listing(f"{columns.form()}; Parquet", _rows(file, columns), "row")
+    return Listing(f"{columns.form(file.schema_arrow.names)}; Parquet", _rows(file, columns), "row")
 
 
 def _rows(file: pq.ParquetFile, columns: Columns) -> Rows:

@@ -50,7 +50,7 @@ class _Layout(NamedTuple):
             return "a path on each line"
         separator = "" if len(self.names) == 1 else f"; separator {_SEPARATORS[self.separator]}"
         header = "" if self.has_header else ", without a header"
-        return f"{self.columns.form()}{separator}{header}"
+        return f"{self.columns.form(self.names)}{separator}{header}"
 
 
 def list_table(source: Path, asked: Mapping[str, str]) -> Listing:

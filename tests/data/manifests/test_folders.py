@@ -115,3 +115,9 @@ def test_a_folder_below_the_root_is_named_from_there(tmp_path: Path):
     assert (clip.video_id, clip.path) == ("train/a.mp4", tmp_path / "v" / "train" / "a.mp4")
     with pytest.raises(ManifestError, match="lies outside the root"):
         load_clips(tmp_path / "v", root=tmp_path / "v" / "train")
+
+
+def test_tables_in_the_folder_are_spoken_of(tmp_path: Path):
+    folder = fill(tmp_path / "v", a_mp4="", captions_csv="path,caption\n")
+    with pytest.raises(ManifestError, match=r"name a table that has them, such as captions\.csv"):
+        require_captions(load_clips(folder), source=folder, purpose="training")

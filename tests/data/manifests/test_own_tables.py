@@ -155,7 +155,9 @@ def test_lists_without_captions_are_for_what_needs_none(name: str, write: Write)
     source = write(name, LISTS[name])
     assert pairs(source) == {SWAN: (), DOG: ()}
     assert load_clips(source).summary().startswith("2 clips, no captions; ")
-    with pytest.raises(ManifestError, match=r"2 of 2 clips have no caption.*, and training"):
+    with pytest.raises(
+        ManifestError, match=r"2 of 2 clips have no caption.*, and training.*which column"
+    ):
         require_captions(load_clips(source), source=source, purpose="training")
     with pytest.raises(ManifestError, match="and retrieval needs one of each"):
         load_retrieval(source)
