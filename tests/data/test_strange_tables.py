@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simvtp.data import ByteSpan, ClipError, ClipRecord, ClipTable, load_shards, read_clip
+from simvtp.data import (
+    ByteSpan,
+    ClipError,
+    ClipRecord,
+    ClipTable,
+    ManifestError,
+    load_manifest,
+    load_shards,
+    read_clip,
+)
 from simvtp.data.clip_table import write_clip_table
 from simvtp.data.shards.index import IndexedShard, write_index
 from simvtp.retrieval.feature_file import FeatureFile
@@ -108,3 +117,54 @@ def test_a_part_of_features(folder: Path, about: dict[str, str]):
     except ValueError as error:
         message = str(error)
     assert str(part) in message
+
+
+PIECES = st.sampled_from(
+    ["path", "caption", "text", "videoid", "a.mp4", "b", '"', ",", ";", "\t", "|", "\n", "\r", " "]
+)
+ENCODINGS = st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+
+
+@given(
+    st.lists(PIECES | st.text(max_size=3), max_size=24).map("".join),
+    ENCODINGS,
+    st.binary(max_size=4),
+    st.sampled_from(["t.csv", "t.txt", "t.jsonl"]),
+)
+def test_any_bytes_are_a_table_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, text: str, encoding: str, tail: bytes, name: str
+):
+    file = tmp_path_factory.mktemp("tables") / name
+    file.write_bytes(text.encode(encoding, "replace") + tail)
+    for columns in (None, "path=a.mp4", "path=1,caption=2"):
+        try:
+            clips = load_manifest(file, columns=columns, check_files=False)
+            told = f"{file}: {clips.summary()}"
+        except ManifestError as error:
+            told = str(error)
+        assert str(file) in told
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["path", "video", "caption", "captions", "text", "videoid", "x"]),
+            st.sampled_from([pa.string(), pa.int64(), pa.binary(), pa.list_(pa.string())]),
+        ),
+        max_size=4,
+    ),
+    st.integers(0, 3),
+)
+def test_any_parquet_is_a_table_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, fields: list[tuple[str, pa.DataType]], rows: int
+):
+    file = tmp_path_factory.mktemp("tables") / "t.parquet"
+    values = {pa.string(): "a.mp4", pa.int64(): 7, pa.binary(): b"\xff"}
+    columns = [pa.array([values.get(kind, ["x"])] * rows, kind) for _, kind in fields]
+    pq.write_table(pa.Table.from_arrays(columns, names=[name for name, _ in fields]), file)
+    try:
+        clips = load_manifest(file, check_files=False)
+        told = f"{file}: {clips.summary()}"
+    except ManifestError as error:
+        told = str(error)
+    assert str(file) in told

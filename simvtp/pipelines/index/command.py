@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from simvtp.command_line import at_least, command_parser
+from simvtp.command_line import add_data_options, at_least, command_parser
 from simvtp.config import RunConfig
 from simvtp.data import load_clips
 from simvtp.data.places import named_place
@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument("--videos", type=Path, metavar="DIR", help="folder of videos")
     source.add_argument("--data", help="instead, a manifest, or shards as for training")
     parser.add_argument("--root", type=Path, help="folder of a manifest's clips")
-    parser.add_argument("--follow-links", action="store_true", help="out of the folder, too")
+    add_data_options(parser)
     parser.add_argument("--out", metavar="INDEX", help="a folder, or an address: s3://bucket/name")
     parser.add_argument(
         "--window", type=float, metavar="SECONDS", help="of a moment; default: a clip of the model"
@@ -147,10 +147,13 @@ def _listed(
     if options.videos is not None:
         source = options.videos
     records = load_clips(
-        source, root=options.root, follow_links=options.follow_links, left_out=faults
+        source,
+        root=options.root,
+        columns=options.columns,
+        follow_links=options.follow_links,
+        left_out=faults,
     )
-    if records.form:
-        console.print(f"{source}: {records.form}")
+    console.print(f"data: {records.summary()}")
     return listed_files(records), [("left out", fault) for fault in faults]
 
 

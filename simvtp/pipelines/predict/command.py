@@ -11,7 +11,13 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from simvtp.command_line import at_least, clips_by_crops, command_parser, run_command
+from simvtp.command_line import (
+    add_data_options,
+    at_least,
+    clips_by_crops,
+    command_parser,
+    run_command,
+)
 from simvtp.config import RunConfig
 from simvtp.data import ClipTable, TooManyBadClips, load_clips
 from simvtp.data.clip_table import portable_name
@@ -32,8 +38,9 @@ def build_parser() -> argparse.ArgumentParser:
     whole = at_least(1)
     add = parser.add_argument
     add("--model", required=True, help="folder of a fine-tuned model, or hub id")
-    add("--videos", required=True, help="folder of videos, manifest or shards, as for training")
+    add("--videos", required=True, help="folder of videos, table or list of them, or shards")
     add("--root", type=Path, help="folder of a manifest's clips; default: the manifest's")
+    add_data_options(parser)
     add("--question", action="append", default=[], help="asked of each video; may be repeated")
     add("--options", nargs="+", default=[], metavar="ANSWER", help="for a model that chooses")
     add("--top", type=whole, default=5, metavar="K", help="likeliest to tell; %(default)s")
@@ -74,7 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, console: Console) -> None:
     model = load_task_model(options.model).to(choose_device(RunConfig(device=options.device)))
-    records = load_clips(options.videos, root=options.root)
+    records = load_clips(
+        options.videos,
+        root=options.root,
+        columns=options.columns,
+        follow_links=options.follow_links,
+    )
     predicted = predicted_batches(
         model,
         records,
@@ -86,6 +98,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         num_workers=options.workers,
         time_limit=options.time_limit,
     )
+    console.print(f"data:  {records.summary()}")
     console.print(f"clips: {model.frame_spacing.clip_of(model.config.num_frames)}")
     if isinstance(model, VideoAnswerer):
         texts = [*options.question, *options.options]
