@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from simvtp.config.checks import require_at_least
-from simvtp.data import ClipError
 from simvtp.data.read_video import read_video
 from simvtp.model import SimVTP
 from simvtp.model_folder import find_model_folder
@@ -187,11 +186,11 @@ class Searcher:
         return Found((*in_order, *lost), (*matches, *(None for _ in lost)))
 
     def _clip(self, hit: Hit) -> Tensor | None:
-        """What the model sees of a moment; None where its video is gone."""
+        """What the model sees of a moment; None where its video is gone or not below a root."""
         try:
             path, span = self.index.source_of(hit)
             return read_video(path, self.model, start=hit.start, end=hit.end, span=span)[0]
-        except ClipError:
+        except ValueError:
             return None
 
     @cached_property
