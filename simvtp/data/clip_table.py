@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from simvtp.data.manifests.checks import MAX_CAPTION_CHARACTERS
 from simvtp.data.manifests.problems import shown
 from simvtp.data.places import Command, Place, Url
+from simvtp.printing import printable
 
 _ROWS_PER_BATCH = 16_384
 _SAID = ("video_id", "captions")
@@ -172,7 +173,7 @@ class ClipTable(Sequence[ClipRecord]):
         captions = self.num_captions
         said = f"{len(self)} clip{'s' * (len(self) != 1)}, {captions or 'no'} "
         said += f"caption{'s' * (captions != 1)}"
-        return f"{said}; {self.form}" if self.form else said
+        return f"{said}; {printable(self.form)}" if self.form else said
 
     def captions(self) -> Iterator[str]:
         """Every caption in turn, e.g. to train a tokenizer on."""

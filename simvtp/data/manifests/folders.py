@@ -12,6 +12,7 @@ from simvtp.data.manifests.columns import ColumnsError, choose_caption
 from simvtp.data.manifests.names import VIDEO_ENDINGS, is_video
 from simvtp.data.manifests.problems import ManifestError, ProblemError
 from simvtp.data.manifests.rows import Listing, Row, Rows
+from simvtp.data.manifests.text import marked_encoding
 
 _SIDECARS = (".txt", ".json")
 _MAX_SIDECAR_BYTES = 1 << 22
@@ -76,7 +77,7 @@ class FoundVideos(NamedTuple):
         if len(content) > _MAX_SIDECAR_BYTES:
             raise ProblemError(0, f"{sidecar} has more than {_MAX_SIDECAR_BYTES} bytes; shorten it")
         try:
-            text = content.decode("utf-8-sig")
+            text = content.decode(marked_encoding(content))
             if sidecar.lower().endswith(".txt"):
                 return [line for line in text.splitlines() if line.strip()] or ()
             written = json.loads(text)

@@ -151,7 +151,10 @@ def _opened(
 
 
 def _told_near(source: Path) -> str:
-    near = difflib.get_close_matches(source.name, os.listdir(source.parent), n=1)  # noqa: PTH208
+    beside: list[str] = []
+    with suppress(OSError):
+        beside = os.listdir(source.parent)  # noqa: PTH208
+    near = difflib.get_close_matches(source.name, beside, n=1)
     return f" (there is {near[0]})" if near and near[0] != source.name else ""
 
 

@@ -38,7 +38,7 @@ def encoding_of(source: Path) -> str:
         OSError: it cannot be read.
     """
     with source.open("rb") as file:
-        encoding = "utf-16" if file.read(2) in _UTF16_MARKS else "utf-8-sig"
+        encoding = marked_encoding(file.read(2))
         line = 1
         try:
             for text in _decoded(file, encoding):
@@ -59,6 +59,11 @@ def encoding_of(source: Path) -> str:
     return encoding
 
 
+def marked_encoding(begin: bytes) -> str:
+    """UTF-16 where the first bytes of a text say so; else UTF-8, with or without a mark."""
+    return "utf-16" if begin[:2] in _UTF16_MARKS else "utf-8-sig"
+
+
 def encoding_name(encoding: str) -> str:
     """What people call an encoding that `encoding_of` found."""
     return _NAMES[encoding]
@@ -72,8 +77,7 @@ def first_line(source: Path, encoding: str | None = None) -> str:
         encoding: its encoding; without one, what its first bytes say, for a look at it.
     """
     with source.open("rb") as file:
-        marked = file.read(2) in _UTF16_MARKS
-    seen = encoding or ("utf-16" if marked else "utf-8-sig")
+        seen = encoding or marked_encoding(file.read(2))
     with source.open(encoding=seen, errors="replace") as file:
         lines = iter(lambda: file.readline(_MAX_LINE), "")
         return next((line for line in lines if line.strip()), "")

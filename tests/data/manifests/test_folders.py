@@ -60,6 +60,13 @@ def test_videos_in_all_folders_with_the_captions_beside_them(tmp_path: Path):
         require_captions(clips, source=folder, purpose="training")
 
 
+def test_captions_of_windows_notepad(tmp_path: Path):
+    folder = fill(tmp_path / "v", a_mp4="", b_mp4="")
+    (folder / "a.txt").write_bytes("ein süßer Hund\r\nzwei\r\n".encode("utf-16"))
+    (folder / "b.TXT").write_bytes("ein Hund".encode("utf-8-sig"))
+    assert pairs(folder) == {"a.mp4": ("ein süßer Hund", "zwei"), "b.mp4": ("ein Hund",)}
+
+
 def test_the_table_of_a_folder_is_kept_until_it_changes(tmp_path: Path):
     folder = fill(tmp_path / "v", a_mp4="", a_txt="a dog")
     first = load_clips(folder)

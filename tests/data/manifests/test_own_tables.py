@@ -247,6 +247,10 @@ def test_a_source_that_is_not_there(write: Write, tmp_path: Path):
     write("clips.csv", "path\n")
     with pytest.raises(ManifestError, match=r"cannot read it \(No .*there is clips\.csv"):
         load_clips(tmp_path / "clip.csv")
+    with pytest.raises(ManifestError, match="cannot read it"):
+        load_clips(tmp_path / "gone" / "clip.csv")
+    with pytest.raises(ManifestError, match=r"no file 'swann\.mp4' .* there is 'swan\.mp4'"):
+        load_clips(tmp_path / "clips" / "swann.mp4")
 
 
 def test_one_video_is_a_folder_of_one(write: Write, tmp_path: Path):
