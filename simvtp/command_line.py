@@ -3,17 +3,33 @@
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
 
-from simvtp.printing import Console, tracebacks
+from simvtp.printing import Console, add_debug, tracebacks
 
 
 def command_parser(module: str, *, description: str | None) -> ArgumentParser:
-    """Parser of `python -m MODULE`, whose help begins with the description as it is written."""
-    return ArgumentParser(
+    """Parser of `python -m MODULE` with `--debug`; the description stands in its help as it is."""
+    parser = ArgumentParser(
         prog=f"python -m {module}",
         description=description,
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    add_debug(parser)
+    return parser
+
+
+def add_computing(parser: ArgumentParser) -> None:
+    """Let a command that computes on clips take `--batch-size`, `--workers` and `--device`."""
+    add = parser.add_argument
+    add("--batch-size", type=at_least(1), default=16, metavar="N", help="%(default)s")
+    add("--workers", type=at_least(0), default=1, metavar="N", help="processes that decode; 1")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+
+def add_max_bad_share(parser: ArgumentParser) -> None:
+    """Let a command that reads clips take `--max-bad-share`."""
+    said = "more clips that cannot be read give exit code 1; %(default)s"
+    parser.add_argument("--max-bad-share", type=float, default=0.1, metavar="X", help=said)
 
 
 def run_command(

@@ -183,7 +183,7 @@ _OURS = ("simvtp", "export", "benchmarks")
 # Programs that are not the library's, and their options that the text speaks of.
 _OTHERS = {"cd", "curl", "docker", "git", "mkdocs", "pip", "pytest", "python", "sleep", "srun"}
 _OTHERS_OPTIONS = {"--model-repository", "--no-deps", "--nproc-per-node"}
-_OTHERS_OPTIONS |= {"--dist", "--signals-to-handle", "--requeue", "--columns"}
+_OTHERS_OPTIONS |= {"--dist", "--signals-to-handle", "--requeue"}
 
 
 class Parsed(BaseException):

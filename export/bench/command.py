@@ -29,7 +29,7 @@ from export.runtime.folder import ExportedFolder, read_exported_folder
 from export.runtime.input_checks import check_inputs
 from simvtp.command_line import at_least, command_parser, run_command
 from simvtp.config.json_file import write_json
-from simvtp.printing import Console, add_debug
+from simvtp.printing import Console
 
 _PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13", "torch")
 
@@ -98,7 +98,6 @@ def build_parser() -> argparse.ArgumentParser:
         "float32",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    add_debug(parser)
     return parser
 
 

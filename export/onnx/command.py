@@ -21,7 +21,7 @@ from export.onnx.settings import GATES, ExportSettings
 from export.parity import ParityError
 from export.runtime.folder import PRECISIONS, Range
 from simvtp.command_line import command_parser, run_command
-from simvtp.printing import Console, add_debug
+from simvtp.printing import Console
 
 _SIZES = ("MIN", "USUAL", "MAX")
 
@@ -52,7 +52,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--int8-method", choices=METHODS, default=usual.int8_method, help="%(default)s")
     add("--repeats", type=int, default=10, metavar="N", help="of timings, 0 for none; %(default)s")
     add("--no-latency", action="store_const", dest="repeats", const=0, help="time nothing")
-    add_debug(parser)
     return parser
 
 

@@ -18,7 +18,7 @@ from export.runtime.folder import read_exported_folder
 from export.runtime.json_fields import json_field, read_json_object
 from simvtp.command_line import command_parser, run_command
 from simvtp.files import put_in_place, unfinished
-from simvtp.printing import Console, add_debug
+from simvtp.printing import Console
 
 _CUT = ("num_frames", "frame_seconds", "frame_stride", "image_size")
 _ABOUT = {
@@ -44,7 +44,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--threads", type=int, metavar="N", help="of each graph on the CPU")
     add("--gallery", type=Path, metavar="FILE.parquet", help="clips to find, of pipelines.embed")
     add("--top", type=int, default=10, metavar="K", help="clips that search finds; %(default)s")
-    add_debug(parser)
     return parser
 
 

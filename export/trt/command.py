@@ -29,8 +29,8 @@ from export.trt.library import (
 from export.trt.report import print_engines
 from export.trt.settings import BuildSettings, Plan, check_options
 from export.trt.source import Source, find_source
-from simvtp.command_line import command_parser
-from simvtp.printing import Console, PlainColumn, add_debug, tracebacks
+from simvtp.command_line import command_parser, run_command
+from simvtp.printing import Console, PlainColumn
 
 _SIZES = ("MIN", "OPT", "MAX")
 
@@ -57,29 +57,20 @@ def build_parser() -> argparse.ArgumentParser:
     add("--refit", type=Path, metavar="ENGINE", help="put the weights into this engine instead")
     add("--dry-run", action="store_true", help="say whether the graphs can be read; build nothing")
     add("--verbose", action="store_true", help="show TensorRT's log")
-    add_debug(parser)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build; the exit code: 0 done, 1 for a graph that fails, 2 for what is missing or wrong."""
     options = build_parser().parse_args(arguments)
-    console = Console(soft_wrap=True)
     LOGGER.setLevel(logging.INFO if options.verbose else logging.WARNING)
-    try:
-        with tracebacks(options.debug):
-            return _run(options, console)
-    except KeyboardInterrupt:
-        message, code = "stopped", 130
-    except (BuildError, ParityError) as error:
-        message, code = str(error), 1
-    except (MissingError, ValueError) as error:
-        message, code = str(error), 2
-    except OSError as error:
-        place = error.filename or options.out or options.onnx
-        message, code = f"{place}: {error.strerror or error}", 2
-    console.print(f"error: {message}", style="red")
-    return code
+    return run_command(
+        _run,
+        options,
+        failed=(BuildError, ParityError),
+        refused=(MissingError, ValueError),
+        place=options.out or options.onnx,
+    )
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:

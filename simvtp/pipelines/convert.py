@@ -42,7 +42,7 @@ from simvtp.model import SimVTP
 from simvtp.model_card import ModelFacts
 from simvtp.model_folder import read_frame_spacing
 from simvtp.parts import ModelParts
-from simvtp.printing import Console, add_debug
+from simvtp.printing import Console
 
 _SETTINGS = (
     *("num_frames", "image_size", "patch_size", "max_text_length"),
@@ -118,7 +118,6 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"instead, frames of the video; {_SPACING.stride}, or a model folder's",
     )
     parser.add_argument("--seed", type=at_least(0), default=0, help="of parts that are new; 0")
-    add_debug(parser)
     return parser
 
 

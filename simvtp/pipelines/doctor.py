@@ -18,7 +18,7 @@ import torch
 from packaging.requirements import Requirement
 from rich.table import Table
 
-from simvtp.command_line import command_parser
+from simvtp.command_line import command_parser, run_command
 from simvtp.config import RunConfig
 from simvtp.data.places import cache_folder
 from simvtp.layers import PackedLayout, attend, attention_backend
@@ -29,18 +29,20 @@ _GIB = 2**30
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Command line without options of its own."""
+    """Command line with no option of its own."""
     return command_parser("simvtp.pipelines.doctor", description=__doc__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the findings; always 0: what is missing may not be wanted."""
-    build_parser().parse_args(arguments)
+    return run_command(_tell, build_parser().parse_args(arguments))
+
+
+def _tell(_: argparse.Namespace, console: Console) -> None:
     table = Table(show_header=False, box=None)
     for name, value in (*_versions(), *_devices(), *_kernels(), *_disks(), *_extras()):
         table.add_row(name, value)
-    Console().print(table)
-    return 0
+    console.print(table)
 
 
 def _versions() -> Iterator[tuple[str, str]]:

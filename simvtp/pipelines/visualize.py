@@ -13,7 +13,7 @@ from simvtp.model import SimVTP
 from simvtp.pipelines.learned.trained_masks import trained_ratio
 from simvtp.pipelines.pictures import CONSIDERED_CLIPS, picture_of
 from simvtp.pipelines.unknown_words import tell_unknown_captions
-from simvtp.printing import Console, add_debug
+from simvtp.printing import Console
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,7 +36,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--video-ratio", type=float, help=hidden.format("tubes", 0.9))
     parser.add_argument("--text-ratio", type=float, help=hidden.format("words", 0.75))
     parser.add_argument("--seed", type=int, default=0, help="seed of the masks")
-    add_debug(parser)
     return parser
 
 

@@ -21,7 +21,13 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 import simvtp
-from simvtp.command_line import add_data_options, at_least, command_parser
+from simvtp.command_line import (
+    add_computing,
+    add_data_options,
+    add_max_bad_share,
+    at_least,
+    command_parser,
+)
 from simvtp.config import RunConfig
 from simvtp.data import (
     ClipTable,
@@ -35,7 +41,7 @@ from simvtp.data.sources import require_captions
 from simvtp.model import SimVTP
 from simvtp.model_folder import find_model_folder
 from simvtp.pipelines.unknown_words import tell_unknown_captions
-from simvtp.printing import Console, PlainColumn, add_debug, tracebacks
+from simvtp.printing import Console, PlainColumn, tracebacks
 from simvtp.retrieval.embedding import (
     EmbeddedBatch,
     EmbeddedCaptions,
@@ -73,22 +79,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--overwrite", action="store_true", help="replace a finished FILE")
     parser.add_argument("--text", action="store_true", help="embed the captions as well")
     parser.add_argument("--clips-per-video", type=whole, default=1, metavar="N", help="1: middle")
-    parser.add_argument("--batch-size", type=whole, default=16, metavar="N", help="%(default)s")
-    parser.add_argument(
-        "--workers", type=at_least(0), default=1, metavar="N", help="processes that decode; 1"
-    )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add_computing(parser)
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     parser.add_argument(
         "--time-limit", type=whole, default=60, metavar="SECONDS", help="for one video; 60"
     )
-    parser.add_argument(
-        "--max-bad-share", type=float, default=0.1, metavar="X", help="of the videos; 0.1"
-    )
+    add_max_bad_share(parser)
     parser.add_argument(
         "--save-every", type=at_least(0), default=60, metavar="SECONDS", help="%(default)s"
     )
-    add_debug(parser)
     return parser
 
 

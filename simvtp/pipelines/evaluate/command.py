@@ -16,7 +16,9 @@ from typing import Any, get_args
 from rich.progress import Progress
 
 from simvtp.command_line import (
+    add_computing,
     add_data_options,
+    add_max_bad_share,
     at_least,
     clips_by_crops,
     command_parser,
@@ -38,7 +40,7 @@ from simvtp.pipelines.evaluate.report import (
 from simvtp.pipelines.learned import measure_learned
 from simvtp.pipelines.learned.figures import Learned, learned_table
 from simvtp.pipelines.unknown_words import tell_unknown_captions
-from simvtp.printing import Console, add_debug, printable
+from simvtp.printing import Console, printable
 from simvtp.retrieval.comparison import (
     LEVEL,
     PERCENT,
@@ -102,16 +104,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="resamples of the clips for intervals and tests; 0 for no intervals",
     )
     add("--seed", type=int, default=0, help="seed of the resamples")
-    add("--batch-size", type=at_least(1), default=16)
-    add("--workers", type=at_least(0), default=1, help="processes that decode")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    add(
-        "--max-bad-share",
-        type=float,
-        default=0.1,
-        metavar="X",
-        help="more clips that cannot be read give exit code 1; default: %(default)s",
-    )
+    add_computing(parser)
+    add_max_bad_share(parser)
     add("--json", type=Path, metavar="FILE", help="write everything measured to FILE")
     add(
         "--sheet",
@@ -119,7 +113,6 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="show the best, worst and most confused queries with frames, as .html or .png",
     )
-    add_debug(parser)
     return parser
 
 

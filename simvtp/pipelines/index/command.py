@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from simvtp.command_line import add_data_options, at_least, command_parser
+from simvtp.command_line import add_computing, add_data_options, at_least, command_parser
 from simvtp.config import RunConfig
 from simvtp.data import load_clips
 from simvtp.data.places import named_place
@@ -25,7 +25,7 @@ from simvtp.model import SimVTP
 from simvtp.pipelines.index.cleaning import add_cleaning, clean, require_one_task
 from simvtp.pipelines.index.progress import Progress
 from simvtp.pipelines.index.sources import listed_files, roots_of, source_files
-from simvtp.printing import Console, add_debug, tracebacks
+from simvtp.printing import Console, tracebacks
 from simvtp.retrieval.video_index import VideoIndex, model_digest
 from simvtp.retrieval.video_index.embedding import SourceFile, embed_moments
 from simvtp.retrieval.video_index.tables import About, connect, existing_about
@@ -60,11 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--shots", action="store_true", help="cut at shots; at most --window (10) seconds each"
     )
-    parser.add_argument("--batch-size", type=whole, default=16, metavar="N", help="%(default)s")
-    parser.add_argument(
-        "--workers", type=at_least(0), default=1, metavar="N", help="processes that decode; 1"
-    )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add_computing(parser)
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     parser.add_argument(
         "--time-limit", type=whole, default=60, metavar="SECONDS", help="without a frame; 60"
@@ -74,7 +70,6 @@ def build_parser() -> argparse.ArgumentParser:
         "--save-every", type=at_least(0), default=60, metavar="SECONDS", help="%(default)s"
     )
     add_cleaning(parser)
-    add_debug(parser)
     return parser
 
 

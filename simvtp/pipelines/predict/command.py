@@ -12,7 +12,9 @@ from contextlib import closing
 from pathlib import Path
 
 from simvtp.command_line import (
+    add_computing,
     add_data_options,
+    add_max_bad_share,
     at_least,
     clips_by_crops,
     command_parser,
@@ -25,7 +27,7 @@ from simvtp.data.datasets.quarantine import require_few_bad
 from simvtp.data.listed_files import progress_of
 from simvtp.pipelines.predict.report import Files, Row, Shown
 from simvtp.pipelines.unknown_words import tell_unknown_texts
-from simvtp.printing import Console, add_debug
+from simvtp.printing import Console
 from simvtp.tasks import VideoAnswerer
 from simvtp.tasks.loading import load_task_model
 from simvtp.tasks.predicting import PredictedBatch, predicted_batches
@@ -53,18 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--json", type=Path, metavar="FILE", help="write a line of JSON for each video to FILE")
     add("--csv", type=Path, metavar="FILE", help="write a row for each guess to FILE")
-    add("--batch-size", type=whole, default=16, metavar="N", help="%(default)s")
-    add("--workers", type=at_least(0), default=1, metavar="N", help="processes that decode; 1")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add_computing(parser)
     add("--time-limit", type=whole, default=60, metavar="SECONDS", help="for one video; 60")
-    add(
-        "--max-bad-share",
-        type=float,
-        default=0.1,
-        metavar="X",
-        help="more videos that cannot be read give exit code 1; %(default)s",
-    )
-    add_debug(parser)
+    add_max_bad_share(parser)
     return parser
 
 

@@ -21,7 +21,7 @@ import av
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from simvtp.command_line import add_data_options, at_least, command_parser
+from simvtp.command_line import add_data_options, add_max_bad_share, at_least, command_parser
 from simvtp.config.json_file import write_json
 from simvtp.data import ClipTable, TooManyBadClips, load_clips
 from simvtp.data.clip_table import portable_place
@@ -42,7 +42,7 @@ from simvtp.pipelines.prepare.report import (
     prepared_table,
     summarize,
 )
-from simvtp.printing import Console, PlainColumn, add_debug, tracebacks
+from simvtp.printing import Console, PlainColumn, tracebacks
 from simvtp.retrieval.copies import COPY_THRESHOLD
 
 
@@ -78,19 +78,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--time-limit", type=at_least(1), default=120, metavar="SECONDS", help="for one clip; 120"
     )
-    parser.add_argument(
-        "--max-bad-share",
-        type=float,
-        default=0.1,
-        metavar="X",
-        help="more clips left out of the shards give exit code 1; %(default)s",
-    )
+    add_max_bad_share(parser)
     parser.add_argument("--check", action="store_true", help="write no shards, print a table")
     parser.add_argument(
         "--manifest", type=Path, metavar="FILE", help="write what was understood as .csv or .jsonl"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="with --check: all figures")
-    add_debug(parser)
     return parser
 
 

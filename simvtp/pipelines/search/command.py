@@ -23,7 +23,7 @@ from simvtp.pipelines.search.query import image_vector, video_place, video_vecto
 from simvtp.pipelines.search.results import as_values, results_page, results_table, save_moments
 from simvtp.pipelines.search.searcher import Found, Searcher
 from simvtp.pipelines.unknown_words import tell_unknown_texts
-from simvtp.printing import Console, add_debug
+from simvtp.printing import Console
 from simvtp.retrieval.html_page import write_page
 from simvtp.training import choose_device
 
@@ -61,7 +61,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1", help="of the page, a loopback address; %(default)s")
     add("--port", type=at_least(0), default=7860, metavar="N", help="of the page; %(default)s")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    add_debug(parser)
     return parser
 
 
