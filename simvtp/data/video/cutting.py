@@ -35,7 +35,7 @@ from simvtp.decoding.video_file import Source, named_errors, open_video
 # Kinds of file by suffix, the first that holds the codecs is taken. Matroska holds nearly all.
 _KINDS = {".mp4": "mp4", ".mkv": "matroska"}
 # A moment begins with a frame, whose time may have been rounded.
-_TOLERANCE = 0.25
+_TOLERANCE = 0.05
 # Some kinds of file are not entered at keyframes, which are then at most so far away.
 _LEAD_SECONDS = 12.0
 
