@@ -79,7 +79,11 @@ def completed_parser() -> ArgumentParser:
     commands = whole.add_subparsers()
     exporters = commands.add_parser("export", help="for servers").add_subparsers()
     for name, command in COMMANDS.items():
-        parser = importlib.import_module(command.parser).build_parser()
+        try:
+            parser = importlib.import_module(command.parser).build_parser()
+        except ModuleNotFoundError:
+            # Its extra is not installed.
+            continue
         place, last = (exporters if " " in name else commands), name.split()[-1]
         place.add_parser(
             last,

@@ -1,7 +1,9 @@
+import importlib
 import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,6 +53,18 @@ def test_shells_complete_commands_and_options(capsys):
     checked = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True)
     assert checked.returncode == 0, checked.stderr
     assert console.main(["completion", "csh"]) == 2
+
+
+def test_a_command_whose_extra_is_missing_is_not_completed(monkeypatch):
+    def lacking(name):
+        if name == console.COMMANDS["search"].parser:
+            raise ModuleNotFoundError("a video index needs lancedb")
+        return importlib.import_module(name)
+
+    monkeypatch.setattr(console, "importlib", SimpleNamespace(import_module=lacking))
+    told = console.completed_parser().format_help()
+    assert console.COMMANDS["embed"].summary[:20] in told
+    assert console.COMMANDS["search"].summary[:20] not in told
 
 
 def test_the_doctor_names_versions_kernels_and_what_an_extra_lacks(capsys, monkeypatch):
