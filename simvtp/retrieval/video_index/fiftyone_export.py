@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import math
+import mimetypes
 import zlib
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,7 +47,7 @@ def export_fiftyone(
         told: hears what share of the work is done.
 
     Returns:
-        Videos that are no file by themselves, or cannot be opened any more, and why; they are left
+        Videos that FiftyOne cannot play, or that cannot be opened any more, and why; they are left
         out.
     """
     rows = index.moments(*_COLUMNS).read_all()
@@ -89,10 +90,10 @@ def _by_video(rows: pa.Table) -> Iterator[tuple[int, pa.Table]]:
 
 
 def _file_of(index: VideoIndex, root: int, name: str) -> Path:
-    """The video's file, which lies below its root.
+    """The video's file, which lies below its root and which FiftyOne takes for a video.
 
     Raises:
-        ValueError: it is none, or lies elsewhere.
+        ValueError: it is none, or lies elsewhere, or is none to FiftyOne.
     """
     folder = Path(index.about.roots[root])
     path = folder / name
@@ -100,7 +101,14 @@ def _file_of(index: VideoIndex, root: int, name: str) -> Path:
         raise ValueError("there is no such file; FiftyOne plays files, not what lies in shards")
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"it is not below {folder}; it is not followed")
+    # As FiftyOne does; an animated picture in a data set of videos breaks it.
+    if not _mime_type(path).startswith("video/"):
+        raise ValueError(f"FiftyOne takes no {path.suffix} for a video; encode it anew as .mp4")
     return path.absolute()
+
+
+def _mime_type(path: Path) -> str:
+    return mimetypes.guess_type(path.name)[0] or ""
 
 
 def _sample(path: Path, info: ClipInfo, moments: pa.Table) -> dict[str, Any]:
@@ -117,6 +125,7 @@ def _sample(path: Path, info: ClipInfo, moments: pa.Table) -> dict[str, Any]:
         "metadata": {
             "_cls": "VideoMetadata",
             "size_bytes": path.stat().st_size,
+            "mime_type": _mime_type(path),
             "frame_width": info.width,
             "frame_height": info.height,
             "frame_rate": info.frames_per_second,

@@ -82,13 +82,16 @@ def test_fiftyone_gets_videos_moments_and_tags(planted, tmp_path):
     assert set(sample) <= {field["db_field"] for field in described["sample_fields"]}
 
 
-def test_a_file_that_is_gone_is_left_out_by_name(tmp_path, capsys):
-    make(tmp_path / "index", {"a.mp4": (axis(0), 5.0, 1), "../b.mp4": (axis(3), 5.0, 1)})
+def test_what_fiftyone_cannot_play_is_left_out_by_name(tmp_path, capsys):
+    names = ("a.mp4", "../b.mp4", "c.gif")
+    make(tmp_path / "index", {name: (axis(place), 5.0, 1) for place, name in enumerate(names)})
     (tmp_path / "b.mp4").write_bytes(b"not below the root")
+    (tmp_path / "index" / "c.gif").write_bytes(b"a picture")
     assert main([f"--index={tmp_path / 'index'}", f"--fiftyone={tmp_path / 'out'}"]) == 0
     said = capsys.readouterr().out
     assert "left out a.mp4: there is no such file" in said
     assert "left out ../b.mp4: it is not below" in said
+    assert "left out c.gif: FiftyOne takes no .gif for a video" in said
     assert "0 videos" in said
 
 
