@@ -53,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="K",
         help="put the best K in order with the matching head's help; their videos are read again",
     )
+    add("--exact", action="store_true", help="compare with every vector of a large index, too")
     add("--text-in-captions", action="store_true", help="captions with its words rank too")
     add("--json", type=Path, metavar="FILE", help="write the results; - prints them instead")
     add("--html", type=Path, metavar="FILE", help="write one page with a picture of each result")
@@ -117,7 +118,7 @@ def _open(options: argparse.Namespace) -> Searcher:
 
 
 def _serve(searcher: Searcher, options: argparse.Namespace) -> None:
-    from simvtp.pipelines.search.page import serve  # pyright: ignore[reportMissingImports]
+    from simvtp.pipelines.search.page import serve
 
     serve(searcher, host=options.host, port=options.port)
 
@@ -131,6 +132,7 @@ def _search(searcher: Searcher, options: argparse.Namespace, console: Console) -
         where=options.where,
         words=options.query if options.text_in_captions else None,
         rerank=options.rerank,
+        exact=options.exact,
     )
     seconds = time.perf_counter() - begun
     told = f"{len(found.hits)} of {searcher.index.num_moments:,} moments in {seconds:.2f} s"

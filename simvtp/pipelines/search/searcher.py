@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -95,6 +95,7 @@ class Searcher:
         where: str | None = None,
         words: str | None = None,
         rerank: int = 0,
+        exact: bool = False,
     ) -> Found:
         """The best moments, the best first; of those that overlap only the best one.
 
@@ -105,6 +106,7 @@ class Searcher:
             words: also looked for in the captions; both rankings then count.
             rerank: so many of the best are put in order with the matching head's help, as where
                 models are evaluated: their videos are decoded again.
+            exact: as for `VideoIndex.search`.
 
         Raises:
             ValueError: the query is empty, a count or the condition is wrong, or a vector shall be
@@ -118,7 +120,8 @@ class Searcher:
                 "re-ranked; leave rerank out"
             )
         vector = text_vector(self.model, query) if isinstance(query, str) else query
-        hits = self._distinct(vector, count=max(top, rerank), where=where, text=words)
+        which = {"where": where, "text": words, "exact": exact}
+        hits = self._distinct(vector, count=max(top, rerank), which=which)
         if not rerank or not isinstance(query, str):
             return Found(tuple(hits), (None,) * len(hits))
         # With captions' ranks in it, a score is no cosine.
@@ -139,7 +142,7 @@ class Searcher:
         """
         vector = self.index.vector_of(key)
         (own,) = self.index.search(vector, top=1, where=f"key = {quoted(key)}")
-        hits = self._distinct(vector, count=top, where=where, text=None, beside=[own])
+        hits = self._distinct(vector, count=top, which={"where": where}, beside=[own])
         return Found(tuple(hits), (None,) * len(hits))
 
     def _distinct(
@@ -147,14 +150,13 @@ class Searcher:
         vector: Tensor,
         *,
         count: int,
-        where: str | None,
-        text: str | None,
+        which: Mapping[str, Any],
         beside: Sequence[Hit] = (),
     ) -> list[Hit]:
         """The best hits that overlap no better one and none of `beside`."""
         limit = 4 * count
         while True:
-            hits = self.index.search(vector, top=limit, where=where, text=text)
+            hits = self.index.search(vector, top=limit, **which)
             kept: list[Hit] = []
             for hit in hits:
                 if not any(_overlap(hit, other) for other in (*beside, *kept)):

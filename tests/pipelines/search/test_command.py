@@ -111,7 +111,7 @@ def test_conditions_and_words_in_captions(search, captions):
     assert {one["file"] for one in read_json(search(query, where, "--json=-"))} == {
         f"00000{number}.mp4" for number in range(3)
     }
-    best, *_ = read_json(search(query, "--text-in-captions", "--json=-"))
+    best, *_ = read_json(search(query, "--text-in-captions", "--exact", "--json=-"))
     assert best["file"] == "000004.mp4"
 
 
