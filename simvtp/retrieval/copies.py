@@ -14,7 +14,7 @@ from simvtp.config.checks import require_at_least
 
 # docs/search.md tells what was measured.
 COPY_THRESHOLD = 0.9
-_COPY_DIFFERENCE = 10.0
+_COPY_DIFFERENCE = 8.0
 # Moments of a block, but that a longer video is one by itself.
 _BLOCK = 2048
 

@@ -49,15 +49,18 @@ def export_fiftyone(
     Returns:
         Videos that FiftyOne cannot play, or that cannot be opened any more, and why; they are left
         out.
+
+    Raises:
+        ValueError: there are no others.
     """
     rows = index.moments(*_COLUMNS).read_all()
     rows = rows.sort_by([("root", "ascending"), ("file", "ascending"), ("start", "ascending")])
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "samples.json.partial"
     left_out: list[tuple[str, str]] = []
+    separator = "\n"
     with partial.open("w", encoding="utf-8", errors="surrogateescape") as file:
         file.write('{"samples": [')
-        separator = "\n"
         for first, part in _by_video(rows):
             root, name = part["root"][0].as_py(), part["file"][0].as_py()
             try:
@@ -71,6 +74,10 @@ def export_fiftyone(
             separator = ",\n"
             told((first + len(part)) / len(rows))
         file.write("\n]}\n")
+    if separator == "\n":
+        partial.unlink()
+        name, reason = left_out[0] if left_out else (str(index.place), "it holds no videos")
+        raise ValueError(f"there is nothing for FiftyOne; {name}: {reason}")
     publish(partial, folder / "samples.json")
     metadata = folder / "metadata.json.partial"
     about = {"model": index.about.model, "model_hash": index.model_hash}

@@ -11,6 +11,7 @@ import pytest
 from simvtp.data import probe
 from simvtp.pipelines.index import main
 from simvtp.retrieval.video_index import VideoIndex
+from tests.data.conftest import write_video_file
 from tests.pipelines.planted import COPIES, NUM_DIFFERENT
 from tests.retrieval.video_index.test_cleaning import axis, make
 
@@ -83,16 +84,21 @@ def test_fiftyone_gets_videos_moments_and_tags(planted, tmp_path):
 
 
 def test_what_fiftyone_cannot_play_is_left_out_by_name(tmp_path, capsys):
-    names = ("a.mp4", "../b.mp4", "c.gif")
+    names = ("a.mp4", "../b.mp4", "c.gif", "d.mp4")
     make(tmp_path / "index", {name: (axis(place), 5.0, 1) for place, name in enumerate(names)})
     (tmp_path / "b.mp4").write_bytes(b"not below the root")
     (tmp_path / "index" / "c.gif").write_bytes(b"a picture")
-    assert main([f"--index={tmp_path / 'index'}", f"--fiftyone={tmp_path / 'out'}"]) == 0
+    command = [f"--index={tmp_path / 'index'}", f"--fiftyone={tmp_path / 'out'}"]
+    assert main(command) == 2
+    assert "nothing for FiftyOne; ../b.mp4: it is not below" in capsys.readouterr().out
+    assert not list((tmp_path / "out").iterdir())
+    write_video_file(tmp_path / "index" / "d.mp4", 12)
+    assert main(command) == 0
     said = capsys.readouterr().out
     assert "left out a.mp4: there is no such file" in said
     assert "left out ../b.mp4: it is not below" in said
     assert "left out c.gif: FiftyOne takes no .gif for a video" in said
-    assert "0 videos" in said
+    assert "1 videos" in said
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 
 from simvtp.data import load_clips
 from simvtp.data.preparing.shard_writer import ShardFolder
+from simvtp.pipelines.index import command as index
 from tests.pipelines.planted import COPIES, NUM_DIFFERENT
 from tests.pipelines.prepare.conftest import run, tree, write_manifest
 
@@ -34,6 +35,19 @@ def test_copies_are_left_out_and_listed(planted, manifest, tmp_path):
     assert (report["clips"], report["dropped"]) == (NUM_DIFFERENT, 0)
     names = {record.video_id for record in load_clips(str(out))}
     assert names == {f"{number}.mp4" for number in range(NUM_DIFFERENT)}
+
+
+def test_clips_in_shards_are_known_to_their_index(planted, manifest, tmp_path):
+    folder, _ = planted
+    packed, place, out = (tmp_path / name for name in ("packed", "index", "out"))
+    assert run("--data", manifest, "--root", folder, "--out", packed) == 0
+    indexing = ["--model=shapes", f"--data={packed}", f"--out={place}", "--workers=0"]
+    assert index.main(indexing) == 0
+    assert run("--data", packed, "--out", out, "--dedupe", place) == 0
+    report = json.loads((out / "report.json").read_text())
+    shard = "000000.tar"
+    expected = {f"{shard}:{copy}": f"{shard}:{kept}" for copy, kept in COPIES.items()}
+    assert {copy["name"]: copy["kept"] for copy in report["copies"]} == expected
 
 
 def test_a_stopped_run_goes_on_to_the_same_bytes(planted, manifest, tmp_path, monkeypatch, capsys):
