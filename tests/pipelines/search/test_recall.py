@@ -14,7 +14,7 @@ from simvtp.pipelines.search.searcher import Searcher
 
 @pytest.mark.parametrize(
     ("num_held_out", "num_others", "top"),
-    [(8, 8, 3), pytest.param(256, 1744, 10, marks=pytest.mark.slow)],
+    [(8, 8, 3), pytest.param(256, 1744, 10, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])],
 )
 def test_recall_is_that_of_evaluation(num_held_out, num_others, top, shapes, tmp_path):
     sizes = {"num_train": num_others, "num_validation": num_held_out}
