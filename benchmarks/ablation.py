@@ -18,6 +18,7 @@ import yaml
 
 from benchmarks.ablation_report import write_report
 from benchmarks.many_runs import Run, run_all
+from simvtp.command_line import picture_file
 from simvtp.data.corpus.rendering import Corpus, render_corpus
 from simvtp.printing import Console
 
@@ -175,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--report-only", action="store_true", help="only of what is finished")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go")
     parser.add_argument("--page", type=Path, metavar="FILE.md", help="where the page goes")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="where the plot goes")
+    parser.add_argument("--plot", type=picture_file, metavar="FILE.png", help="where the plot goes")
     return parser
 
 

@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.table import Table
 
+from simvtp.extras import new_figure
 from simvtp.printing import Console
 
 FIGURES = (
@@ -166,8 +165,7 @@ def _rows(by_variant: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[tup
 
 def _draw(by_variant: Mapping[str, Mapping[int, Mapping[str, Any]]], file: Path) -> None:
     judged = tuple(dict.fromkeys(claim.figure for claim in (*CLAIMS, *DEFAULTS)))
-    figure = Figure(figsize=(14, 0.35 * len(by_variant) + 1.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(14, 0.35 * len(by_variant) + 1.2)
     axes = figure.subplots(1, len(judged), sharey=True)
     names = list(by_variant)
     for axis, name in zip(axes, judged, strict=True):

@@ -15,16 +15,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.table import Table
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.contestants import build_model, packed_step, random_batch
 from benchmarks.measure import Spread, command_line, interleave, machine, timed
+from simvtp.command_line import picture_file
 from simvtp.config import PRESETS, ModelConfig
 from simvtp.encoders import JointEncoder
+from simvtp.extras import new_figure
 from simvtp.layers import PackedTokens, pack
 from simvtp.printing import Console
 from simvtp.training import keep_freed_memory
@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--clips", type=int, choices=range(2, 1025), default=8, metavar="N")
     parser.add_argument("--rounds", type=int, choices=range(1, 101), default=5, metavar="N")
     parser.add_argument("--json", type=Path, help="file for the figures")
-    parser.add_argument("--plot", type=Path, help="PNG file for the picture")
+    parser.add_argument("--plot", type=picture_file, help="PNG file for the picture")
     return parser
 
 
@@ -184,10 +184,7 @@ def draw(result: dict[str, Any], *, out_png: Path) -> None:
     """Seconds over each varied setting, and packed against padded."""
     panels = len(result["sweeps"]) + 1
     columns = 4
-    figure = Figure(
-        figsize=(3.4 * columns, 2.9 * math.ceil(panels / columns)), layout="constrained"
-    )
-    FigureCanvasAgg(figure)
+    figure = new_figure(3.4 * columns, 2.9 * math.ceil(panels / columns))
     figure.suptitle(f"{result['preset']}, {result['precision']}, {result['machine']['device']}")
     axes = figure.subplots(math.ceil(panels / columns), columns).flatten()
     for axis, (name, sweep) in zip(axes, result["sweeps"].items(), strict=False):

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from benchmarks.many_runs import Run, run_all
 from benchmarks.measure import command_line
 from benchmarks.transfer_data import Annotations, render_tasks
+from simvtp.command_line import picture_file
+from simvtp.extras import new_figure
 from simvtp.printing import Console
 
 # Epochs for each share of the labels: more of fewer, about 60, 180 and 340 steps.
@@ -166,8 +166,7 @@ def _write(options: argparse.Namespace, values: Mapping[Cell, float]) -> None:
 
 
 def _draw(values: Mapping[Cell, float], file: Path) -> None:
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10, 3.2)
     for axis, (task, (_, title)) in zip(
         figure.subplots(1, len(HEADLINES)), HEADLINES.items(), strict=True
     ):
@@ -207,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--report-only", action="store_true", help="only of what is finished")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="where the table goes")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="where the plot goes")
+    parser.add_argument("--plot", type=picture_file, metavar="FILE.png", help="where the plot goes")
     return parser
 
 

@@ -6,7 +6,7 @@ WORKDIR /opt/simvtp
 COPY pyproject.toml README.md LICENSE ./
 COPY simvtp simvtp
 COPY export export
-RUN pip install --no-cache-dir . && useradd --create-home --uid 1000 simvtp
+RUN pip install --no-cache-dir '.[plots]' && useradd --create-home --uid 1000 simvtp
 USER 1000
 WORKDIR /home/simvtp
 ENTRYPOINT ["python", "-m", "simvtp.pipelines.pretrain"]

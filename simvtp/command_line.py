@@ -2,7 +2,9 @@
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
+from pathlib import Path
 
+from simvtp.extras import MissingPackageError, require_figures
 from simvtp.printing import Console, add_debug, tracebacks
 
 
@@ -96,6 +98,15 @@ def at_least(smallest: int) -> Callable[[str], int]:
         return value
 
     return number
+
+
+def picture_file(text: str) -> Path:
+    """Type of an argparse option for a picture, which is refused where nothing can draw it."""
+    try:
+        require_figures()
+    except MissingPackageError as error:
+        raise ArgumentTypeError(str(error)) from error
+    return Path(text)
 
 
 def clips_by_crops(text: str) -> tuple[int, int]:

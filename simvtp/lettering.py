@@ -5,8 +5,6 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
-from matplotlib import font_manager
-
 # It draws a box with the name of the script for every letter there is.
 _BOXES = "Last Resort"
 
@@ -16,6 +14,8 @@ def lettered(*lines: str, family: str = "sans-serif") -> tuple[str, dict[str, An
 
     Letters that the family lacks are taken from other fonts of this machine; those that no font
     has, and what cannot be printed, are written as Python does: `\\u72d7`.
+
+    Needs matplotlib, which `simvtp.extras` tells how to install.
 
     Args:
         lines: the lines; tabs and line ends within one become spaces.
@@ -39,6 +39,8 @@ def lettered(*lines: str, family: str = "sans-serif") -> tuple[str, dict[str, An
 def _fonts() -> dict[str, frozenset[str]]:
     """Letters of all fonts, by the name of their family."""
     fonts: dict[str, frozenset[str]] = {}
+    from matplotlib import font_manager
+
     for font in font_manager.fontManager.ttflist:
         if font.name not in fonts and not font.name.startswith(_BOXES):
             with suppress(OSError, RuntimeError):
@@ -47,9 +49,13 @@ def _fonts() -> dict[str, frozenset[str]]:
 
 
 def _file(family: str) -> str:
-    return font_manager.findfont(font_manager.FontProperties(family=[family]))
+    from matplotlib.font_manager import FontProperties, findfont
+
+    return findfont(FontProperties(family=[family]))
 
 
 @cache
 def _letters(file: str) -> frozenset[str]:
-    return frozenset(map(chr, font_manager.get_font(file).get_charmap()))
+    from matplotlib.font_manager import get_font
+
+    return frozenset(map(chr, get_font(file).get_charmap()))

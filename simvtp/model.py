@@ -15,6 +15,7 @@ from simvtp.config import ModelConfig
 from simvtp.data.captions import caption_list, id_rows
 from simvtp.data.tokenizer import encode_caption, special_token_ids
 from simvtp.encoders import encode_pairs
+from simvtp.extras import needs
 from simvtp.layers import PackedLayout, PackedTokens, clips_on, pack, to_device
 from simvtp.masking import TextMasker, TubeMasker
 from simvtp.model_card import read_facts, write_facts
@@ -254,17 +255,15 @@ class SimVTP(
             The folder.
 
         Raises:
-            ImportError: the packages of `simvtp[export]` are not installed.
+            MissingPackageError: the packages of `simvtp[export]` are not installed.
             ValueError: a setting or the folder is not what it must be.
             export.onnx.graph_file.ExportError: a graph could not be written.
             export.parity.ParityError: a graph is further from the model than the gate allows.
             OSError: the disk is full or fails.
         """
-        try:
-            # The exporters stand on this model; who exports nothing does not load them.
+        # The exporters stand on this model; who exports nothing does not load them.
+        with needs("export", "an export"):
             from export.onnx import ExportSettings, export_model
-        except ImportError as error:
-            raise ImportError(f"export needs pip install 'simvtp[export]' ({error})") from error
         return export_model(self, directory, settings or ExportSettings()).path
 
     @classmethod

@@ -33,6 +33,7 @@ FLOORS = {
         "simvtp.printing",
         "simvtp.files",
         "simvtp.lettering",
+        "simvtp.extras",
     ),
 }
 # A method of the model that calls what stands on it, and loads it only then.

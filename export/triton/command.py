@@ -17,6 +17,7 @@ from rich.table import Table
 from export.runtime.folder import read_exported_folder
 from export.runtime.json_fields import json_field, read_json_object
 from simvtp.command_line import command_parser, run_command
+from simvtp.extras import needs
 from simvtp.files import put_in_place, unfinished
 from simvtp.printing import Console
 
@@ -54,10 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, console: Console) -> None:
-    try:
+    with needs("triton", "a Triton repository"):
         configs = _write(options)
-    except ImportError as error:
-        raise ValueError(f"{error}; pip install 'simvtp[triton]'") from error
     console.print(_table(configs))
     for config in configs:
         if config.name == "preprocess":

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from rich.table import Table
 
+from simvtp.extras import MissingPackageError, needs
 from simvtp.printing import Console
 
 
@@ -119,9 +120,10 @@ def _print_completion(words: Sequence[str]) -> int:
         error.print(f"error: name one shell of {', '.join(SHELLS)}", style="red")
         return 2
     try:
-        import shtab
-    except ImportError:
-        error.print("error: completion needs shtab: pip install 'simvtp[completion]'", style="red")
+        with needs("completion", "completion"):
+            import shtab
+    except MissingPackageError as missing:
+        error.print(f"error: {missing}", style="red")
         return 2
     sys.stdout.write(shtab.complete(completed_parser(), shell=words[0]) + "\n")
     return 0

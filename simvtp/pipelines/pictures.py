@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from simvtp.data import ClipRecord
 from simvtp.data.datasets.clip_batches import clip_batches
+from simvtp.extras import new_figure
 from simvtp.layers import unpack
 from simvtp.lettering import lettered
 from simvtp.model import SimVTP
@@ -68,7 +67,8 @@ def picture_of(
         num_workers: processes that decode, as for `embed`.
 
     Raises:
-        ValueError: no clip can be read, a ratio is out of range or the model has no tokenizer.
+        ValueError: no clip can be read, a ratio is out of range, the model has no tokenizer or
+            there is no `simvtp[plots]`.
     """
     (clips,) = clip_batches(model, records, batch_size=len(records), num_workers=num_workers)
     if not len(clips.numbers):
@@ -124,9 +124,7 @@ def _texts(model: SimVTP, filled: Reconstruction) -> list[tuple[str, str]]:
 
 def draw_reconstruction(rows: Sequence[PictureRow], *, out_png: Path, note: str) -> None:
     """Draw original, masked and reconstructed frames of some clips with their captions."""
-    height = 4.6 * len(rows) + 0.4
-    figure = Figure(figsize=(1.35 * _FRAMES_SHOWN + 1.2, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(1.35 * _FRAMES_SHOWN + 1.2, 4.6 * len(rows) + 0.4)
     figure.suptitle(note, fontsize=9)
     parts = np.atleast_1d(np.asarray(figure.subfigures(len(rows), 1), dtype=object))
     for part, row in zip(parts, rows, strict=True):

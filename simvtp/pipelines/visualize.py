@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from simvtp.command_line import add_data_options, command_parser, run_command
+from simvtp.command_line import add_data_options, command_parser, picture_file, run_command
 from simvtp.data import ClipRecord, FetchError, load_clips
 from simvtp.data.corpus.rendering import held_out_manifest
 from simvtp.data.sources import require_captions
@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--caption", help="what the video shows")
     parser.add_argument("--data.root", dest="root", type=Path, help="folder of a manifest's clips")
     add_data_options(parser)
-    parser.add_argument("--out", type=Path, default=Path("reconstruction.png"))
+    parser.add_argument("--out", type=picture_file, default="reconstruction.png")
     hidden = "share of {} hidden; default: as in the model's training, else {}"
     parser.add_argument("--video-ratio", type=float, help=hidden.format("tubes", 0.9))
     parser.add_argument("--text-ratio", type=float, help=hidden.format("words", 0.75))

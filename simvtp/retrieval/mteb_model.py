@@ -25,6 +25,7 @@ from torch.nn import functional
 from simvtp.config import RunConfig
 from simvtp.data import ClipRecord
 from simvtp.data.datasets.quarantine import require_few_bad
+from simvtp.extras import needs
 from simvtp.model import SimVTP
 from simvtp.model_folder import find_model_folder
 from simvtp.printing import Console, printable
@@ -79,11 +80,8 @@ class MtebModel:
     @cached_property
     def mteb_model_meta(self) -> "ModelMeta":
         """What mteb keeps results under: the folder's name, and a digest of what is in it."""
-        try:
+        with needs("mteb", "a model of mteb"):
             from mteb.models import ModelMeta
-        except ModuleNotFoundError as error:
-            message = "mteb is not installed; install it with: pip install 'simvtp[mteb]'"
-            raise ModuleNotFoundError(message, name=error.name) from error
 
         digest = hashlib.sha256()
         for name in ("config.json", "preprocessor.json", "model.safetensors"):

@@ -7,10 +7,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
+from simvtp.extras import new_figure, require_figures
 from simvtp.lettering import lettered
 from simvtp.retrieval.html_page import HtmlPage, add, add_jpeg, start_page, write_page
 from simvtp.retrieval.sheet import Sheet, SheetClip, SheetQuery
@@ -23,7 +22,7 @@ def draw_sheet(sheet: Sheet, *, out: Path) -> None:
     """Write the sheet as a page or a picture, by the suffix of the file.
 
     Raises:
-        ValueError: the suffix is neither .html nor .png.
+        ValueError: as `require_sheet_name` does.
     """
     require_sheet_name(out)
     if out.suffix == ".html":
@@ -34,13 +33,15 @@ def draw_sheet(sheet: Sheet, *, out: Path) -> None:
 
 
 def require_sheet_name(out: Path) -> None:
-    """Refuse a file that is no sheet, before there is anything to write.
+    """Refuse a file that is no sheet or cannot be drawn, before there is anything to write.
 
     Raises:
-        ValueError: the suffix is neither .html nor .png.
+        ValueError: the suffix is neither .html nor .png, or is .png without `simvtp[plots]`.
     """
     if out.suffix not in (".html", ".png"):
         raise ValueError(f"a sheet is a .html or a .png file, got {out}")
+    if out.suffix == ".png":
+        require_figures()
 
 
 def as_page(sheet: Sheet) -> HtmlPage:
@@ -78,8 +79,7 @@ def _add_clip(row: ElementTree.Element, clip: SheetClip, label: str) -> None:
 def _draw_picture(sheet: Sheet, out: Path) -> None:
     rows = [(name, query) for name, queries in sheet.sections.items() for query in queries]
     columns = max(1 + len(query.retrieved) for _, query in rows)
-    figure = Figure(figsize=(3.6 * columns, 1.65 * len(rows) + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(3.6 * columns, 1.65 * len(rows) + 0.5)
     _write(figure.suptitle, f"text-to-video retrieval by cosine: {sheet.title}", fontsize=10)
     parts = np.atleast_1d(np.asarray(figure.subfigures(len(rows), 1), dtype=object))
     for part, (name, query) in zip(parts, rows, strict=True):

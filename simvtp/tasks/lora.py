@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
+from simvtp.extras import needs
+
 # New with a task, or too small for a low rank: they learn as they are.
 _HEADS = ("head", "match_head")
 # Their own code reads the weights of the layers below them, and would miss an update.
@@ -49,12 +51,8 @@ def add_lora(model: nn.Module, *, rank: int, parts: Sequence[str] = ()) -> None:
     """
     if rank < 1:
         raise ValueError(f"lora_rank must be at least 1, got {rank}; 8 is usual")
-    try:
+    with needs("lora", f"lora_rank {rank}"):
         from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise ValueError(
-            f"lora_rank {rank} needs the package peft ({error}); pip install 'simvtp[lora]'"
-        ) from error
     layers = _open_layers(model)
     for name in (names := parts or _learning_encoders(model) or ["encoder"]):
         if not any(_is_of(layer, name) for layer in layers):

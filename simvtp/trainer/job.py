@@ -12,6 +12,7 @@ from torch import nn
 
 from simvtp.config import RunConfig
 from simvtp.data.processes import num_usable_cores
+from simvtp.extras import NO_PLOTS, has_plots
 from simvtp.files import locked
 from simvtp.layers import compile_blocks, recompute_blocks
 from simvtp.printing import Console, tracebacks
@@ -171,8 +172,10 @@ def train_to_end(
         loggers: get the figures, too.
         evaluation: makes the evaluation, which may write to the log.
     """
-    if trainer.plan.advice is not None and is_main():
-        console.print(f"note:  {trainer.plan.advice}")
+    if is_main():
+        for note in (trainer.plan.advice, None if has_plots() else NO_PLOTS):
+            if note is not None:
+                console.print(f"note:  {note}")
     with RunLog(
         trainer.plan.run.out,
         total_steps=trainer.plan.num_steps,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from simvtp.extras import new_figure
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -30,10 +32,8 @@ def plot_curves(metrics_jsonl: str | Path, *, out_png: str | Path) -> Path:
         `out_png` as a path.
 
     Raises:
-        ValueError: the file holds nothing to draw.
+        ValueError: the file holds nothing to draw, or there is no `simvtp[plots]`.
     """
-    from matplotlib.figure import Figure
-
     text = Path(metrics_jsonl).read_text(encoding="utf-8")
     panels = _collect(_records(text))
     if not panels:
@@ -43,7 +43,7 @@ def plot_curves(metrics_jsonl: str | Path, *, out_png: str | Path) -> Path:
         )
     num_columns = min(3, len(panels))
     num_rows = math.ceil(len(panels) / num_columns)
-    figure = Figure(figsize=(5 * num_columns, 3.2 * num_rows), layout="constrained")
+    figure = new_figure(5 * num_columns, 3.2 * num_rows)
     axes = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
     for panel, (title, curves) in zip(axes, panels.items(), strict=False):
         _draw(panel, title, curves)

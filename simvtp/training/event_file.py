@@ -7,6 +7,8 @@ import warnings
 from pathlib import Path
 from typing import Any, cast
 
+from simvtp.extras import needs
+
 
 class EventFile:
     """A new event file in a folder that TensorBoard reads.
@@ -20,10 +22,11 @@ class EventFile:
 
     Raises:
         OSError: the disk is full or fails; so do the other methods.
+        MissingPackageError: tensorboard is not installed.
     """
 
     def __init__(self, folder: Path, *, purge_step: int) -> None:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), needs("plots", "TensorBoard's event file"):
             # Some releases of tensorboard's protobuf warn on import; a run under -W error must
             # live. Imported here, for it is slow.
             warnings.simplefilter("ignore")

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
+from simvtp.extras import MissingPackageError, needs
 from simvtp.printing import Console, printable
 
 LoggerName = Literal["wandb", "mlflow", "trackio"]
@@ -105,11 +106,10 @@ def open_loggers(
     opened: list[Logger] = []
     for name in names:
         try:
-            opened.append(_open(name, run, folder=folder, settings=settings))
-        except ImportError as error:
-            raise ValueError(
-                f"run.loggers {name} needs a library ({error}): pip install 'simvtp[{name}]'"
-            ) from error
+            with needs(name, f"run.loggers {name}"):
+                opened.append(_open(name, run, folder=folder, settings=settings))
+        except MissingPackageError:
+            raise
         except Exception as error:
             tell_failure(console, name, error)
     return opened

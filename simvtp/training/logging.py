@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress
 from rich.text import Text
 
+from simvtp.extras import has_plots
 from simvtp.files import write_whole
 from simvtp.printing import Console, PlainColumn
 from simvtp.training.event_file import EventFile
@@ -28,7 +29,7 @@ class RunLog:
     logging costs no host sync in between.
 
     Args:
-        folder: receives `metrics.jsonl` and `tensorboard/`.
+        folder: receives `metrics.jsonl` and, with `simvtp[plots]`, `tensorboard/`.
         total_steps: optimiser steps of the whole run.
         is_main: whether this process writes.
         resume_step: optimiser steps finished before; what was logged of later steps is dropped,
@@ -75,7 +76,7 @@ class RunLog:
             lines = _keep_lines(self._bad_steps_path, lambda line: line["step"] <= last)
             self._bad_steps = {line["step"] for line in lines}
             board = self.path.parent / "tensorboard"
-            self._board = EventFile(board, purge_step=resume_step + 1)
+            self._board = EventFile(board, purge_step=resume_step + 1) if has_plots() else None
             self._progress = Progress(
                 BarColumn(), MofNCompleteColumn(), PlainColumn("{task.fields[speed]}")
             )
@@ -122,7 +123,8 @@ class RunLog:
             "data_share": data_seconds / seconds if seconds > 0 else math.nan,
         }
         self._write({"step": step, **metrics, **details, **speed})
-        self._board.add({**metrics, **details, **speed}, step=step)
+        if self._board is not None:
+            self._board.add({**metrics, **details, **speed}, step=step)
         if self._further is not None:
             self._further.step(step, {**metrics, **details, **speed})
         self._show(step, metrics, speed)
@@ -137,7 +139,8 @@ class RunLog:
             _keep_lines(self.path, lambda line: (line["step"], line.get("event")) != event)
         self._events.add(event)
         self._write({"step": step, "event": name, **values})
-        self._board.add({f"{name}/{key}": value for key, value in values.items()}, step=step)
+        if self._board is not None:
+            self._board.add({f"{name}/{key}": value for key, value in values.items()}, step=step)
         if self._further is not None:
             self._further.event(step, name, values)
         self._print(f"step {step}  {name}: {_describe(values)}")

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from simvtp.extras import needs
+
 # Two cuts within this many seconds are a flash.
 _SHORTEST_SECONDS = 0.5
 
@@ -12,18 +14,13 @@ class ShotDetector:
     """Compares each frame with the one before it, in hue, saturation and brightness.
 
     Raises:
-        ModuleNotFoundError: PySceneDetect is not there; the message says how to install it.
+        MissingPackageError: PySceneDetect is not there.
     """
 
     def __init__(self) -> None:
-        try:
+        with needs("search", "telling shots apart"):
             from scenedetect.common import FrameTimecode
             from scenedetect.detectors import ContentDetector
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "shots need PySceneDetect; install it with: pip install 'simvtp[search]'",
-                name=error.name,
-            ) from error
         # By times that are true in videos of any rate, flashes are told from cuts below.
         self._detector: Any = ContentDetector(min_scene_len=0)
         self._timecode = FrameTimecode(0, 1.0)

@@ -12,6 +12,7 @@ from torch import nn
 from simvtp.config.json_file import write_json
 from simvtp.data import EpochSampler, build_loader
 from simvtp.data.datasets.quarantine import require_few_bad
+from simvtp.extras import has_plots
 from simvtp.layer_decay import layer_scales
 from simvtp.layers import set_drop_path
 from simvtp.model import SimVTP
@@ -301,7 +302,7 @@ def _finish(config: FinetuneConfig, *, task: Task, model: Any, console: Console)
     model.facts = model.facts.after(stage)
     save_model(model, out / "model")
     write_json(out / "results.json", results)
-    if (out / "metrics.jsonl").is_file():
+    if has_plots() and (out / "metrics.jsonl").is_file():
         plot_curves(out / "metrics.jsonl", out_png=out / "curves.png")
     kept = kept_state(config, task.headline)
     console.print(results_table(results, title=f"{config.task}, {kept}"))

@@ -96,8 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             console.print("interrupted at once; the same command goes on")
             return 130
-        except (Exception, ModuleNotFoundError) as error:
-            if not (is_expected(error) or isinstance(error, ModuleNotFoundError | RuntimeError)):
+        except Exception as error:
+            if not (is_expected(error) or isinstance(error, RuntimeError)):
                 raise
             place = named_place(str(options.out or options.index))
             folder = place if isinstance(place, Path) else Path()

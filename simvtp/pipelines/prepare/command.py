@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         place = error.filename or options.out or options.json
         message = f"{place}: {error.strerror or error}; mend that and give the same command again"
-    except (ValueError, RuntimeError, ModuleNotFoundError) as error:
+    except (ValueError, RuntimeError) as error:
         code = 1 if isinstance(error, TooManyBadClips) else 2
         message = str(error)
     console.print(f"error: {message}", style="red")

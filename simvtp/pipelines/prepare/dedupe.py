@@ -45,7 +45,7 @@ def copies_among(
 
     Raises:
         ValueError: the index has none of the clips, or the threshold is out of its range.
-        ModuleNotFoundError: the data base is not installed.
+        MissingPackageError: the data base is not installed.
     """
     from simvtp.retrieval.video_index import VideoIndex
     from simvtp.retrieval.video_index.cleaning import find_copies, read_corpus

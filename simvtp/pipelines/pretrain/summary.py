@@ -8,6 +8,7 @@ from typing import NamedTuple
 from simvtp.config import PretrainConfig
 from simvtp.data import TooManyBadClips
 from simvtp.data.datasets.quarantine import require_few_bad
+from simvtp.extras import has_plots
 from simvtp.model import SimVTP
 from simvtp.model_card import Stage
 from simvtp.objective import Objective
@@ -170,15 +171,6 @@ def finish(
     save_model(model, out / "model")
     if failure is not None:
         raise type(failure)(f"{failure}. The model is saved in {out}/model") from failure
-    shown = data.train if data.validation is None else data.validation
-    picture_of(
-        model,
-        shown[:CONSIDERED_CLIPS],
-        out_png=out / "reconstruction.png",
-        video_ratio=config.masking.video_ratio,
-        text_ratio=config.masking.text_ratio,
-        num_workers=config.data.num_workers,
-    )
     if result is not None:
         with RunLog(
             out,
@@ -191,9 +183,24 @@ def finish(
         console.print(retrieval_table({"cosine": result.retrieval}))
         if result.learned is not None:
             console.print(learned_table(result.learned))
-    plot_curves(out / "metrics.jsonl", out_png=out / "curves.png")
+    if has_plots():
+        _draw(config, model, data)
     console.print(f"saved and evaluated in {time.monotonic() - started:.0f} s")
     return result
+
+
+def _draw(config: PretrainConfig, model: SimVTP, data: TrainingData) -> None:
+    out = Path(config.run.out)
+    plot_curves(out / "metrics.jsonl", out_png=out / "curves.png")
+    shown = data.train if data.validation is None else data.validation
+    picture_of(
+        model,
+        shown[:CONSIDERED_CLIPS],
+        out_png=out / "reconstruction.png",
+        video_ratio=config.masking.video_ratio,
+        text_ratio=config.masking.text_ratio,
+        num_workers=config.data.num_workers,
+    )
 
 
 def _card_metrics(held_out: HeldOut) -> dict[str, float]:
@@ -219,12 +226,15 @@ def print_next_steps(console: Console, config: PretrainConfig, *, data: Training
     def command(name: str, *arguments: str) -> str:
         return shlex.join(["python", "-m", f"simvtp.pipelines.{name}", *arguments])
 
-    console.print(
-        f"\nlook at      {out}/reconstruction.png, {out}/curves.png\n"
-        f"model        {out}/model\n"
-        f"evaluate     {command('evaluate', *model, *clips)}\n"
-        f"reconstruct  {command('visualize', *model, *clips)}\n"
-        "own clips    python -m simvtp.pipelines.pretrain --data.train clips.csv --data.root DIR "
-        "--run.out runs/own\n"
-        "dashboard    tensorboard --logdir runs",
-    )
+    steps = {
+        "look at": f"{out}/reconstruction.png, {out}/curves.png",
+        "model": f"{out}/model",
+        "evaluate": command("evaluate", *model, *clips),
+        "reconstruct": command("visualize", *model, *clips),
+        "own clips": "python -m simvtp.pipelines.pretrain --data.train clips.csv --data.root DIR "
+        "--run.out runs/own",
+        "dashboard": "tensorboard --logdir runs",
+    }
+    needing_plots = () if has_plots() else ("look at", "reconstruct", "dashboard")
+    lines = (f"{name:<13}{step}" for name, step in steps.items() if name not in needing_plots)
+    console.print("\n" + "\n".join(lines))

@@ -8,14 +8,10 @@ from typing import Any, NamedTuple, Self
 import pyarrow as pa
 
 from simvtp.data.places import Command, Url, named_place
+from simvtp.extras import needs
 
-try:
+with needs("search", "a video index"):
     import lancedb
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "a video index needs lancedb; install it with: pip install 'simvtp[search]'",
-        name=error.name,
-    ) from error
 
 MOMENTS, FILES, ABOUT = "moments", "files", "about"
 _FORMAT = 1
