@@ -6,7 +6,7 @@ still the same, and makes the others anew.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -19,7 +19,6 @@ from simvtp.data.places import Url, cache_folder, named_place
 from simvtp.data.shards.fetch import ShardCache
 from simvtp.data.video.moments import file_digest
 from simvtp.files import locked
-from simvtp.retrieval.feature_tables import table_of
 from simvtp.retrieval.video_index.embedding import (
     EmbeddedMoments,
     FileRow,
@@ -28,6 +27,7 @@ from simvtp.retrieval.video_index.embedding import (
     moment_key,
 )
 from simvtp.retrieval.video_index.indices import bring_up_to_date
+from simvtp.retrieval.video_index.rows import delete, delete_among, file_row, moment_rows
 from simvtp.retrieval.video_index.tables import (
     ABOUT,
     FILES,
@@ -38,11 +38,9 @@ from simvtp.retrieval.video_index.tables import (
     existing_about,
     file_schema,
     moment_schema,
-    quoted,
     require_same,
 )
 
-_FILES_AT_ONCE = 500
 _STAMP = ("size", "modified")
 Place = str | Path | Url
 
@@ -175,7 +173,7 @@ class IndexWriter:
                 moved.append(row | {name: getattr(source, name) for name in _STAMP})
         self._drop([*there, *outdated])
         if moved:
-            _delete(self._files, [(row["root"], row["file"]) for row in moved])
+            delete(self._files, [(row["root"], row["file"]) for row in moved])
             self._files.add(pa.Table.from_pylist(moved, schema=file_schema()))
         known = self._left_over(pending, cache)
         self._versions = [self._moments.version, self._files.version]
@@ -185,7 +183,7 @@ class IndexWriter:
     def take(self, batch: EmbeddedMoments) -> None:
         """Hold the moments of a batch, and its files, until the next `save`."""
         if batch.rows:
-            self._rows.append(_rows(self._schema, batch.rows, batch.vectors))
+            self._rows.append(moment_rows(self._schema, batch.rows, batch.vectors))
         self._done += batch.files
 
     def save(self) -> None:
@@ -205,9 +203,9 @@ class IndexWriter:
             self._moments.add(pa.concat_tables(self._rows))
         # Some of a file's moments may have come before the fault.
         unreadable = [row.source for row in self._done if row.error is not None]
-        _delete(self._moments, [(source.root, source.file) for source in unreadable])
+        delete(self._moments, [(source.root, source.file) for source in unreadable])
         if self._done:
-            rows = [_file_row(row) for row in self._done]
+            rows = [file_row(row) for row in self._done]
             self._files.add(pa.Table.from_pylist(rows, schema=file_schema()))
         self._versions = [self._moments.version, self._files.version]
         self._rows, self._done = [], []
@@ -257,8 +255,8 @@ class IndexWriter:
 
     def _drop(self, names: Sequence[tuple[int, str]]) -> None:
         # In this order, since moments of no file are looked for by the next run.
-        _delete(self._files, names)
-        _delete(self._moments, names)
+        delete(self._files, names)
+        delete(self._moments, names)
 
     def _left_over(self, pending: Sequence[SourceFile], cache: ShardCache) -> frozenset[str]:
         """Keys of moments that a killed run left, once those of no use are deleted."""
@@ -288,7 +286,7 @@ class IndexWriter:
                 else None
             )
             (known.add if row["key"] == expected else useless.append)(row["key"])
-        _delete_among(self._moments, "key", useless)
+        delete_among(self._moments, "key", useless)
         return frozenset(known)
 
 
@@ -315,48 +313,3 @@ def _is_same(row: dict[str, Any], source: SourceFile, cache: ShardCache) -> bool
     if row["size"] != source.size:
         return False
     return row["modified"] == source.modified or row["sha256"] == _digest(source, cache)
-
-
-def _delete(table: Any, names: Iterable[tuple[int, str]]) -> None:
-    by_root: dict[int, list[str]] = {}
-    for root, name in names:
-        by_root.setdefault(root, []).append(name)
-    for root, files in by_root.items():
-        _delete_among(table, "file", files, condition=f"root = {root} AND ")
-
-
-def _delete_among(table: Any, column: str, values: Sequence[str], *, condition: str = "") -> None:
-    for first in range(0, len(values), _FILES_AT_ONCE):
-        part = ", ".join(map(quoted, values[first : first + _FILES_AT_ONCE]))
-        table.delete(f"{condition}{column} IN ({part})")
-
-
-def _rows(schema: pa.Schema, rows: Sequence[MomentRow], vectors: Tensor) -> pa.Table:
-    columns = [
-        [row.key for row in rows],
-        [row.source.root for row in rows],
-        [row.source.file for row in rows],
-        [row.start for row in rows],
-        [row.end for row in rows],
-        ["\n".join(row.source.captions) or None for row in rows],
-        [row.thumbnail for row in rows],
-    ]
-    return table_of(schema, columns, vectors.numpy())
-
-
-def _file_row(row: FileRow) -> dict[str, Any]:
-    source = row.source
-    span = source.span
-    return {
-        "root": source.root,
-        "file": source.file,
-        "size": source.size,
-        "modified": source.modified,
-        "offset": None if span is None else span.offset,
-        "shard": source.shard,
-        "sha256": row.sha256,
-        "duration": row.duration,
-        "num_moments": row.num_moments,
-        "damaged": row.damaged,
-        "error": row.error,
-    }
