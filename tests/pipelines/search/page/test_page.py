@@ -53,8 +53,9 @@ def page(browser, site):
 
 
 def visit(page, site, link=""):
-    page.goto(f"{site.address}/{link}")
-    expect(page.locator("#query textarea, #query input")).to_be_editable()
+    """Open the page, and wait until it asks for what its link says: it takes what is typed then."""
+    with page.expect_response("**/gradio_api/queue/data*"):
+        page.goto(f"{site.address}/{link}")
 
 
 def type_query(page, query):
