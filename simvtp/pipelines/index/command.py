@@ -128,7 +128,8 @@ def _index(options: argparse.Namespace, stop: StopRequest, console: Console) -> 
         reading = {"num_workers": options.workers, "time_limit": options.time_limit}
         compute = {"batch_size": options.batch_size, "precision": precision}
         settings = {"cutting": cutting, "known": plan.known, **reading, **compute}
-        _fill(writer, model, plan.pending, settings, options.save_every, stop)
+        if plan.pending:
+            _fill(writer, model, plan.pending, settings, options.save_every, stop)
         with stop.interruptible(), console.status("Finishing") as status:
             writer.finish(tell=status.update)
     return _report(options.out, left_out + gone, console)

@@ -89,6 +89,7 @@ def test_a_stop_saves_what_there_is(videos, undisturbed, index_it, tmp_path, cap
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_kill_9(videos, undisturbed, model_folder, index_it, tmp_path):
     out = tmp_path / "index"
     own = ("--model", model_folder, "--videos", videos, "--out", out, "--device=cpu")
