@@ -240,7 +240,7 @@ def kill_preparation(
     """Kill the packing of shards at random moments; name, counts and notes as of an `Outcome`."""
     chance = random.Random(0)
     words = ["--data", str(data.corpus.train), "--root", str(data.corpus.root), "--gop", "8"]
-    words += ["--num-processes", "1", "--clips-per-shard", "3", "--out"]
+    words += ["--workers", "1", "--clips-per-shard", "3", "--out"]
 
     def begin(out: Path) -> subprocess.Popen[bytes]:
         module = "simvtp.pipelines.prepare"

@@ -163,7 +163,7 @@ def measure_videos(options: argparse.Namespace, scratch: Path) -> dict[str, Any]
     )
     whole, killed = scratch / "whole", scratch / "killed"
     command = [sys.executable, "-m", "simvtp.pipelines.index", f"--model={options.model}"]
-    command += [f"--videos={videos}", "--device=cpu", f"--workers={options.workers}"]
+    command += [f"--data={videos}", "--device=cpu", f"--workers={options.workers}"]
     seconds, megabytes = _watched([*command, f"--out={whole}"])
     first = VideoIndex.open(whole)
     half = partial(_has_moments, killed, first.num_moments // 2)

@@ -30,7 +30,7 @@ print(len(list(VIDEOS.iterdir())), "videos, no captions")
 # %%
 from simvtp.pipelines import index
 
-assert index.main(["--model", "shapes", "--videos", str(VIDEOS), "--out", str(INDEX)]) == 0
+assert index.main(["--model", "shapes", "--data", str(VIDEOS), "--out", str(INDEX)]) == 0
 
 # %% [markdown]
 # ## Ask with words

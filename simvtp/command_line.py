@@ -1,20 +1,60 @@
 """What command lines share: the form of their help, how data are named, least values, views."""
 
+import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from simvtp.extras import MissingPackageError, require_figures
 from simvtp.printing import Console, add_debug, tracebacks
 
 
-def command_parser(module: str, *, description: str | None) -> ArgumentParser:
-    """Parser of `python -m MODULE` with `--debug`; the description stands in its help as it is."""
-    parser = ArgumentParser(
+class CommandParser(ArgumentParser):
+    """Parser that takes options by their former names, too, and says once what they are now.
+
+    Args:
+        renamed: new names by former ones.
+        **settings: as for argparse.
+    """
+
+    def __init__(self, *, renamed: Mapping[str, str] = MappingProxyType({}), **settings: Any):
+        super().__init__(**settings)
+        self.renamed = dict(renamed)
+
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """As argparse's."""
+        words = list(sys.argv[1:] if args is None else args)
+        for place, word in enumerate(words):
+            name, separator, value = word.partition("=")
+            if name in self.renamed:
+                words[place] = f"{self.renamed[name]}{separator}{value}"
+                sys.stderr.write(f"note: {name} is now {self.renamed[name]}\n")
+        return super().parse_known_args(words, namespace)
+
+
+def command_parser(
+    module: str,
+    *,
+    description: str | None,
+    renamed: Mapping[str, str] = MappingProxyType({}),
+) -> CommandParser:
+    """Parser of `python -m MODULE` with `--debug`.
+
+    Args:
+        module: name of the module.
+        description: stands in the help as it is.
+        renamed: new names of options by those that they once had.
+    """
+    parser = CommandParser(
         prog=f"python -m {module}",
         description=description,
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        renamed=renamed,
     )
     add_debug(parser)
     return parser
@@ -74,8 +114,23 @@ def run_command(
     return code
 
 
-def add_data_options(parser: ArgumentParser) -> None:
-    """Let a command that reads clips take `--columns` and `--follow-links`, for `load_clips`."""
+def add_data_options(
+    parser: ArgumentParser,
+    *,
+    said: str = "folder of videos, table or list of them, or shards",
+    required: bool = False,
+    group: Any = None,
+) -> None:
+    """Let a command take what `load_clips` does: `--data`, `--root`, `--columns`, `--follow-links`.
+
+    Args:
+        parser: of the command.
+        said: which data, for the help.
+        required: whether it works on no other.
+        group: of options that exclude each other, of which `--data` is one.
+    """
+    (group or parser).add_argument("--data", required=required, help=said)
+    parser.add_argument("--root", type=Path, help="folder of the clips of --data; default: its own")
     parser.add_argument(
         "--columns",
         metavar="path=X,caption=Y",

@@ -19,18 +19,18 @@ from simvtp.printing import Console
 def build_parser() -> argparse.ArgumentParser:
     """Command line of the picture."""
     about = "Draw what a model makes of masked clips and their masked captions."
-    parser = command_parser("simvtp.pipelines.visualize", description=about)
+    renamed = {"--data.root": "--root"}
+    parser = command_parser("simvtp.pipelines.visualize", description=about, renamed=renamed)
     parser.add_argument("--model", required=True, help="model folder, shapes or hub id")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--video", type=Path, help="video file, with --caption")
-    source.add_argument(
-        "--data",
-        help="a folder of videos with captions, a table or shards, for their first clips; default: "
+    add_data_options(
+        parser,
+        said="a folder of videos with captions, a table or shards, for their first clips; default: "
         "held-out ones of the embedded corpus",
+        group=source,
     )
     parser.add_argument("--caption", help="what the video shows")
-    parser.add_argument("--data.root", dest="root", type=Path, help="folder of a manifest's clips")
-    add_data_options(parser)
     parser.add_argument("--out", type=picture_file, default="reconstruction.png")
     hidden = "share of {} hidden; default: as in the model's training, else {}"
     parser.add_argument("--video-ratio", type=float, help=hidden.format("tubes", 0.9))

@@ -72,7 +72,7 @@ def test_a_manifest_runs_nothing(tmp_path: Path, records: list[ClipRecord], kind
     (tmp_path / RUN).write_bytes(Path(str(records[0].path)).read_bytes())
     manifest = _manifest(tmp_path, kind, RUN)
     if kind == "csv":
-        assert main(["--data", str(manifest), "--check", "--num-processes", "1"]) == 0
+        assert main(["--data", str(manifest), "--check", "--workers", "1"]) == 0
     assert [clip.path for clip in load_clips(manifest)] == [tmp_path / RUN]
     assert [clip.path for clip in load_retrieval(manifest)] == [tmp_path / RUN]
 
@@ -105,7 +105,7 @@ def test_a_table_names_no_more_than_its_index(
     for source in (str(shards), f"{served}/index.json"):
         with pytest.raises(ShardError, match=r"is empty in some rows|not the table of these"):
             load_clips(source)
-        assert main(["--data", source, "--check", "--num-processes", "1"]) == 2
+        assert main(["--data", source, "--check", "--workers", "1"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,6 @@ def planted(tmp_path_factory):
 
     folder = plant(tmp_path_factory.mktemp("planted") / "videos")
     place = folder.with_name("index")
-    command = ["--model=shapes", f"--videos={folder}", f"--out={place}", "--workers=0"]
+    command = ["--model=shapes", f"--data={folder}", f"--out={place}", "--workers=0"]
     assert index.main(command) == 0
     return folder, place

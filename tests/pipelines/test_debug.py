@@ -9,7 +9,7 @@ COMMANDS = {
     "simvtp.pipelines.finetune": ["--task=qa", "--model=NONE", "--run.out=OUT"],
     "simvtp.pipelines.evaluate": ["--model=NONE", "--data=NONE"],
     "simvtp.pipelines.embed": ["--model=NONE", "--data=NONE", "--out=OUT"],
-    "simvtp.pipelines.predict": ["--model=NONE", "--videos=NONE"],
+    "simvtp.pipelines.predict": ["--model=NONE", "--data=NONE"],
     "simvtp.pipelines.prepare": ["--data=NONE", "--check"],
     "simvtp.pipelines.convert": ["NONE", "--out=OUT"],
     "simvtp.pipelines.visualize": ["--model=NONE", "--data=NONE", "--out=OUT"],

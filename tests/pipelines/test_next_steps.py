@@ -27,7 +27,7 @@ def data(request, clips):
     if request.param == "manifest":
         return folder / "validation.csv", folder
     shards = folder / "shards"
-    arguments = (f"--data={folder / 'validation.csv'}", f"--out={shards}", "--num-processes=1")
+    arguments = (f"--data={folder / 'validation.csv'}", f"--out={shards}", "--workers=1")
     assert prepare.main(arguments) == 0
     return shards, None
 

@@ -33,7 +33,7 @@ def test_emoji_in_names_and_captions_end_nothing(settings_for, corpus, tmp_path,
     model = f"--model={run / 'model'}"
     assert evaluate.main([model, *data, "--workers=0"]) == 0
     assert embed.main([model, *data, f"--out={folder}/f🐕.parquet", "--workers=0"]) == 0
-    assert prepare.main([*data, f"--out={folder}/shards🐕", "--num-processes=1"]) == 0
+    assert prepare.main([*data, f"--out={folder}/shards🐕", "--workers=1"]) == 0
     assert visualize.main([model, f"--data={source}", f"--out={folder}/p🐕.png"]) == 0
     said = printed.getvalue().decode("ascii")
     assert "bad\\U0001f415.mp4" in said

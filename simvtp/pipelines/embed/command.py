@@ -70,11 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = command_parser("simvtp.pipelines.embed", description=__doc__)
     whole = at_least(1)
     parser.add_argument("--model", required=True, help="model folder or hub id")
-    parser.add_argument(
-        "--data", required=True, help="folder of videos, table or list of them, or shards"
-    )
-    parser.add_argument("--root", type=Path, help="folder of the clips; default: the manifest's")
-    add_data_options(parser)
+    add_data_options(parser, required=True)
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="ends in .parquet")
     parser.add_argument("--overwrite", action="store_true", help="replace a finished FILE")
     parser.add_argument("--text", action="store_true", help="embed the captions as well")

@@ -58,20 +58,18 @@ from simvtp.training import choose_device
 
 def build_parser() -> argparse.ArgumentParser:
     """Command line of the evaluation."""
-    parser = command_parser("simvtp.pipelines.evaluate", description=__doc__)
+    renamed = {f"--data.{name}": f"--{name}" for name in ("root", "split", "missing")}
+    parser = command_parser("simvtp.pipelines.evaluate", description=__doc__, renamed=renamed)
     add = parser.add_argument
     add("--model", required=True, help="model folder, shapes or hub id")
-    add(
-        "--data",
-        help="held-out clips: a benchmark's captions, a folder of videos with captions, a table, "
+    add_data_options(
+        parser,
+        said="held-out clips: a benchmark's captions, a folder of videos with captions, a table, "
         "shards; default: the embedded corpus's",
     )
-    add_data_options(parser)
-    add("--data.root", dest="root", type=Path, help="folder of the clips; default: that of --data")
-    add("--data.split", dest="split", help="part of --data: a name in it, or a file with video ids")
+    add("--split", help="part of --data: a name in it, or a file with video ids")
     add(
-        "--data.missing",
-        dest="missing",
+        "--missing",
         choices=get_args(Missing),
         default="refuse",
         help="what to do where a benchmark's video has no file; default: %(default)s",

@@ -78,7 +78,7 @@ def _cell(figures: Mapping[str, float], name: str) -> str:
 
 def next_step(config: FinetuneConfig) -> str:
     """The command that uses the model: on a folder of videos that is to be filled in."""
-    model = ["--model", str(Path(config.run.out) / "model"), "--videos"]
+    model = ["--model", str(Path(config.run.out) / "model"), "--data"]
     if config.task == "retrieval":
         index = shlex.join(["python", "-m", "simvtp.pipelines.index", *model, "DIR"])
         return f"index    {index} --out INDEX"

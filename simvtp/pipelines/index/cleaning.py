@@ -75,16 +75,14 @@ def require_one_task(parser: argparse.ArgumentParser, options: argparse.Namespac
     if options.index is None:
         if looks:
             parser.error("--duplicates, --outliers and --fiftyone go with --index INDEX")
-        places = {"--model": options.model, "--out": options.out}
+        places = {"--model": options.model, "--data": options.data, "--out": options.out}
         lacking = [name for name, value in places.items() if value is None]
-        if options.videos is None and options.data is None:
-            lacking.append("--videos or --data")
         if lacking:
             parser.error(f"these arguments are required: {', '.join(lacking)}")
     elif not looks:
         parser.error("--index goes with --duplicates, --outliers or --fiftyone")
-    elif any((options.model, options.videos, options.data, options.out)):
-        parser.error("--index looks in an index as it is: leave out --model, --videos and --out")
+    elif any((options.model, options.data, options.out)):
+        parser.error("--index looks in an index as it is: leave out --model, --data and --out")
 
 
 def clean(options: argparse.Namespace, console: Console) -> None:

@@ -1,11 +1,11 @@
-"""Videos made searchable: `python -m simvtp.pipelines.index --model M --videos DIR --out INDEX`.
+"""Videos made searchable: `python -m simvtp.pipelines.index --model M --data DIR --out INDEX`.
 
 Every video of the folder, and of the folders in it, is cut into moments, each of which gets a row
 with its vector: windows of --window seconds, one every --stride seconds, or shots (--shots). The
 same command again adds new videos, does changed ones anew and drops those that are gone; it also
 goes on where it was stopped, however hard. Videos that cannot be read are named with the reason and
 left out. `python -m simvtp.pipelines.search --index INDEX "a red circle"` searches it. With --index
-INDEX in place of --model, --videos and --out copies and outliers are looked for.
+INDEX in place of --model, --data and --out copies and outliers are looked for.
 """
 
 import argparse
@@ -42,13 +42,10 @@ _LONGEST_SHOT_SECONDS = 10.0
 
 def build_parser() -> argparse.ArgumentParser:
     """Command line of the indexing."""
-    parser = command_parser("simvtp.pipelines.index", description=__doc__)
+    renamed = {"--videos": "--data"}
+    parser = command_parser("simvtp.pipelines.index", description=__doc__, renamed=renamed)
     whole = at_least(1)
     parser.add_argument("--model", help="model folder or hub id")
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--videos", type=Path, metavar="DIR", help="folder of videos")
-    source.add_argument("--data", help="instead, a manifest, or shards as for training")
-    parser.add_argument("--root", type=Path, help="folder of a manifest's clips")
     add_data_options(parser)
     parser.add_argument("--out", metavar="INDEX", help="a folder, or an address: s3://bucket/name")
     parser.add_argument(
@@ -139,11 +136,8 @@ def _listed(
     options: argparse.Namespace, console: Console
 ) -> tuple[list[Any], list[tuple[str, str]]]:
     faults: list[str] = []
-    source = str(options.videos) if options.data is None else options.data
-    if options.videos is not None:
-        source = options.videos
     records = load_clips(
-        source,
+        options.data,
         root=options.root,
         columns=options.columns,
         follow_links=options.follow_links,

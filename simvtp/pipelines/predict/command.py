@@ -1,4 +1,4 @@
-"""Say what is in videos: `python -m simvtp.pipelines.predict --model RUN/model --videos DIR`.
+"""Say what is in videos: `python -m simvtp.pipelines.predict --model RUN/model --data DIR`.
 
 A model fine-tuned for classification tells the likeliest classes, one fine-tuned for questions
 (--task qa) the likeliest answers to each --question, out of those that it knows or of --options. A
@@ -36,13 +36,12 @@ from simvtp.training import choose_device
 
 def build_parser() -> argparse.ArgumentParser:
     """Command line of the prediction."""
-    parser = command_parser("simvtp.pipelines.predict", description=__doc__)
+    renamed = {"--videos": "--data"}
+    parser = command_parser("simvtp.pipelines.predict", description=__doc__, renamed=renamed)
     whole = at_least(1)
     add = parser.add_argument
     add("--model", required=True, help="folder of a fine-tuned model, or hub id")
-    add("--videos", required=True, help="folder of videos, table or list of them, or shards")
-    add("--root", type=Path, help="folder of a manifest's clips; default: the manifest's")
-    add_data_options(parser)
+    add_data_options(parser, required=True)
     add("--question", action="append", default=[], help="asked of each video; may be repeated")
     add("--options", nargs="+", default=[], metavar="ANSWER", help="for a model that chooses")
     add("--top", type=whole, default=5, metavar="K", help="likeliest to tell; %(default)s")
@@ -75,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace, console: Console) -> None:
     model = load_task_model(options.model).to(choose_device(RunConfig(device=options.device)))
     records = load_clips(
-        options.videos,
+        options.data,
         root=options.root,
         columns=options.columns,
         follow_links=options.follow_links,

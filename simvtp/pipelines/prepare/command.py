@@ -48,13 +48,10 @@ from simvtp.retrieval.copies import COPY_THRESHOLD
 
 def build_parser() -> argparse.ArgumentParser:
     """Command line of the preparation."""
-    parser = command_parser("simvtp.pipelines.prepare", description=__doc__)
+    renamed = {"--num-processes": "--workers"}
+    parser = command_parser("simvtp.pipelines.prepare", description=__doc__, renamed=renamed)
     whole = at_least(1)
-    parser.add_argument(
-        "--data", required=True, help="folder of videos, table or list of them, or shards"
-    )
-    parser.add_argument("--root", type=Path, help="folder of the clips; default: the manifest's")
-    add_data_options(parser)
+    add_data_options(parser, required=True)
     parser.add_argument("--out", type=Path, metavar="DIR", help="new folder for the shards")
     parser.add_argument("--clips-per-shard", type=whole, default=500, metavar="N")
     parser.add_argument(
@@ -73,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"least cosine of two moments that show the same; {COPY_THRESHOLD}",
     )
     parser.add_argument(
-        "--num-processes", type=whole, default=num_usable_cores(), metavar="N", help="%(default)s"
+        "--workers", type=whole, default=num_usable_cores(), metavar="N", help="%(default)s"
     )
     parser.add_argument(
         "--time-limit", type=at_least(1), default=120, metavar="SECONDS", help="for one clip; 120"
@@ -158,7 +155,7 @@ def _check(
 ) -> int:
     report = ClipReport(rows)
     checked = check_clips(
-        clips, range(len(clips)), num_processes=options.num_processes, time_limit=options.time_limit
+        clips, range(len(clips)), num_processes=options.workers, time_limit=options.time_limit
     )
     with closing(checked), _followed(checked, len(clips), "Checking clips") as results:
         for clip in results:
@@ -212,7 +209,7 @@ def _prepare(
             clips,
             order,
             start=folder.next_clip,
-            num_processes=options.num_processes,
+            num_processes=options.workers,
             time_limit=options.time_limit,
             encoding=None if encoding == Encoding() else encoding,
             scratch=folder.scratch,

@@ -216,7 +216,7 @@ def print_next_steps(console: Console, config: PretrainConfig, *, data: Training
     # As it was typed; only the embedded corpus is known by its manifest alone.
     clips = ["--data", config.data.validation or config.data.train or str(shown.source)]
     if config.data.root:
-        clips += ["--data.root", config.data.root]
+        clips += ["--root", config.data.root]
     if config.data.columns:
         clips += ["--columns", config.data.columns]
     if config.data.follow_links:

@@ -65,7 +65,7 @@ class VideoIndex:
         if isinstance(folder, Path) and not folder.is_dir():
             raise VideoIndexError(
                 f"{place}: there is no such folder; make an index with python -m "
-                f"simvtp.pipelines.index --model M --videos DIR --out {place}"
+                f"simvtp.pipelines.index --model M --data DIR --out {place}"
             )
         database = connect(place)
         self.about = read_about(database, place)

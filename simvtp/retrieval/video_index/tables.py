@@ -132,7 +132,7 @@ def read_about(database: lancedb.DBConnection, place: object) -> About:
     if about is None:
         raise VideoIndexError(
             f"{place}: there is no video index; make one with python -m simvtp.pipelines.index "
-            f"--model M --videos DIR --out {place}"
+            f"--model M --data DIR --out {place}"
         )
     return about
 

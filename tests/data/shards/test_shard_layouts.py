@@ -131,7 +131,7 @@ def test_a_check_counts_what_is_left_out(
     members = [("a.mp4", data), ("a.txt", b"said"), ("b\x1b[2J.mp4", data)]
     path = write_shard(tmp_path / "a.tar", members)
     report = tmp_path / "report.json"
-    arguments = ["--data", str(path), "--check", "--num-processes", "1", "--json", str(report)]
+    arguments = ["--data", str(path), "--check", "--workers", "1", "--json", str(report)]
     assert main(arguments) == 1
     said = capsys.readouterr().out
     assert "neither .txt nor .json" in said

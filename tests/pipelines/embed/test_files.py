@@ -73,7 +73,7 @@ def test_shards_are_embedded_like_files(model_folder, manifest, undisturbed, tmp
     from simvtp.pipelines.prepare import command as prepare
 
     shards = tmp_path / "shards"
-    settings = ["--num-processes=1", "--max-bad-share=1"]
+    settings = ["--workers=1", "--max-bad-share=1"]
     assert prepare.main([f"--data={manifest}", f"--out={shards}", *settings]) == 0
     out = tmp_path / "out/a.parquet"
     assert run(model_folder, shards, out, "--workers=0") == 0

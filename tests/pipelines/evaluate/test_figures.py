@@ -62,15 +62,15 @@ def test_a_benchmark_and_its_split_as_they_are_published(model_folder, corpus, e
     (tmp_path / "MSRVTT_data.json").write_text(json.dumps(document))
     (tmp_path / "listed.csv").write_text("video_id\nvideo0\nvideo3\n")
     file = tmp_path / "MSRVTT_data.json"
-    figures = evaluated(file, f"--data.split={tmp_path / 'listed.csv'}")
+    figures = evaluated(file, f"--split={tmp_path / 'listed.csv'}")
     assert figures["clips"] == ["video0", "video3"]
     assert [caption["caption"] for caption in figures["captions"]] == [
         records[number].captions[0] for number in (0, 3)
     ]
-    command = [f"--model={model_folder}", f"--data={file}", "--data.split=test", "--workers=0"]
+    command = [f"--model={model_folder}", f"--data={file}", "--split=test", "--workers=0"]
     assert evaluate.main(command) == 2
     with pytest.warns(MissingVideosWarning, match="video1"):
-        figures = evaluated(file, "--data.split=test", "--data.missing=leave out")
+        figures = evaluated(file, "--split=test", "--missing=leave out")
     assert figures["clips"] == ["video0", "video2", "video3", "video4"]
 
 
@@ -190,7 +190,7 @@ def test_a_diverged_model_is_refused(model_folder, captioned, tmp_path, capsys):
         (["--compare={model}", "--bootstrap=0"], "--compare needs resamples"),
         (["--compare=no/such"], "no/such"),
         (["--json={data}/figures.json"], "clips.csv"),
-        (["--data.root=missing"], "missing"),
+        (["--root=missing"], "missing"),
         (["--model=missing/folder"], "missing/folder"),
     ],
 )

@@ -62,7 +62,7 @@ def index_it(model_folder):
     """Index a folder of videos; the exit code."""
 
     def run(videos: Path, out: object, *further: object) -> int:
-        own = ("--model", model_folder, "--videos", videos, "--out", out, "--device=cpu")
+        own = ("--model", model_folder, "--data", videos, "--out", out, "--device=cpu")
         few = ("--batch-size=4", "--workers=0", "--save-every=0")
         return main([str(argument) for argument in (*own, *few, *further)])
 

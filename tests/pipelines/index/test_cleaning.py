@@ -104,10 +104,10 @@ def test_what_fiftyone_cannot_play_is_left_out_by_name(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--model=shapes"], "required: --out, --videos or --data"),
+        (["--model=shapes"], "required: --data, --out"),
         (["--duplicates"], "go with --index INDEX"),
         (["--index=x"], "--index goes with --duplicates"),
-        (["--index=x", "--outliers", "--model=m"], "leave out --model, --videos and --out"),
+        (["--index=x", "--outliers", "--model=m"], "leave out --model, --data and --out"),
     ],
 )
 def test_one_task_at_a_time(arguments, said, capsys):

@@ -43,7 +43,7 @@ def test_the_moment_found_starts_where_it_should(offset, suffix, tmp_path):
     path = tmp_path / f"videos/coded{suffix}"
     write_video_file(path, pictures, rate=10, pts=pts, options=H264)
     out = tmp_path / "index"
-    arguments = ("--model=shapes", f"--videos={tmp_path / 'videos'}", f"--out={out}")
+    arguments = ("--model=shapes", f"--data={tmp_path / 'videos'}", f"--out={out}")
     assert main([*arguments, "--workers=0", "--stride=1"]) == 0
     index, model = VideoIndex.open(out), SimVTP.from_pretrained("shapes")
     for second in (0, 3, 9, 12, 17):
@@ -143,7 +143,7 @@ def test_what_does_not_go_with_an_index_is_refused(videos, index_it, tmp_path, c
     said(capsys)
     assert index_it(videos, out, "--window=2") == 2
     assert "window was 1.0 and is now 2.0, stride was 0.5 and is now 1.0" in said(capsys)
-    assert main(["--model=shapes", f"--videos={videos}", f"--out={out}"]) == 2
+    assert main(["--model=shapes", f"--data={videos}", f"--out={out}"]) == 2
     assert "its vectors are of the model" in said(capsys)
     (tmp_path / "empty").mkdir()
     assert index_it(tmp_path / "empty", out) == 2

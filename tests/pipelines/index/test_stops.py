@@ -92,7 +92,7 @@ def test_a_stop_saves_what_there_is(videos, undisturbed, index_it, tmp_path, cap
 @pytest.mark.timeout(900)
 def test_kill_9(videos, undisturbed, model_folder, index_it, tmp_path):
     out = tmp_path / "index"
-    own = ("--model", model_folder, "--videos", videos, "--out", out, "--device=cpu")
+    own = ("--model", model_folder, "--data", videos, "--out", out, "--device=cpu")
     few = ("--batch-size=4", "--workers=2", "--save-every=0")
     command_line = [sys.executable, "-m", "simvtp.pipelines.index", *map(str, (*own, *few))]
     versions = Path(out, "moments.lance/_versions")

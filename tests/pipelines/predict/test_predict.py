@@ -160,7 +160,7 @@ def test_a_pretrained_model_is_told_what_to_use(pretrained, folders, videos, cap
 
 
 def run(model, videos, *further):
-    return command.main([f"--model={model}", f"--videos={videos}", "--workers=0", *further])
+    return command.main([f"--model={model}", f"--data={videos}", "--workers=0", *further])
 
 
 @pytest.mark.parametrize("kind", ["classes", "answers", "options"])

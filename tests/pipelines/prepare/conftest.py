@@ -34,7 +34,7 @@ def manifest(tmp_path_factory):
 
 
 def run(*arguments: object) -> int:
-    return prepare.main([str(argument) for argument in ("--num-processes=1", *arguments)])
+    return prepare.main([str(argument) for argument in ("--workers=1", *arguments)])
 
 
 @pytest.fixture(scope="session")

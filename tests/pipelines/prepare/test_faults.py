@@ -49,7 +49,7 @@ def test_a_folder_that_another_process_finished_meanwhile(tmp_path, monkeypatch)
 def start(manifest: Path, out: Path, *settings: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "simvtp.pipelines.prepare", "--data", str(manifest)]
     return subprocess.Popen(
-        [*command, "--out", str(out), "--num-processes=1", "--clips-per-shard=2", *settings],
+        [*command, "--out", str(out), "--workers=1", "--clips-per-shard=2", *settings],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )

@@ -38,7 +38,7 @@ def captions(videos: Path) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def index_folder(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("index") / "index"
-    assert index(["--model=shapes", f"--videos={videos}", f"--out={out}", "--workers=0"]) == 0
+    assert index(["--model=shapes", f"--data={videos}", f"--out={out}", "--workers=0"]) == 0
     return out
 
 
