@@ -26,7 +26,7 @@ from simvtp.command_line import (
 )
 from simvtp.config import RunConfig
 from simvtp.config.json_file import write_json
-from simvtp.data import ClipRecord, ClipTable, TooManyBadClips
+from simvtp.data import ClipRecord, ClipTable, TooManyBadClips, load_clips
 from simvtp.data.annotations import Missing, load_retrieval
 from simvtp.data.corpus.rendering import held_out_manifest
 from simvtp.data.datasets.quarantine import require_few_bad
@@ -37,7 +37,7 @@ from simvtp.pipelines.evaluate.report import (
     Findings,
     as_report,
 )
-from simvtp.pipelines.learned import measure_learned
+from simvtp.pipelines.learned import measure_learned, measure_pixels
 from simvtp.pipelines.learned.figures import Learned, learned_table
 from simvtp.pipelines.unknown_words import tell_unknown_captions
 from simvtp.printing import Console, printable
@@ -89,6 +89,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="also measure hidden pixels and words, matching and re-ranking of the first 256 clips",
     )
     add(
+        "--video-alone",
+        action="store_true",
+        help="measure hidden pixels of the first 256 clips and nothing else; needs no captions",
+    )
+    add(
         "--train",
         metavar="DATA",
         help="training clips, whose captions give --learned the floor of the words",
@@ -126,14 +131,15 @@ def _run(options: argparse.Namespace, console: Console) -> None:
     if options.data is None:
         options.data = str(held_out_manifest())
         console.print(f"data: the embedded corpus's held-out clips, {options.data}")
-    records = load_retrieval(
-        options.data,
-        root=options.root,
-        split=options.split,
-        missing=options.missing,
-        columns=options.columns,
-        follow_links=options.follow_links,
-    )
+    where = {
+        "root": options.root,
+        "columns": options.columns,
+        "follow_links": options.follow_links,
+    }
+    if options.video_alone:
+        _evaluate_video(options, load_clips(options.data, **where), console)
+        return
+    records = load_retrieval(options.data, split=options.split, missing=options.missing, **where)
     models = _load_models(options, console)
     if isinstance(records, ClipTable):
         console.print(f"data: {records.summary()}")
@@ -167,6 +173,25 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         what="the figures are",
         option="--max-bad-share",
     )
+
+
+def _evaluate_video(options: argparse.Namespace, records: ClipTable, console: Console) -> None:
+    """Figures of clips that need no captions."""
+    console.print(f"data: {records.summary()}")
+    (model,) = _load_models(options, console)
+    learned = measure_pixels(
+        model,
+        records,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        num_workers=options.workers,
+        console=console,
+    )
+    console.print(learned_table(learned))
+    if options.json is not None:
+        figures = {"num_clips": learned.num_clips, "figures": learned.as_dict()}
+        write_json(options.json, {"model": options.model, "data": options.data, "learned": figures})
+        console.print(f"figures: {options.json}")
 
 
 def _write_report(
@@ -231,6 +256,13 @@ def _check_options(options: argparse.Namespace) -> None:
         require_sheet_name(options.sheet)
     if options.compare is not None and options.bootstrap == 0:
         raise ValueError("--compare needs resamples, got --bootstrap 0; leave --bootstrap away")
+    others = [
+        f"--{name.replace('_', '-')}"
+        for name in ("split", "rerank", "dual_softmax", "learned", "compare", "sheet")
+        if getattr(options, name)
+    ]
+    if options.video_alone and others:
+        raise ValueError(f"--video-alone measures pixels alone; leave {', '.join(others)} away")
     if options.train is not None and not options.learned:
         raise ValueError(f"--train {options.train} is for --learned; add that, or leave it away")
     for file in (options.json, options.sheet):

@@ -1,6 +1,7 @@
 """Figures of the command against ranking by brute force, resampling by loops, and each other."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -223,3 +224,22 @@ def test_what_was_learned_is_reported_where_it_is_asked_for(
     command = [f"--model={model_folder}", f"--data={corpus.validation}", "--train=x.csv"]
     assert evaluate.main(command) == 2
     assert "--train x.csv is for --learned" in capsys.readouterr().out
+
+
+def test_video_alone_needs_no_captions(model_folder, corpus, tmp_path, capsys):
+    for clip in sorted(corpus.root.glob("validation/*.mp4"))[:4]:
+        (tmp_path / "videos").mkdir(exist_ok=True)
+        shutil.copy(clip, tmp_path / "videos")
+    (tmp_path / "videos" / "broken.mp4").write_text("no video")
+    command = [f"--model={model_folder}", f"--data={tmp_path / 'videos'}", "--workers=0"]
+    report = tmp_path / "figures.json"
+    assert evaluate.main([*command, "--video-alone", f"--json={report}"]) == 0
+    told = capsys.readouterr().out
+    assert "left out" in told
+    assert "broken.mp4" in told
+    assert "patch mean floor" in told
+    learned = json.loads(report.read_text())["learned"]
+    assert learned["num_clips"] == 4
+    assert set(learned["figures"]) >= {"pixel error", "pixel error: patch mean floor"}
+    assert evaluate.main([*command, "--video-alone", "--rerank=3"]) == 2
+    assert "leave --rerank away" in capsys.readouterr().out

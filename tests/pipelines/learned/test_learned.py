@@ -1,6 +1,7 @@
 """What was learned, against loops over clips, tubelets and words in float64."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from simvtp.data import ClipRecord, load_manifest, train_tokenizer
 from simvtp.data.datasets.clip_batches import clip_batches
 from simvtp.masking import TubeMask
 from simvtp.metrics import area_under_curve
-from simvtp.pipelines.learned import measure_learned, measures
+from simvtp.pipelines.learned import measure_learned, measure_pixels, measures
 from simvtp.pipelines.learned.figures import (
     MatchedPairs,
     learned_table,
@@ -275,6 +276,21 @@ def test_the_table_is_narrow(masks, capsys):
     said = capsys.readouterr().out
     assert "patch mean floor" in said
     assert all(len(line) <= 80 for line in said.splitlines())
+
+
+def test_pixels_of_clips_without_captions_are_those_beside_an_empty_one(model, records):
+    bare = [replace(record, captions=()) for record in records]
+    found = measure_pixels(model, bare, video_ratio=0.5)
+    empty = [replace(record, captions=("",)) for record in records]
+    told = measure_learned(model, empty, top=0, **RATIOS).as_dict()
+    assert found.num_clips == 6
+    assert "pixel error" in found.as_dict()
+    for name, value in found.as_dict().items():
+        assert value == pytest.approx(told[name], rel=1e-6), name
+    captioned = measure_learned(model, records, top=0, **RATIOS).as_dict()
+    assert captioned["pixel error"] != pytest.approx(found.as_dict()["pixel error"], rel=1e-6)
+    with pytest.raises(ValueError, match="none of the 1 clips can be read"):
+        measure_pixels(model, bare[2:3], video_ratio=0.5)
 
 
 def test_one_clip_is_too_few(model, records):
