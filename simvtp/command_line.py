@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from simvtp.extras import MissingPackageError, require_figures
-from simvtp.printing import Console, add_debug, tracebacks
+from simvtp.printing import Console, add_debug, quietly, tracebacks
 
 
 class CommandParser(ArgumentParser):
@@ -98,7 +98,7 @@ def run_command(
     """
     console = Console(soft_wrap=True)
     try:
-        with tracebacks(options.debug):
+        with tracebacks(options.debug), quietly(getattr(options, "quiet", False)):
             return work(options, console) or 0
     except KeyboardInterrupt:
         console.print(stopped)
@@ -121,7 +121,9 @@ def add_data_options(
     required: bool = False,
     group: Any = None,
 ) -> None:
-    """Let a command take what `load_clips` does: `--data`, `--root`, `--columns`, `--follow-links`.
+    """Let a command that reads clips take `--quiet` and what `load_clips` does.
+
+    That is `--data`, `--root`, `--columns` and `--follow-links`.
 
     Args:
         parser: of the command.
@@ -140,6 +142,9 @@ def add_data_options(
         "--follow-links",
         action="store_true",
         help="take clips, and enter folders, that are links to other places",
+    )
+    parser.add_argument(
+        "--quiet", action="store_true", help="show results and errors, no notes, no progress"
     )
 
 

@@ -14,6 +14,7 @@ import traceback
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import rich.console
@@ -42,6 +43,19 @@ def _written_out(match: re.Match[str]) -> str:
 def add_debug(parser: ArgumentParser) -> None:
     """Let a command take `--debug`."""
     parser.add_argument("--debug", action="store_true", help="show where in the code errors arise")
+
+
+_QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+@contextmanager
+def quietly(wanted: bool) -> Iterator[None]:
+    """Within this, results and errors are shown, but neither notes nor progress."""
+    before = _QUIET.set(_QUIET.get() or wanted)
+    try:
+        yield
+    finally:
+        _QUIET.reset(before)
 
 
 @contextmanager
@@ -76,6 +90,11 @@ class Console(rich.console.Console):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
+    def note(self, text: str, **options: Any) -> None:
+        """Print what is no result, unless `quietly` was asked for."""
+        if not _QUIET.get():
+            self.print(text, **options)
+
     def on_broken_pipe(self) -> None:
         """What follows goes to the standard error, since nobody reads the output any more.
 
@@ -98,6 +117,11 @@ class Console(rich.console.Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """Every string that is printed comes through here, cells of tables too."""
         return super().render_str(printable_lines(text), **options)
+
+
+def progress_console() -> Console:
+    """Where progress is shown: the standard error, or nowhere within `quietly`."""
+    return Console(stderr=True, quiet=_QUIET.get())
 
 
 class PlainColumn(TextColumn):

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from simvtp.data.clip_table import ClipRecord
 from simvtp.data.video.clips import ClipError
-from simvtp.printing import Console, PlainColumn
+from simvtp.printing import PlainColumn, progress_console
 
 File = str | os.PathLike[str]
 LeftOut = MutableMapping[Any, str]
@@ -88,7 +88,7 @@ def progress_of(what: str, *, total: int) -> Iterator[Callable[[int], None]]:
     Yields:
         a function that counts so many more files.
     """
-    console = Console(stderr=True)
+    console = progress_console()
     hidden = total < MANY_FILES or not (console.is_terminal or console.is_jupyter)
     columns = (PlainColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     shown = (*columns, TimeRemainingColumn())

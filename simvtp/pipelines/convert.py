@@ -42,7 +42,7 @@ from simvtp.model import SimVTP
 from simvtp.model_card import ModelFacts
 from simvtp.model_folder import read_frame_spacing
 from simvtp.parts import ModelParts
-from simvtp.printing import Console
+from simvtp.printing import Console, progress_console
 
 _SETTINGS = (
     *("num_frames", "image_size", "patch_size", "max_text_length"),
@@ -140,7 +140,7 @@ def _convert(options: argparse.Namespace) -> Converted:
         raise ValueError(f"{out} is there already; delete it or choose another --out")
     names = (*_SETTINGS, "extra_tokens", "activation")
     overrides = {name: getattr(options, name) for name in names}
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=progress_console(), transient=True) as progress:
         task = progress.add_task("Reading", total=len(options.sources) + 2)
         sources: list[MappedWeights] = []
         for source in options.sources:

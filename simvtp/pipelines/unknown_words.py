@@ -34,7 +34,7 @@ def tell_unknown_texts(
     unknown = [text for text in texts if is_mostly_unknown(tokenizer, text)]
     if not unknown:
         return
-    console.print(
+    console.note(
         f"note: {len(unknown):,} of {len(texts):,} {what} are mostly [UNK], words that the "
         f"vocabulary lacks, such as {shown(unknown[0])}: the model cannot tell them apart. A model "
         "knows the language it was pre-trained with: --data.tokenizer with a vocabulary of that "

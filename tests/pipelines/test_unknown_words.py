@@ -4,7 +4,6 @@ import io
 import shutil
 
 import pytest
-from rich.console import Console
 
 from simvtp import SimVTP
 from simvtp.config import PretrainConfig
@@ -15,6 +14,7 @@ from simvtp.pipelines.evaluate import command as evaluate
 from simvtp.pipelines.pretrain.setup import TrainingData
 from simvtp.pipelines.pretrain.summary import print_start
 from simvtp.pipelines.unknown_words import tell_unknown_captions
+from simvtp.printing import Console
 from tests.sample_batches import small_config
 
 

@@ -12,7 +12,7 @@ from simvtp.data.manifests.checks import MissingFileError, checked_path
 from simvtp.data.manifests.names import VIDEO_ENDINGS
 from simvtp.data.manifests.problems import ProblemError, Problems, shown
 from simvtp.data.manifests.rows import Row
-from simvtp.printing import Console
+from simvtp.printing import progress_console
 
 _MAX_NAMED = 5
 
@@ -62,7 +62,7 @@ def locate(
         raise document.error(f"root {folder} is not a folder; set root to the videos' folder")
     problems, lost, used = Problems(), [], {}
     paths: list[Path | None] = []
-    with Console(stderr=True).status(f"Looking for {len(videos)} videos"):
+    with progress_console().status(f"Looking for {len(videos)} videos"):
         files = _files_by_name(base, (name for video in videos for name in video.names))
         for video in videos:
             path = None

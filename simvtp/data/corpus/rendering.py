@@ -32,7 +32,7 @@ from simvtp.data.corpus.scenes import Scene, Split, sample_scenes
 from simvtp.data.manifests.loading import load_manifest
 from simvtp.data.places import Place, cache_folder
 from simvtp.data.processes import end_with_parent, num_usable_cores
-from simvtp.printing import Console, PlainColumn
+from simvtp.printing import PlainColumn, progress_console
 
 FRAMES_PER_SECOND = 16
 _ENCODER = {"preset": "ultrafast", "crf": "17", "g": "16", "bf": "0"}
@@ -302,7 +302,7 @@ def _render(jobs: list[_Job], *, num_processes: int | None, progress: bool) -> N
 
 def _follow(rendered: Iterable[None], total: int, *, progress: bool) -> None:
     columns = (PlainColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True)
+    console = progress_console()
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not progress) as bar:
         for _ in bar.track(rendered, total=total, description="Rendering the embedded corpus"):
             pass

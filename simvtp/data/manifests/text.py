@@ -10,7 +10,7 @@ from typing import BinaryIO, TextIO
 import rich.progress
 
 from simvtp.data.manifests.problems import ManifestError
-from simvtp.printing import Console
+from simvtp.printing import progress_console
 
 # Below this many bytes, a bar would be gone before it could be read.
 _BYTES_WITH_PROGRESS = 1 << 23
@@ -93,7 +93,7 @@ def opened_text(
         encoding=encoding,
         newline=newline,
         description="Checking the manifest",
-        console=Console(stderr=True),
+        console=progress_console(),
         transient=True,
         disable=source.stat().st_size <= _BYTES_WITH_PROGRESS,
     )

@@ -19,7 +19,7 @@ from simvtp.data.shards.fetch import FetchError, ShardCache
 from simvtp.data.shards.index import INDEX_NAME, TABLE_NAME, ShardError, load_address, load_folder
 from simvtp.data.shards.scan import VIDEO_SUFFIXES, scan_shard
 from simvtp.files import publish
-from simvtp.printing import Console, printable
+from simvtp.printing import printable, progress_console
 
 # Changes when other clips are found in the same shards.
 _FORMAT = 3
@@ -161,7 +161,7 @@ def _scan_all(
     shards: Mapping[str, Place], cache: ShardCache, left_out: list[str]
 ) -> Iterator[ClipRecord]:
     few = len(shards) < _SHARDS_WITH_PROGRESS
-    console = Console(stderr=True)
+    console = progress_console()
     listed = track(shards.items(), "Listing shards", console=console, transient=True, disable=few)
     for name, place in listed:
         for record in scan_shard(cache.local(place), shard=name, left_out=left_out):

@@ -41,7 +41,7 @@ from simvtp.data.sources import require_captions
 from simvtp.model import SimVTP
 from simvtp.model_folder import find_model_folder
 from simvtp.pipelines.unknown_words import tell_unknown_captions
-from simvtp.printing import Console, PlainColumn, tracebacks
+from simvtp.printing import Console, PlainColumn, progress_console, quietly, tracebacks
 from simvtp.retrieval.embedding import (
     EmbeddedBatch,
     EmbeddedCaptions,
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(soft_wrap=True)
     with StopRequest() as stop:
         try:
-            with tracebacks(options.debug):
+            with tracebacks(options.debug), quietly(options.quiet):
                 return _embed_to_file(options, stop, console)
         except StopNow:
             console.print(f"stopped by {stop.name}; the same command goes on")
@@ -135,12 +135,12 @@ def _embed_to_file(options: argparse.Namespace, stop: StopRequest, console: Cons
         tables[TEXT] = text_schema(model.config.width)
     file = FeatureFile(options.out, settings, tables=tables, overwrite=options.overwrite)
     with closing(file):
-        console.print(f"data: {records.summary()}")
+        console.note(f"data: {records.summary()}")
         cut = model.frame_spacing.clip_of(model.config.num_frames)
-        console.print(f"clips: {cut}")
+        console.note(f"clips: {cut}")
         begun = file.next_clip(VIDEO)
         if 0 < begun < len(records):
-            console.print(f"going on at video {begun} of {len(records)}")
+            console.note(f"going on at video {begun} of {len(records)}")
         batches = embed(
             model,
             records,
@@ -302,7 +302,7 @@ def _bar(ending: str, total: int) -> Iterator[Callable[[int, int], None]]:
     """A bar that counts videos, and the bad ones among them."""
     columns = (PlainColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     bad = PlainColumn("{task.fields[bad]} bad")
-    with Progress(*columns, bad, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+    with Progress(*columns, bad, TimeRemainingColumn(), console=progress_console()) as progress:
         name = "Embedding captions" if ending == TEXT else "Embedding videos"
         task = progress.add_task(name, total=total, bad=0)
         yield lambda place, bad: progress.update(task, completed=place, bad=bad)

@@ -40,7 +40,7 @@ from simvtp.pipelines.evaluate.report import (
 from simvtp.pipelines.learned import measure_learned, measure_pixels
 from simvtp.pipelines.learned.figures import Learned, learned_table
 from simvtp.pipelines.unknown_words import tell_unknown_captions
-from simvtp.printing import Console, printable
+from simvtp.printing import Console, printable, progress_console
 from simvtp.retrieval.comparison import (
     LEVEL,
     PERCENT,
@@ -130,7 +130,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
     _check_options(options)
     if options.data is None:
         options.data = str(held_out_manifest())
-        console.print(f"data: the embedded corpus's held-out clips, {options.data}")
+        console.note(f"data: the embedded corpus's held-out clips, {options.data}")
     where = {
         "root": options.root,
         "columns": options.columns,
@@ -142,7 +142,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
     records = load_retrieval(options.data, split=options.split, missing=options.missing, **where)
     models = _load_models(options, console)
     if isinstance(records, ClipTable):
-        console.print(f"data: {records.summary()}")
+        console.note(f"data: {records.summary()}")
     for model in models:
         tell_unknown_captions(console, model.tokenizer, records)
     evaluations = evaluate(
@@ -153,9 +153,9 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         views=options.views,
         batch_size=options.batch_size,
         num_workers=options.workers,
-        console=console,
+        console=progress_console(),
     )
-    learned = _measure_learned(options, models[0], records, evaluations[0], console)
+    learned = _measure_learned(options, models[0], records, evaluations[0])
     findings = _judge(evaluations, num_samples=options.bootstrap, seed=options.seed)
     _print(findings, records, console)
     if learned is not None:
@@ -164,7 +164,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         _write_report(options, models[0], as_report(findings, records), learned)
         console.print(f"figures: {options.json}")
     if options.sheet is not None:
-        _draw(options, models[0], records, evaluations[0], console)
+        _draw(options, models[0], records, evaluations[0])
         console.print(f"sheet: {options.sheet}")
     require_few_bad(
         len(evaluations[0].gallery.unreadable),
@@ -177,7 +177,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
 
 def _evaluate_video(options: argparse.Namespace, records: ClipTable, console: Console) -> None:
     """Figures of clips that need no captions."""
-    console.print(f"data: {records.summary()}")
+    console.note(f"data: {records.summary()}")
     (model,) = _load_models(options, console)
     learned = measure_pixels(
         model,
@@ -218,7 +218,6 @@ def _measure_learned(
     model: SimVTP,
     records: Sequence[ClipRecord],
     evaluation: Evaluation,
-    console: Console,
 ) -> Learned | None:
     """What the model has learned, where it is asked for."""
     if not options.learned:
@@ -233,7 +232,7 @@ def _measure_learned(
         seed=options.seed,
         batch_size=options.batch_size,
         num_workers=options.workers,
-        console=console,
+        console=progress_console(),
     )
 
 
@@ -243,7 +242,7 @@ def _load_models(options: argparse.Namespace, console: Console) -> list[SimVTP]:
     names = [options.model] if options.compare is None else [options.model, options.compare]
     models = [SimVTP.from_pretrained(name).to(device) for name in names]
     for name, model in zip(names, models, strict=True):
-        _say(console, f"clips for {name}: {_cut_of(model)}")
+        console.note(printable(f"clips for {name}: {_cut_of(model)}"))
     return models
 
 
@@ -312,9 +311,8 @@ def _draw(
     model: SimVTP,
     records: Sequence[ClipRecord],
     evaluation: Evaluation,
-    console: Console,
 ) -> None:
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=progress_console(), transient=True) as progress:
         sheet = make_sheet(
             model,
             records,

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemaining
 
 from simvtp.command_line import at_least
 from simvtp.config.json_file import write_json
-from simvtp.printing import Console, PlainColumn, printable
+from simvtp.printing import Console, PlainColumn, printable, progress_console
 from simvtp.retrieval.copies import COPY_THRESHOLD
 from simvtp.retrieval.video_index import VideoIndex
 from simvtp.retrieval.video_index.cleaning import (
@@ -244,7 +244,7 @@ def _add(
 def _bar(description: str) -> Iterator[Callable[[float], None]]:
     """A bar that is told what share of the work is done."""
     columns = (PlainColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    console = Console(stderr=True)
+    console = progress_console()
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task(description, total=1.0)
         yield lambda done: progress.update(task, completed=done)

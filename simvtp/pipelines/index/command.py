@@ -25,7 +25,7 @@ from simvtp.model import SimVTP
 from simvtp.pipelines.index.cleaning import add_cleaning, clean, require_one_task
 from simvtp.pipelines.index.progress import Progress
 from simvtp.pipelines.index.sources import listed_files, roots_of, source_files
-from simvtp.printing import Console, tracebacks
+from simvtp.printing import Console, progress_console, quietly, tracebacks
 from simvtp.retrieval.video_index import VideoIndex, model_digest
 from simvtp.retrieval.video_index.embedding import SourceFile, embed_moments
 from simvtp.retrieval.video_index.tables import About, connect, existing_about
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(soft_wrap=True)
     with StopRequest() as stop:
         try:
-            with tracebacks(options.debug):
+            with tracebacks(options.debug), quietly(options.quiet):
                 if options.index is not None:
                     with stop.interruptible():
                         clean(options, console)
@@ -116,9 +116,9 @@ def _index(options: argparse.Namespace, stop: StopRequest, console: Console) -> 
     with IndexWriter(options.out, about) as writer:
         numbers = {root: number for number, root in enumerate(writer.about.roots)}
         sources, gone = source_files(listed, numbers)
-        with stop.interruptible(), console.status("Comparing the videos with the index"):
+        with stop.interruptible(), progress_console().status("Comparing the videos with the index"):
             plan = writer.plan(sources, retry=options.retry)
-        console.print(
+        console.note(
             f"{len(sources)} videos: {plan.num_new} new, {plan.num_changed} changed, "
             f"{plan.num_kept} as they were; {plan.num_gone} are gone from the index"
         )
@@ -127,7 +127,7 @@ def _index(options: argparse.Namespace, stop: StopRequest, console: Console) -> 
         settings = {"cutting": cutting, "known": plan.known, **reading, **compute}
         if plan.pending:
             _fill(writer, model, plan.pending, settings, options.save_every, stop)
-        with stop.interruptible(), console.status("Finishing") as status:
+        with stop.interruptible(), progress_console().status("Finishing") as status:
             writer.finish(tell=status.update)
     return _report(options.out, left_out + gone, console)
 
@@ -143,7 +143,7 @@ def _listed(
         follow_links=options.follow_links,
         left_out=faults,
     )
-    console.print(f"data: {records.summary()}")
+    console.note(f"data: {records.summary()}")
     return listed_files(records), [("left out", fault) for fault in faults]
 
 

@@ -8,7 +8,7 @@ from typing import Self
 import rich.progress
 from rich.progress import BarColumn, TaskProgressColumn, TimeRemainingColumn
 
-from simvtp.printing import Console, PlainColumn
+from simvtp.printing import PlainColumn, progress_console
 from simvtp.retrieval.video_index.embedding import EmbeddedMoments, SourceFile
 
 _SECONDS_PER_HOUR = 3600.0
@@ -24,7 +24,7 @@ class Progress:
         self._begun = time.monotonic()
         shown = "{task.fields[videos]} of {task.fields[of]} videos, {task.fields[hours]}"
         columns = (PlainColumn("Indexing"), BarColumn(), TaskProgressColumn(), PlainColumn(shown))
-        console = Console(stderr=True)
+        console = progress_console()
         self._bar = rich.progress.Progress(*columns, TimeRemainingColumn(), console=console)
         fields = {"videos": 0, "of": len(pending), "hours": ""}
         self._task = self._bar.add_task("", total=self._ends[-1], **fields)

@@ -30,7 +30,7 @@ from simvtp.pipelines.learned.figures import (
 )
 from simvtp.pipelines.learned.pixel_errors import TubeletErrors, tubelet_errors
 from simvtp.pipelines.learned.trained_masks import trained_ratio
-from simvtp.printing import Console, printable
+from simvtp.printing import Console, printable, progress_console
 from simvtp.reconstruction import fill_in
 from simvtp.retrieval.gallery import Gallery, embed_gallery
 from simvtp.retrieval.reranking import seen_in_training
@@ -157,7 +157,7 @@ def measure_pixels(
         seed: of the masks.
         batch_size: clips in one forward pass.
         num_workers: processes that decode.
-        console: where progress is shown, and what is left out.
+        console: where it is told what is left out; None hides progress, too.
 
     Raises:
         ValueError: no clip can be read, or the model has no tokenizer.
@@ -177,7 +177,7 @@ def measure_pixels(
     ids, _ = _padded(model, [""])
     nothing = torch.zeros(0, dtype=torch.int64, device=model.device)
     errors: list[TubeletErrors] = []
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=progress_console(), transient=True, disable=console.quiet) as progress:
         for rows in progress.track(torch.arange(len(video)).split(batch_size)):
             part = TubeMask(*(mask[rows].to(model.device) for mask in tubes))
             clips = video[rows].to(model.device)

@@ -90,8 +90,8 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         num_workers=options.workers,
         time_limit=options.time_limit,
     )
-    console.print(f"data:  {records.summary()}")
-    console.print(f"clips: {model.frame_spacing.clip_of(model.config.num_frames)}")
+    console.note(f"data:  {records.summary()}")
+    console.note(f"clips: {model.frame_spacing.clip_of(model.config.num_frames)}")
     if isinstance(model, VideoAnswerer):
         texts = [*options.question, *options.options]
         tell_unknown_texts(console, model.tokenizer, texts, what="questions")

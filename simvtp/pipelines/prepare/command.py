@@ -42,7 +42,7 @@ from simvtp.pipelines.prepare.report import (
     prepared_table,
     summarize,
 )
-from simvtp.printing import Console, PlainColumn, tracebacks
+from simvtp.printing import Console, PlainColumn, progress_console, quietly, tracebacks
 from simvtp.retrieval.copies import COPY_THRESHOLD
 
 
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(soft_wrap=True)
     code = 2
     try:
-        with tracebacks(options.debug):
+        with tracebacks(options.debug), quietly(options.quiet):
             faulty: list[str] = []
             clips = load_clips(
                 options.data,
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 follow_links=options.follow_links,
                 left_out=faulty,
             )
-            console.print(f"data: {clips.summary()}")
+            console.note(f"data: {clips.summary()}")
             rows = [DroppedClip("", str(options.data), reason)._asdict() for reason in faulty]
             if options.manifest is not None:
                 return _write_down(clips, rows, options, console)
@@ -204,7 +204,7 @@ def _prepare(
     folder = ShardFolder(options.out, _settings(clips, options, copies))
     with closing(folder):
         if folder.next_clip:
-            console.print(f"going on at clip {folder.next_clip} of {len(order)}")
+            console.note(f"going on at clip {folder.next_clip} of {len(order)}")
         checked = check_clips(
             clips,
             order,
@@ -230,7 +230,7 @@ def _prepare(
         return 1
     console.print(prepared_table(summary, options.out))
     train = f"train with --data.train {shlex.quote(str(options.out))}"
-    console.print(train)
+    console.note(train)
     require_few_bad(
         summary["dropped"] - len(rows),
         len(order),
@@ -284,7 +284,7 @@ def _followed(
     """The same clips, with a bar that counts them and the bad ones among them."""
     columns = (PlainColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     bad_column = PlainColumn("{task.fields[bad]} bad")
-    console = Console(stderr=True)
+    console = progress_console()
     with Progress(*columns, bad_column, TimeRemainingColumn(), console=console) as progress:
         task = progress.add_task(description, total=total, completed=place, bad=0)
 
