@@ -92,7 +92,8 @@ def clean(options: argparse.Namespace, console: Console) -> None:
         ValueError: the index or a number is wrong.
     """
     threshold = COPY_THRESHOLD if options.threshold is None else options.threshold
-    index = VideoIndex.open(options.index)
+    roots = None if options.root is None else [options.root]
+    index = VideoIndex.open(options.index, roots=roots)
     corpus = read_corpus(index)
     groups: list[CopyGroup] = []
     outliers: list[Outlier] = []
@@ -171,7 +172,7 @@ def _report(
     return {
         "index": str(index.place),
         "model": index.about.model,
-        "roots": [str(root) for root in index.roots],
+        "roots": list(index.about.roots),
         "videos": len(corpus.videos),
         "threshold": threshold,
         "groups": [

@@ -25,7 +25,7 @@ from simvtp.model import SimVTP
 from simvtp.pipelines.index.cleaning import add_cleaning, clean, require_one_task
 from simvtp.pipelines.index.progress import Progress
 from simvtp.pipelines.index.sources import listed_files, roots_of, source_files
-from simvtp.printing import Console, progress_console, quietly, tracebacks
+from simvtp.printing import Console, printable, progress_console, quietly, tracebacks
 from simvtp.retrieval.video_index import VideoIndex, model_digest
 from simvtp.retrieval.video_index.embedding import SourceFile, embed_moments
 from simvtp.retrieval.video_index.tables import About, connect, existing_about
@@ -218,7 +218,7 @@ def _report(place: str, left_out: Sequence[tuple[str, str]], console: Console) -
     if unreadable:
         console.print(f"{len(unreadable)} videos cannot be read:")
         for name, reason in unreadable[:_MOST_NAMED]:
-            console.print(f"  {name}: {reason}")
+            console.print(printable(f"  {name}: {reason}"))
         if len(unreadable) > _MOST_NAMED:
             console.print("  and more, which VideoIndex.open(...).unreadable() lists")
     return 0 if index.num_files else 1

@@ -40,6 +40,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--index", metavar="INDEX", help="folder of the index, or s3://...")
     add("--demo", action="store_true", help="an index of drawn clips; without a query as a page")
     add("--model", help="where it is not found by the name that the index was made with")
+    add(
+        "--root",
+        action="append",
+        metavar="DIR",
+        help="where the videos of an index from elsewhere are; once for each folder that it is of",
+    )
     add("--top", type=at_least(1), default=10, metavar="N", help="number of results; %(default)s")
     add(
         "--where",
@@ -75,7 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace, console: Console) -> None:
     _require_fitting(options)
     searcher = _open(options)
+    if options.save is not None:
+        searcher.index.require_roots()
     if _is_page(options):
+        _say_what_plays(searcher, console)
         _serve(searcher, options)
     else:
         _search(searcher, options, console)
@@ -90,6 +99,8 @@ def _require_fitting(options: argparse.Namespace) -> None:
         raise ValueError("give --index INDEX, or --demo for an index of drawn clips")
     if options.demo and options.model is not None:
         raise ValueError("--demo is searched with the model that ships; leave --model out")
+    if options.demo and options.root is not None:
+        raise ValueError("--demo knows where its clips are; leave --root out")
     outputs = [name for name in ("json", "html", "save") if getattr(options, name) is not None]
     if options.serve and (given or outputs):
         named = [*given, *(f"--{name}" for name in outputs)]
@@ -114,7 +125,15 @@ def _open(options: argparse.Namespace) -> Searcher:
     device = choose_device(RunConfig(device=options.device))
     if options.demo:
         return demo_searcher(device=device)
-    return Searcher.open(options.index, model=options.model, device=device)
+    opened = {"model": options.model, "roots": options.root, "device": device}
+    return Searcher.open(options.index, **opened)
+
+
+def _say_what_plays(searcher: Searcher, console: Console) -> None:
+    try:
+        searcher.index.require_roots()
+    except ValueError as error:
+        console.print(f"results will not play: {error}", style="yellow")
 
 
 def _serve(searcher: Searcher, options: argparse.Namespace) -> None:

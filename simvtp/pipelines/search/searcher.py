@@ -58,22 +58,33 @@ class Searcher:
 
     @classmethod
     def open(
-        cls, place: str | Path, *, model: str | Path | None = None, device: str = "cpu"
+        cls,
+        place: str | Path,
+        *,
+        model: str | Path | None = None,
+        roots: Sequence[str | Path] | None = None,
+        device: str = "cpu",
     ) -> "Searcher":
         """Open an index and the model that it was made with.
 
         Args:
             place: the index, as for `VideoIndex.open`.
-            model: the model's folder, name or hub id; by default the one that the index names,
-                where it is on this machine.
+            model: the model's folder, name or hub id; by default what was typed for the index on
+                this machine, where it is here still.
+            roots: folders of the videos, as for `VideoIndex.open`.
             device: where the model computes.
 
         Raises:
             VideoIndexError: there is no index, its model is not here, or it is of another model.
         """
-        index = VideoIndex.open(place)
-        named = index.about.model if model is None else str(model)
-        # The index may be a stranger's: nothing is fetched because of what it says.
+        index = VideoIndex.open(place, roots=roots)
+        # The index may be a stranger's: nothing is opened because of what it says.
+        named = index.typed.model if model is None else str(model)
+        if named is None:
+            raise VideoIndexError(
+                f"{place} was not made here: it is of the model {index.about.model!r}; say where "
+                "you have it with --model"
+            )
         options = {"local_files_only": True} if model is None else {}
         try:
             folder = find_model_folder(named, download_options=options)
@@ -110,7 +121,7 @@ class Searcher:
 
         Raises:
             ValueError: the query is empty, a count or the condition is wrong, or a vector shall be
-                re-ranked.
+                re-ranked, or videos whose folders nobody typed here.
         """
         require_at_least(0, rerank=rerank)
         require_at_least(1, top=top)
@@ -119,6 +130,8 @@ class Searcher:
                 "the matching head judges words beside a video, so only a query in words can be "
                 "re-ranked; leave rerank out"
             )
+        if rerank:
+            self.index.require_roots()
         vector = text_vector(self.model, query) if isinstance(query, str) else query
         which = {"where": where, "text": words, "exact": exact}
         hits = self._distinct(vector, count=max(top, rerank), which=which)

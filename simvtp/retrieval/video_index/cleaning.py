@@ -71,7 +71,7 @@ def read_corpus(index: VideoIndex) -> Corpus:
     """All videos of an index, with the vectors of all moments in memory, and small pictures.
 
     Raises:
-        VideoIndexError: the index has no video.
+        VideoIndexError: the index has no video, or a picture is damaged.
     """
     files = index.files().filter(index.files()["num_moments"].to_numpy() > 0)
     columns = [files[name].to_pylist() for name in IndexedVideo._fields]
@@ -158,9 +158,16 @@ def find_outliers(
 
 def _small(thumbnail: bytes) -> np.ndarray:
     """A picture of 16 x 16 pixels: what two encodings of a frame have in common."""
-    with Image.open(io.BytesIO(thumbnail)) as picture:
-        picture.draft("RGB", (_PICTURE_SIDE, _PICTURE_SIDE))
-        small = picture.convert("RGB").resize((_PICTURE_SIDE, _PICTURE_SIDE), Image.Resampling.BOX)
+    size = (_PICTURE_SIDE, _PICTURE_SIDE)
+    try:
+        # No other kind: for some of them, Pillow runs programs.
+        with Image.open(io.BytesIO(thumbnail), formats=["JPEG"]) as picture:
+            picture.draft("RGB", size)
+            small = picture.convert("RGB").resize(size, Image.Resampling.BOX)
+    except (OSError, Image.DecompressionBombError) as error:
+        raise VideoIndexError(
+            f"it has a picture that is no JPEG ({error}); index its videos anew"
+        ) from error
     return np.asarray(small).reshape(-1)
 
 

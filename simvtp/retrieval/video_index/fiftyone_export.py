@@ -102,12 +102,9 @@ def _file_of(index: VideoIndex, root: int, name: str) -> Path:
     Raises:
         ValueError: it is none, or lies elsewhere, or is none to FiftyOne.
     """
-    folder = Path(index.about.roots[root])
-    path = folder / name
+    path = index.file_below(root, name)
     if not path.is_file():
         raise ValueError("there is no such file; FiftyOne plays files, not what lies in shards")
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"it is not below {folder}; it is not followed")
     # As FiftyOne does; an animated picture in a data set of videos breaks it.
     if not _mime_type(path).startswith("video/"):
         raise ValueError(f"FiftyOne takes no {path.suffix} for a video; encode it anew as .mp4")

@@ -1,5 +1,6 @@
 """Searching an index of videos: moments near a vector, with words in their captions, or both."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +21,13 @@ from simvtp.retrieval.video_index.tables import (
     MOMENTS,
     VideoIndexError,
     connect,
+    file_schema,
+    moment_schema,
+    own_table,
     quoted,
     read_about,
 )
+from simvtp.retrieval.video_index.typed_here import typed_for
 
 _SHOWN = ("file", "start", "end", "caption", "thumbnail", "key")
 
@@ -59,7 +64,9 @@ class VideoSource(NamedTuple):
 class VideoIndex:
     """An index that `python -m simvtp.pipelines.index` made; `open` opens one to search in it."""
 
-    def __init__(self, place: str | Path | Url) -> None:
+    def __init__(
+        self, place: str | Path | Url, *, roots: Sequence[str | Path] | None = None
+    ) -> None:
         self.place = place
         folder = named_place(place)
         if isinstance(folder, Path) and not folder.is_dir():
@@ -69,20 +76,38 @@ class VideoIndex:
             )
         database = connect(place)
         self.about = read_about(database, place)
-        self._moments = database.open_table(MOMENTS)
-        self._files = database.open_table(FILES)
+        self._moments = own_table(database, place, MOMENTS, moment_schema(self.about.width))
+        self._files = own_table(database, place, FILES, file_schema())
+        self.typed = typed_for(place)
+        named = self.about.roots
+        if roots is not None and len(roots) != len(named):
+            raise VideoIndexError(
+                f"{place} was made of videos below {len(named)} folders, {_listed(named)}; say "
+                f"where each of them is, in this order, got {len(roots)}"
+            )
+        # What the index itself says opens nothing.
+        typed = [root if root in self.typed.roots else None for root in named]
+        self._roots = [
+            None if root is None else named_place(root)
+            for root in (typed if roots is None else roots)
+        ]
 
     @classmethod
-    def open(cls, place: str | Path | Url) -> "VideoIndex":
+    def open(
+        cls, place: str | Path | Url, *, roots: Sequence[str | Path] | None = None
+    ) -> "VideoIndex":
         """Open an index.
 
         Args:
             place: its folder, or an address such as `s3://bucket/name`; what a user typed.
+            roots: where the folders of its videos are on this machine, in the order in which it
+                names them; by default where it was made here and names the same. Without any of
+                them it is searched all the same, and no video is opened.
 
         Raises:
-            VideoIndexError: there is none, or it is damaged.
+            VideoIndexError: there is none, it is damaged, or the number of roots is another.
         """
-        return cls(place)
+        return cls(place, roots=roots)
 
     @property
     def model_hash(self) -> str:
@@ -91,8 +116,8 @@ class VideoIndex:
 
     @property
     def roots(self) -> tuple[Path, ...]:
-        """Folders that names of files are relative to."""
-        return tuple(map(Path, self.about.roots))
+        """Folders that names of files are relative to, of those that were typed here."""
+        return tuple(root for root in self._roots if isinstance(root, Path))
 
     @property
     def num_moments(self) -> int:
@@ -180,14 +205,37 @@ class VideoIndex:
             ValueError: it lies elsewhere, or the moment is not of this index.
         """
         row = self._file_of(hit)
-        root = named_place(self.about.roots[row["root"]])
-        if not isinstance(root, Path):
-            raise ValueError(f"{hit.file} lies at {root}, not in a folder; bring it here first")
-        path = root / (row["file"] if row["shard"] is None else row["shard"])
-        if not path.resolve().is_relative_to(root.resolve()):
-            raise ValueError(f"{path} is not below {root}; it is not followed")
+        path = self.file_below(row["root"], row["file"] if row["shard"] is None else row["shard"])
         is_file = row["offset"] is None
         return VideoSource(path, None if is_file else ByteSpan(row["offset"], row["size"]))
+
+    def file_below(self, number: int, name: str) -> Path:
+        """A file below one of the roots, which must have been typed on this machine.
+
+        Raises:
+            ValueError: the root was not, is no folder, or the file lies elsewhere.
+        """
+        self.require_roots()
+        root = self._roots[number] if 0 <= number < len(self._roots) else None
+        if not isinstance(root, Path):
+            raise ValueError(f"{name} lies at {root}, not in a folder; bring it here first")
+        path = root / name
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise ValueError(f"{path} is not below {root}; it is not followed")
+        return path
+
+    def require_roots(self) -> None:
+        """Refuse to open videos where somebody else said where they are.
+
+        Raises:
+            VideoIndexError: not all roots of the index were typed on this machine.
+        """
+        if None in self._roots:
+            raise VideoIndexError(
+                f"{self.place} was not made here, and names of folders in it open no videos: say "
+                f"where the videos are with --root DIR (in Python roots=[...]), once for each of "
+                f"{_listed(self.about.roots)}"
+            )
 
     def vector_of(self, key: str) -> Tensor:
         """The vector of a moment, `(width,)` float32 of unit norm, to look for more like it.
@@ -258,3 +306,7 @@ class VideoIndex:
         if not found:
             raise ValueError(f"{self.place}: there is no moment {key!r}; search again")
         return found[0]
+
+
+def _listed(roots: Sequence[str]) -> str:
+    return ", ".join(map(repr, roots))

@@ -9,11 +9,13 @@ import pyarrow as pa
 
 from simvtp.data.places import Command, Url, named_place
 from simvtp.extras import needs
+from simvtp.retrieval.video_index.lance_manifest import names_other_places
 
 with needs("search", "a video index"):
     import lancedb
 
 MOMENTS, FILES, ABOUT = "moments", "files", "about"
+_ABOUT_SCHEMA = pa.schema([("about", pa.string())])
 _FORMAT = 1
 
 
@@ -40,7 +42,8 @@ class About(NamedTuple):
 
     def to_table(self) -> pa.Table:
         """As the one row of a table."""
-        return pa.table({"about": [json.dumps(self._asdict() | {"format": _FORMAT})]})
+        row = {"about": [json.dumps(self._asdict() | {"format": _FORMAT})]}
+        return pa.table(row, schema=_ABOUT_SCHEMA)
 
     @classmethod
     def of_table(cls, table: pa.Table) -> Self:
@@ -52,7 +55,8 @@ class About(NamedTuple):
         values = json.loads(table["about"][0].as_py())
         if values.pop("format") != _FORMAT:
             raise ValueError("it is of another version of simvtp")
-        return cls(**values | {"roots": tuple(map(str, values["roots"]))})
+        checked = {"roots": tuple(map(str, values["roots"])), "width": int(values["width"])}
+        return cls(**values | checked)
 
 
 def moment_schema(width: int) -> pa.Schema:
@@ -108,7 +112,34 @@ def connect(place: str | Path | Url) -> lancedb.DBConnection:
         raise VideoIndexError(f"{place}: cannot be opened ({error})") from error
 
 
-def existing_about(database: lancedb.DBConnection, place: object) -> About | None:
+def own_table(
+    database: lancedb.DBConnection, place: str | Path | Url, name: str, schema: pa.Schema
+) -> Any:
+    """A table, once it is seen that it makes LanceDB open and run nothing else.
+
+    Its description could name functions, which LanceDB would make, and its manifest files that lie
+    elsewhere. Tables at an address are looked at for the first alone.
+
+    Raises:
+        VideoIndexError: it does, or it is damaged.
+    """
+    try:
+        table: Any = database.open_table(name)
+        folder = named_place(place)
+        is_elsewhere = isinstance(folder, Path) and names_other_places(
+            folder / f"{name}.lance", table.version
+        )
+    except (ValueError, IndexError, OSError, RuntimeError) as error:
+        raise VideoIndexError(f"{place}: damaged index ({error}); make it again") from error
+    if is_elsewhere or not table.schema.equals(schema, check_metadata=True):
+        what = "data that lie elsewhere" if is_elsewhere else "other columns than ours"
+        raise VideoIndexError(
+            f"{place}: its table {name} has {what}, so it is not opened; index the videos anew"
+        )
+    return table
+
+
+def existing_about(database: lancedb.DBConnection, place: str | Path | Url) -> About | None:
     """What the index was made with; None where there is none.
 
     Raises:
@@ -117,12 +148,14 @@ def existing_about(database: lancedb.DBConnection, place: object) -> About | Non
     if ABOUT not in database.list_tables().tables:
         return None
     try:
-        return About.of_table(database.open_table(ABOUT).to_arrow())
+        return About.of_table(own_table(database, place, ABOUT, _ABOUT_SCHEMA).to_arrow())
+    except VideoIndexError:
+        raise
     except (ValueError, TypeError, KeyError, IndexError, OSError, RuntimeError) as error:
         raise VideoIndexError(f"{place}: damaged index ({error}); make it again") from error
 
 
-def read_about(database: lancedb.DBConnection, place: object) -> About:
+def read_about(database: lancedb.DBConnection, place: str | Path | Url) -> About:
     """What the index was made with.
 
     Raises:

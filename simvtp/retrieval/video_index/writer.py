@@ -38,8 +38,10 @@ from simvtp.retrieval.video_index.tables import (
     existing_about,
     file_schema,
     moment_schema,
+    own_table,
     require_same,
 )
+from simvtp.retrieval.video_index.typed_here import Typed, remember
 
 _STAMP = ("size", "modified")
 Place = str | Path | Url
@@ -106,11 +108,11 @@ class IndexWriter:
             self.about = there._replace(roots=roots)
         self._schema = moment_schema(about.width)
         schemas = {MOMENTS: self._schema, FILES: file_schema()}
-        tables = [
-            database.create_table(name, schema=schema, exist_ok=True)
-            for name, schema in schemas.items()
-        ]
+        for name in schemas.keys() - set(database.list_tables().tables):
+            database.create_table(name, schema=schemas[name])
+        tables = [own_table(database, self.place, *named) for named in schemas.items()]
         self._moments, self._files = tables
+        remember(self.place, Typed(about.model, about.roots))
         # Last: an index without it has not been begun.
         if there is None:
             database.create_table(ABOUT, self.about.to_table())

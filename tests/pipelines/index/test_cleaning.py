@@ -90,13 +90,13 @@ def test_what_fiftyone_cannot_play_is_left_out_by_name(tmp_path, capsys):
     (tmp_path / "index" / "c.gif").write_bytes(b"a picture")
     command = [f"--index={tmp_path / 'index'}", f"--fiftyone={tmp_path / 'out'}"]
     assert main(command) == 2
-    assert "nothing for FiftyOne; ../b.mp4: it is not below" in capsys.readouterr().out
+    assert "b.mp4 is not below" in capsys.readouterr().out
     assert not list((tmp_path / "out").iterdir())
     write_video_file(tmp_path / "index" / "d.mp4", 12)
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "left out a.mp4: there is no such file" in said
-    assert "left out ../b.mp4: it is not below" in said
+    assert "b.mp4 is not below" in said
     assert "left out c.gif: FiftyOne takes no .gif for a video" in said
     assert "1 videos" in said
 

@@ -3,8 +3,8 @@
 import base64
 import io
 import json
+import shutil
 from html.parser import HTMLParser
-from pathlib import Path
 
 import av
 import pytest
@@ -21,7 +21,7 @@ from simvtp.pipelines.search.results import (
 from simvtp.pipelines.search.searcher import Found
 from simvtp.printing import Console
 from simvtp.retrieval.html_page import as_html
-from simvtp.retrieval.video_index import Hit
+from simvtp.retrieval.video_index import Hit, VideoIndex
 
 HOSTILE = "<script>alert('x')</script>\x1b[2J\u202e&amp;\".mp4"
 
@@ -159,10 +159,10 @@ def test_times_are_minutes_and_seconds(seconds, text):
     assert clock(seconds) == text
 
 
-def test_a_link_out_of_the_videos_is_not_cut(searcher, tmp_path, monkeypatch):
+def test_a_link_out_of_the_videos_is_not_cut(searcher, tmp_path):
     index = searcher.index
-    monkeypatch.setattr(index, "about", index.about._replace(roots=(str(tmp_path),)))
-    (tmp_path / "000001.mp4").symlink_to(Path(index.about.roots[0]).parent / "elsewhere.mp4")
+    (tmp_path / "000001.mp4").symlink_to(index.roots[0].parent / "elsewhere.mp4")
+    index = VideoIndex.open(index.place, roots=[tmp_path])
     hits = index.search(text="a", top=20) or searcher.search("a red circle", top=12).hits
     (hit,) = (hit for hit in hits if hit.file == "000001.mp4")
     (saved,) = save_moments(Found((hit,), (None,)), index, tmp_path / "clips")
@@ -201,3 +201,20 @@ def test_another_models_vectors_are_refused(refused, shapes, tmp_path):
 
 def test_words_that_the_model_does_not_know_are_told(search):
     assert "1 of 1 queries are mostly [UNK]" in search("犬が走る")
+
+
+def test_an_index_from_elsewhere_opens_no_video_by_itself(index_folder, videos, tmp_path, capsys):
+    moved = shutil.copytree(index_folder, tmp_path / "moved")
+    words = [f"--index={moved}", "a red circle", "--top=1"]
+    asked = [*words, "--model=shapes"]
+
+    def said(expected, *more):
+        assert main([*more]) == expected
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "'shapes'; say where you have it with --model" in said(2, *words)
+    assert "1 of 12 moments" in said(0, *asked)
+    for option in ("--rerank=2", f"--save={tmp_path / 'clips'}"):
+        assert "say where the videos are with --root DIR" in said(2, *asked, option)
+        assert "1 of 12 moments" in said(0, *asked, option, f"--root={videos}")
+    assert len(list((tmp_path / "clips").iterdir())) == 1

@@ -161,8 +161,8 @@ def test_another_model_is_refused_by_name(index_folder, tmp_path, shapes):
 
 def test_a_model_that_is_not_here_is_asked_for(searcher, index_folder, monkeypatch):
     index = VideoIndex.open(index_folder)
-    index.about = index.about._replace(model="someone/elses")
-    monkeypatch.setattr(VideoIndex, "open", lambda place: index)
+    index.typed = index.typed._replace(model="someone/elses")
+    monkeypatch.setattr(VideoIndex, "open", lambda place, roots: index)
     with pytest.raises(VideoIndexError, match=r"'someone/elses', which is not here .* --model"):
         Searcher.open(index_folder)
     assert Searcher.open(index_folder, model="shapes").name == "shapes"
