@@ -74,8 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Search, or serve the page; the exit code: 2 where something is wrong with query or index."""
     options = build_parser().parse_args(arguments)
-    refused = (ValueError, RuntimeError, ModuleNotFoundError)
-    return run_command(_run, options, refused=refused)
+    return run_command(_run, options, refused=(ValueError, RuntimeError))
 
 
 def _run(options: argparse.Namespace, console: Console) -> None:

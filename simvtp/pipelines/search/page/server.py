@@ -7,22 +7,18 @@ from ipaddress import ip_address
 import simvtp
 from simvtp.data.datasets import views
 from simvtp.data.processes import import_ahead
-from simvtp.pipelines.search.page.guard import LocalOnly
-from simvtp.pipelines.search.page.routes import search_routes
-from simvtp.pipelines.search.page.service import Searcher, SearchService
+from simvtp.extras import needs
 from simvtp.printing import Console
 
-try:
+with needs("search", "the search page"):
     import gradio
     import uvicorn
     from fastapi import FastAPI
 
     from simvtp.pipelines.search.page.blocks import STYLE, THEME, search_page
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "the search page needs gradio; install it with: pip install 'simvtp[search]'",
-        name=error.name,
-    ) from error
+    from simvtp.pipelines.search.page.guard import LocalOnly
+    from simvtp.pipelines.search.page.routes import search_routes
+    from simvtp.pipelines.search.page.service import Searcher, SearchService
 
 _PATHS = ("/api/", "/openapi.json")
 
