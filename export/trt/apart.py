@@ -85,7 +85,7 @@ class _Log(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
         # Names of layers are in it, out of files.
-        print(printable_lines(message), file=sys.stderr)
+        sys.stderr.write(printable_lines(message) + "\n")
         if record.levelno == logging.ERROR:
             lines = (line.strip() for line in message.splitlines())
             self.errors.append(" ".join(line for line in lines if _NO_DRIVER not in line))
