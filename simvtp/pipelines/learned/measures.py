@@ -30,7 +30,7 @@ from simvtp.pipelines.learned.figures import (
 )
 from simvtp.pipelines.learned.pixel_errors import TubeletErrors, tubelet_errors
 from simvtp.pipelines.learned.trained_masks import trained_ratio
-from simvtp.printing import Console, printable, progress_console
+from simvtp.printing import Console
 from simvtp.reconstruction import fill_in
 from simvtp.retrieval.gallery import Gallery, embed_gallery
 from simvtp.retrieval.reranking import seen_in_training
@@ -135,62 +135,6 @@ def measure_learned(
     )
 
 
-@torch.inference_mode()
-def measure_pixels(
-    model: SimVTP,
-    records: Sequence[ClipRecord],
-    *,
-    num_clips: int = 256,
-    video_ratio: float | None = None,
-    seed: int = 0,
-    batch_size: int = 32,
-    num_workers: int = 0,
-    console: Console | None = None,
-) -> Learned:
-    """Measure what a model fills in of clips without captions: each is seen with an empty one.
-
-    Args:
-        model: a model with a tokenizer.
-        records: held-out clips; captions are not looked at, unreadable ones left out.
-        num_clips: clips to measure on, the first ones.
-        video_ratio: share of the tubes to hide; None is that of the training.
-        seed: of the masks.
-        batch_size: clips in one forward pass.
-        num_workers: processes that decode.
-        console: where it is told what is left out; None hides progress, too.
-
-    Raises:
-        ValueError: no clip can be read, or the model has no tokenizer.
-    """
-    model.eval()
-    console = console or Console(quiet=True)
-    chosen, videos = records[:num_clips], list[Tensor]()
-    for batch in clip_batches(model, chosen, batch_size=16, num_workers=num_workers):
-        videos.append(batch.video)
-        for place, reason in batch.errors:
-            console.print(f"left out {printable(chosen[place].name)}: {reason}")
-    video = torch.cat(videos)
-    if not len(video):
-        raise ValueError(f"none of the {len(chosen)} clips can be read; give others")
-    ratio = trained_ratio(model, "video_ratio") if video_ratio is None else video_ratio
-    tubes = TubeMasker(model.config.grid, ratio=ratio)(len(video), generator=derive_generator(seed))
-    ids, _ = _padded(model, [""])
-    nothing = torch.zeros(0, dtype=torch.int64, device=model.device)
-    errors: list[TubeletErrors] = []
-    with Progress(console=progress_console(), transient=True, disable=console.quiet) as progress:
-        for rows in progress.track(torch.arange(len(video)).split(batch_size)):
-            part = TubeMask(*(mask[rows].to(model.device) for mask in tubes))
-            clips = video[rows].to(model.device)
-            layout = PackedLayout((ids.shape[1],) * len(rows), model.device)
-            text = PackedTokens(to_device(ids[0].repeat(len(rows)), model.device), layout)
-            made = fill_in(model, clips, tubes=part, masked_text=text, masked_index=nothing).pixels
-            errors.append(tubelet_errors(model, made, made, video=clips, tubes=part))
-    figures = pixel_figures(
-        TubeletErrors(*map(torch.cat, zip(*errors, strict=True))), contours=None
-    )
-    return Learned(tuple(figure.without("another caption") for figure in figures), len(video))
-
-
 def _read(model: SimVTP, records: Sequence[ClipRecord], *, num_workers: int) -> Tensor:
     """The clips, `(clips, frames, channels, size, size)` uint8 on the host."""
     videos: list[Tensor] = []
@@ -204,7 +148,7 @@ def _read(model: SimVTP, records: Sequence[ClipRecord], *, num_workers: int) -> 
 def _hide_words(
     model: SimVTP, records: Sequence[ClipRecord], *, ratio: float, generator: torch.Generator
 ) -> _Captions:
-    ids, lengths = _padded(model, [record.captions[0] for record in records])
+    ids, lengths = padded_captions(model, [record.captions[0] for record in records])
     assert model.tokenizer is not None
     special = special_token_ids(model.tokenizer)
     masker = TextMasker(special.mask, special_ids=list(special), ratio=ratio)
@@ -212,7 +156,7 @@ def _hide_words(
     return _Captions(ids, lengths, masker(ids, attend=attend, generator=generator))
 
 
-def _padded(model: SimVTP, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+def padded_captions(model: SimVTP, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Token ids `(captions, tokens)` and lengths."""
     if model.tokenizer is None:
         raise ValueError("the model has no tokenizer, so there are no words to measure; give one")
@@ -290,7 +234,7 @@ def _counted_guesses(
     known = list(islice(train_captions or (), _CAPTIONS_COUNTED))
     if not known:
         return None
-    ids, lengths = _padded(model, known)
+    ids, lengths = padded_captions(model, known)
     return guess_words(
         captions.hidden.token_ids,
         lengths=captions.lengths,
