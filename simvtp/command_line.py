@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from simvtp.extras import MissingPackageError, require_figures
-from simvtp.printing import Console, add_debug, quietly, tracebacks
+from simvtp.printing import Console, add_verbosity, quietly, tracebacks
 
 
 class CommandParser(ArgumentParser):
@@ -42,7 +42,7 @@ def command_parser(
     description: str | None,
     renamed: Mapping[str, str] = MappingProxyType({}),
 ) -> CommandParser:
-    """Parser of `python -m MODULE` with `--debug`.
+    """Parser of `python -m MODULE` with `--quiet` and `--debug`.
 
     Args:
         module: name of the module.
@@ -56,7 +56,7 @@ def command_parser(
         allow_abbrev=False,
         renamed=renamed,
     )
-    add_debug(parser)
+    add_verbosity(parser)
     return parser
 
 
@@ -98,7 +98,7 @@ def run_command(
     """
     console = Console(soft_wrap=True)
     try:
-        with tracebacks(options.debug), quietly(getattr(options, "quiet", False)):
+        with tracebacks(options.debug), quietly(options.quiet):
             return work(options, console) or 0
     except KeyboardInterrupt:
         console.print(stopped)
@@ -121,9 +121,7 @@ def add_data_options(
     required: bool = False,
     group: Any = None,
 ) -> None:
-    """Let a command that reads clips take `--quiet` and what `load_clips` does.
-
-    That is `--data`, `--root`, `--columns` and `--follow-links`.
+    """Let a command take what `load_clips` does: `--data`, `--root`, `--columns`, `--follow-links`.
 
     Args:
         parser: of the command.
@@ -142,9 +140,6 @@ def add_data_options(
         "--follow-links",
         action="store_true",
         help="take clips, and enter folders, that are links to other places",
-    )
-    parser.add_argument(
-        "--quiet", action="store_true", help="show results and errors, no notes, no progress"
     )
 
 

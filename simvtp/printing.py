@@ -40,9 +40,11 @@ def _written_out(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode("ascii")
 
 
-def add_debug(parser: ArgumentParser) -> None:
-    """Let a command take `--debug`."""
-    parser.add_argument("--debug", action="store_true", help="show where in the code errors arise")
+def add_verbosity(parser: ArgumentParser) -> None:
+    """Let a command take `--quiet`, for `quietly`, and `--debug`, for `tracebacks`."""
+    add = parser.add_argument
+    add("--quiet", action="store_true", help="show results and errors, no notes, no progress")
+    add("--debug", action="store_true", help="show where in the code errors arise")
 
 
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
@@ -56,6 +58,11 @@ def quietly(wanted: bool) -> Iterator[None]:
         yield
     finally:
         _QUIET.reset(before)
+
+
+def is_quiet() -> bool:
+    """Whether this is within `quietly`."""
+    return _QUIET.get()
 
 
 @contextmanager
@@ -92,7 +99,7 @@ class Console(rich.console.Console):
 
     def note(self, text: str, **options: Any) -> None:
         """Print what is no result, unless `quietly` was asked for."""
-        if not _QUIET.get():
+        if not is_quiet():
             self.print(text, **options)
 
     def on_broken_pipe(self) -> None:
@@ -121,7 +128,7 @@ class Console(rich.console.Console):
 
 def progress_console() -> Console:
     """Where progress is shown: the standard error, or nowhere within `quietly`."""
-    return Console(stderr=True, quiet=_QUIET.get())
+    return Console(stderr=True, quiet=is_quiet())
 
 
 class PlainColumn(TextColumn):

@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(parsed: argparse.Namespace, console: Console) -> None:
     values = vars(parsed)
-    directory, target, _ = (values.pop(name) for name in ("dir", "json", "debug"))
+    directory, target, *_ = (values.pop(name) for name in ("dir", "json", "debug", "quiet"))
     options = BenchOptions(**values)
     folder = read_exported_folder(directory)
     if target is not None and not target.parent.is_dir():

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from simvtp.printing import Console, PlainColumn
+from simvtp.printing import PlainColumn, progress_console
 
 
 class Spread(NamedTuple):
@@ -32,7 +32,7 @@ def measure_rounds(
     taken: dict[str, list[float]] = {name: [] for name in names}
     columns = (PlainColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     columns = (*columns, TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=progress_console(), transient=True) as progress:
         task = progress.add_task(label, total=(repeats + warmup) * len(names))
         for number in range(repeats + warmup):
             for place in range(len(names)):

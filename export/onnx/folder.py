@@ -43,7 +43,7 @@ from simvtp.files import put_in_place, unfinished
 from simvtp.model import SimVTP
 from simvtp.model_folder import find_model_folder
 from simvtp.parts import ModelParts
-from simvtp.printing import Console, PlainColumn
+from simvtp.printing import PlainColumn, progress_console
 
 _DTYPES = {
     "fp32": torch.float32,
@@ -321,7 +321,7 @@ def _progress(
     total = sum(1 + compared * len(corners(sizes)) for sizes in ranges.values())
     total += {"video", "text"} <= set(ranges)
     columns = (PlainColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
+    with Progress(*columns, TimeElapsedColumn(), console=progress_console()) as progress:
         task = progress.add_task("", total=total, completed=-1)
 
         def step(description: str) -> None:

@@ -60,7 +60,7 @@ def print_report(console: Console, report: Mapping[str, Any]) -> None:
             shown.add_row(*row)
         console.print(shown)
     for note in report["notes"]:
-        console.print(note)
+        console.note(note)
 
 
 def report_tables(report: Mapping[str, Any]) -> Iterator[ReportTable]:

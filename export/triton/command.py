@@ -62,7 +62,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         if config.name == "preprocess":
             known = ((name, config.parameters.get(name)) for name in _CUT)
             cut = (f"{name} {one.string_value}" for name, one in known if one is not None)
-            console.print(f"clips of videos: {', '.join(cut)}")
+            console.note(f"clips of videos: {', '.join(cut)}")
     said = f"repository {options.out}, to serve with: tritonserver --model-repository"
     console.print(f"{said} {shlex.quote(str(options.out))}")
 

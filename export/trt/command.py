@@ -30,7 +30,7 @@ from export.trt.report import print_engines
 from export.trt.settings import BuildSettings, Plan, check_options
 from export.trt.source import Source, find_source
 from simvtp.command_line import command_parser, run_command
-from simvtp.printing import Console, PlainColumn
+from simvtp.printing import Console, PlainColumn, progress_console
 
 _SIZES = ("MIN", "OPT", "MAX")
 
@@ -110,8 +110,9 @@ def _run(options: argparse.Namespace, console: Console) -> int:
 
 def _build(plan: Plan, source: Source, console: Console) -> None:
     columns = (PlainColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    quiet = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
+    shown = progress_console()
+    hidden = not shown.is_terminal
+    with Progress(*columns, console=shown, transient=True, disable=hidden) as progress:
         names = ", ".join(graph.name for graph in source.graphs)
         progress.add_task(f"building {names}", total=None)
         engines = build_all(plan, source)

@@ -26,7 +26,7 @@ def print_engines(console: Console, sidecars: Sequence[Mapping[str, Any]]) -> No
             if row[title]:
                 console.print(_rows(f"{row['graph']}: {title}", row[title]))
     for reason in dict.fromkeys(row["not_measured"] for row in sidecars if row["not_measured"]):
-        console.print(f"parity and latency not measured: {reason}")
+        console.note(f"parity and latency not measured: {reason}")
 
 
 def _rows(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:

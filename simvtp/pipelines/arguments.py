@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 from simvtp.data.places import Command, named_place
 from simvtp.files import write_whole
 from simvtp.pipelines import bounded_yaml
-from simvtp.printing import add_debug, printable
+from simvtp.printing import add_verbosity, printable
 
 
 class SettingsParser(ArgumentParser):
@@ -82,7 +82,7 @@ def settings_parser(
         parser.add_argument(f"--{name}", type=section, default=section())
     if defaults:
         parser.set_defaults(dict(defaults))
-    add_debug(parser)
+    add_verbosity(parser)
     return parser
 
 

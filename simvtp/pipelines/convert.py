@@ -249,7 +249,7 @@ def print_report(console: Console, report: LoadReport) -> None:
     """Print what was loaded, what is new, what was ignored, and what else to know."""
     console.print(report_table(report))
     for note in report.notes:
-        console.print(f"note: {note}")
+        console.note(f"note: {note}")
 
 
 def _print_result(console: Console, converted: Converted, out: Path) -> None:
@@ -263,7 +263,7 @@ def _print_result(console: Console, converted: Converted, out: Path) -> None:
         f"clips: {model.frame_spacing.clip_of(config.num_frames)}",
     )
     if model.tokenizer is None:
-        console.print(
+        console.note(
             "note: there is no tokenizer, so encode_text takes token ids only; give one with "
             "--tokenizer vocab.txt",
         )

@@ -15,7 +15,7 @@ from simvtp.data.processes import num_usable_cores
 from simvtp.extras import NO_PLOTS, has_plots
 from simvtp.files import locked
 from simvtp.layers import compile_blocks, recompute_blocks
-from simvtp.printing import Console, tracebacks
+from simvtp.printing import Console, quietly, tracebacks
 from simvtp.trainer.faults import is_expected, reason_of
 from simvtp.trainer.stopping import StopNow, StopRequest
 from simvtp.trainer.trainer import Trainer
@@ -37,7 +37,7 @@ _LOCK = ".lock"
 Job = Callable[[StopRequest, Console], object]
 
 
-def run_job(job: Job, *, program: str, out: Path, debug: bool = False) -> int:
+def run_job(job: Job, *, program: str, out: Path, debug: bool = False, quiet: bool = False) -> int:
     """Run a job as a command does, and tell its end.
 
     Args:
@@ -45,14 +45,15 @@ def run_job(job: Job, *, program: str, out: Path, debug: bool = False) -> int:
         program: what the user typed, for the way to go on.
         out: folder of the run.
         debug: show where an error arose, before it is told on one line.
+        quiet: show results and errors, no notes, no progress.
 
     Returns:
         The exit code: 0 done or asked to stop, 1 failed, 2 refused.
     """
     console = Console(soft_wrap=True)
-    if alone := _started_alone():
-        console.print(f"note: {alone}")
-    with StopRequest() as stop:
+    with StopRequest() as stop, quietly(quiet):
+        if alone := _started_alone():
+            console.note(f"note: {alone}")
         try:
             with tracebacks(debug):
                 job(stop, console)
@@ -175,7 +176,7 @@ def train_to_end(
     if is_main():
         for note in (trainer.plan.advice, None if has_plots() else NO_PLOTS):
             if note is not None:
-                console.print(f"note:  {note}")
+                console.note(f"note:  {note}")
     with RunLog(
         trainer.plan.run.out,
         total_steps=trainer.plan.num_steps,

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from simvtp.extras import has_plots
 from simvtp.files import write_whole
-from simvtp.printing import Console, PlainColumn
+from simvtp.printing import Console, PlainColumn, is_quiet
 from simvtp.training.event_file import EventFile
 from simvtp.training.loggers import Logger
 
@@ -37,7 +37,7 @@ class RunLog:
         print_every_seconds: shortest time between two plain lines.
         slow_data_hint: what to do where training waits for data more than half of its time;
             printed once.
-        console: where progress goes; stdout by default.
+        console: where progress goes; stdout by default. Within `quietly` there is none.
         further: gets the same figures, on the process that writes; whoever made it closes it.
 
     Raises:
@@ -87,7 +87,7 @@ class RunLog:
             self._live = Live(Group(self._progress, self._figures), console=self._console)
 
     def __enter__(self) -> "RunLog":
-        if self._is_main and self._console.is_terminal:
+        if self._is_main and self._console.is_terminal and not is_quiet():
             self._live.start()
         return self
 
@@ -143,7 +143,7 @@ class RunLog:
             self._board.add({f"{name}/{key}": value for key, value in values.items()}, step=step)
         if self._further is not None:
             self._further.event(step, name, values)
-        self._print(f"step {step}  {name}: {_describe(values)}")
+        self._console.note(f"step {step}  {name}: {_describe(values)}", soft_wrap=True)
 
     def bad_step(self, step: int, values: Mapping[str, float], *, samples: Sequence[str]) -> None:
         """Record a step that was skipped, and the samples in it, in `bad_steps.jsonl`; once."""
@@ -154,7 +154,8 @@ class RunLog:
         with self._bad_steps_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({**record, "samples": list(samples)}) + "\n")
         shown = ", ".join(samples[:4]) + (" ..." if len(samples) > 4 else "")
-        self._print(f"step {step} was skipped, not finite: {_describe(values)}; clips {shown}")
+        said = f"step {step} was skipped, not finite: {_describe(values)}; clips {shown}"
+        self._console.print(said, soft_wrap=True)
 
     def _write(self, record: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
@@ -172,10 +173,8 @@ class RunLog:
         now = time.monotonic()
         if step >= self._total_steps or now - self._printed >= self._print_every_seconds:
             self._printed = now
-            self._print(f"step {step}/{self._total_steps}  {_describe(metrics)}  {rates}")
-
-    def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            said = f"step {step}/{self._total_steps}  {_describe(metrics)}  {rates}"
+            self._console.note(said, soft_wrap=True)
 
     def _hint_at_slow_data(self, data_seconds: float, seconds: float) -> None:
         # In the first interval the loader's processes start.
@@ -185,7 +184,8 @@ class RunLog:
         self._has_begun = True
         if self._slow_data_hint and self._waited > self._passed / 2:
             share = self._waited / self._passed
-            self._print(f"{share:.0%} of the time goes by waiting for data: {self._slow_data_hint}")
+            said = f"{share:.0%} of the time goes by waiting for data: {self._slow_data_hint}"
+            self._console.note(said, soft_wrap=True)
             self._slow_data_hint = ""
 
     def _eta(self, step: int) -> str:

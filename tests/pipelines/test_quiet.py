@@ -2,9 +2,14 @@
 
 import pytest
 
+from simvtp import SimVTP
+from simvtp.pipelines import convert
 from simvtp.pipelines.embed import command as embed
 from simvtp.pipelines.evaluate import command as evaluate
+from simvtp.pipelines.finetune import command as finetune
 from simvtp.pipelines.prepare import command as prepare
+from simvtp.pipelines.pretrain import command as pretrain
+from simvtp.pipelines.search import main as search
 from simvtp.printing import Console, progress_console, quietly
 
 
@@ -48,3 +53,48 @@ def test_embedding_and_evaluating(corpus, tmp_path, quiet, capsys):
     assert not (quiet and said.err)
     assert evaluate.main(["--model=not/there", "--data=nowhere.csv", "--quiet"]) == 2
     assert "error: " in capsys.readouterr().out
+
+
+def test_training_and_fine_tuning(settings_for, corpus, tmp_path, capsys):
+    run, tuned = tmp_path / "run", tmp_path / "tuned"
+    words = settings_for(run, run__epochs=1, run__evaluate_every_epochs=1)
+    assert pretrain.main([*words, "--quiet"]) == 0
+    said = capsys.readouterr()
+    assert f"model        {run}/model" in said.out
+    assert "R@1" in said.out
+    for note in ("data: ", "step ", "evaluate ", "saved and evaluated"):
+        assert note not in said.out
+    assert not said.err
+    values = {
+        **{"task": "retrieval", "model": run / "model", "run.out": tuned, "run.epochs": 1},
+        **{"data.train": corpus.train, "data.num_workers": 0, "run.batch_size": 4},
+    }
+    words = [f"--{name}={value}" for name, value in values.items()]
+    assert finetune.main([*words, "--quiet"]) == 0
+    said = capsys.readouterr()
+    assert f"model    {tuned}/model" in said.out
+    for note in ("task: ", "step ", "index "):
+        assert note not in said.out
+    assert not said.err
+    assert finetune.main([*words, "--quiet"]) == 2
+    assert "error: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_searching_and_converting(planted, tmp_path, quiet, capsys):
+    words = ["--quiet"] * quiet
+    _, index = planted
+    capsys.readouterr()
+    assert search([f"--index={index}", "--top=2", "a red circle", *words]) == 0
+    said = capsys.readouterr()
+    assert "a red circle" in said.out
+    assert ("2 of " in said.out) == (not quiet)
+    assert not said.err
+    model, out = tmp_path / "model", tmp_path / "converted"
+    SimVTP.from_pretrained("shapes").save_pretrained(model)
+    (model / "tokenizer.json").unlink()
+    assert convert.main([str(model), f"--out={out}", *words]) == 0
+    said = capsys.readouterr()
+    assert f"written: {out}" in said.out.replace("\n", "")
+    assert ("there is no tokenizer" in " ".join(said.out.split())) == (not quiet)
+    assert not quiet or not said.err

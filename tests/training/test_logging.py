@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from simvtp.printing import Console, quietly
 from simvtp.training.logging import RunLog
 
 
@@ -116,6 +116,18 @@ def test_terminal_shows_a_live_bar_and_cleans_up_after_an_error(tmp_path):
     assert "2/4" in shown
     assert "loss 1  lr 1.0e-04" in shown
     assert shown.rstrip("\n").endswith("\x1b[?25h")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_quiet_run_tells_only_what_went_wrong(tmp_path, terminal):
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=terminal, width=100)
+    with quietly(True), RunLog(tmp_path, total_steps=2, console=console) as log:
+        steps(log, [1, 2])
+        log.event(2, "held-out", {"recall@1": 0.5})
+        log.bad_step(2, {"loss": math.nan}, samples=["a"])
+    assert stream.getvalue() == "step 2 was skipped, not finite: loss nan; clips a\n"
+    assert len(records(tmp_path)) == 3
 
 
 def test_importing_training_is_cheap():

@@ -46,4 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = FinetuneConfig(task=parsed.task, model=parsed.model, **sections)
         finetune(config, resume=parsed.resume, stop=stop, console=console)
 
-    return run_job(job, program=PROGRAM, out=Path(parsed.run.out), debug=parsed.debug)
+    return run_job(
+        job, program=PROGRAM, out=Path(parsed.run.out), debug=parsed.debug, quiet=parsed.quiet
+    )

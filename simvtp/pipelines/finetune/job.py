@@ -306,7 +306,8 @@ def _finish(config: FinetuneConfig, *, task: Task, model: Any, console: Console)
         plot_curves(out / "metrics.jsonl", out_png=out / "curves.png")
     kept = kept_state(config, task.headline)
     console.print(results_table(results, title=f"{config.task}, {kept}"))
-    console.print(f"model    {out / 'model'}\nfigures  {out / 'results.json'}\n{next_step(config)}")
+    console.print(f"model    {out / 'model'}\nfigures  {out / 'results.json'}")
+    console.note(next_step(config))
     for split, found in results.items():
         require_few_bad(
             int(found["unreadable"]),

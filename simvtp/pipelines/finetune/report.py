@@ -95,7 +95,7 @@ def print_start(console: Console, config: FinetuneConfig, *, task: Task, trainer
     sizes = ", ".join(f"{count} {name}" for name, count in task.sizes.items())
     model: Any = task.objective.model
     steps = f"steps {trainer.step} to {trainer.plan.num_steps} of {config.run.batch_size} samples"
-    console.print(
+    console.note(
         f"task:  {config.task}, from {config.tune.weights} weights of {config.model}\n"
         f"model: {trained / 1e6:.1f} M parameters to train ({what})\n"
         f"data:  {sizes}{f'; {task.form}' if task.form else ''}\n"

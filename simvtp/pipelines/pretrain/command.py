@@ -97,4 +97,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if done.model is not None:
             print_next_steps(console, config, data=done.data)
 
-    return run_job(job, program=PROGRAM, out=Path(parsed.run.out), debug=parsed.debug)
+    return run_job(
+        job, program=PROGRAM, out=Path(parsed.run.out), debug=parsed.debug, quiet=parsed.quiet
+    )

@@ -18,7 +18,7 @@ from simvtp.conversion import (
 from simvtp.data import load_tokenizer
 from simvtp.model import SimVTP
 from simvtp.pipelines.convert import has_tokenizer, print_report
-from simvtp.printing import Console
+from simvtp.printing import Console, is_quiet
 from simvtp.training import is_main
 
 _VIDEO_PARTS = ("video_embedding", "encoder", "pixel_decoder")
@@ -53,7 +53,7 @@ def load_initial_weights(model: SimVTP, config: PretrainConfig) -> None:
     if sources:
         report = load_parts(model, sources, config=model.config)
         if is_main():
-            print_report(Console(soft_wrap=True), report)
+            print_report(Console(soft_wrap=True, quiet=is_quiet()), report)
             write_origins(out, [origin for mapped in sources for origin in origins_of(mapped)])
     elif is_main():
         (out / ORIGIN_FILE).unlink(missing_ok=True)

@@ -125,7 +125,7 @@ def print_start(
     understood = f"; {data.train.form}" if config.data.train and data.train.form else ""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     slices, rows, columns = model.config.grid
-    console.print(
+    console.note(
         f"model: {parameters / 1e6:.1f} M parameters, {slices} x {rows} x {columns} tubelets, "
         f"{config.masking.video_ratio:.0%} hidden; {config.masking.text_ratio:.0%} of the words\n"
         f"data:  {len(data.train)} clips to train on, {held_out} held out{understood}\n"
@@ -185,7 +185,7 @@ def finish(
             console.print(learned_table(result.learned))
     if has_plots():
         _draw(config, model, data)
-    console.print(f"saved and evaluated in {time.monotonic() - started:.0f} s")
+    console.note(f"saved and evaluated in {time.monotonic() - started:.0f} s")
     return result
 
 
@@ -236,5 +236,8 @@ def print_next_steps(console: Console, config: PretrainConfig, *, data: Training
         "dashboard": "tensorboard --logdir runs",
     }
     needing_plots = () if has_plots() else ("look at", "reconstruct", "dashboard")
-    lines = (f"{name:<13}{step}" for name, step in steps.items() if name not in needing_plots)
-    console.print("\n" + "\n".join(lines))
+    console.note("")
+    for name, step in steps.items():
+        if name not in needing_plots:
+            say = console.print if name == "model" else console.note
+            say(f"{name:<13}{step}")

@@ -132,7 +132,7 @@ def _say_what_plays(searcher: Searcher, console: Console) -> None:
     try:
         searcher.index.require_roots()
     except ValueError as error:
-        console.print(f"results will not play: {error}", style="yellow")
+        console.note(f"results will not play: {error}", style="yellow")
 
 
 def _serve(searcher: Searcher, options: argparse.Namespace) -> None:
@@ -161,7 +161,7 @@ def _search(searcher: Searcher, options: argparse.Namespace, console: Console) -
         console = Console(stderr=True, soft_wrap=True)
     else:
         console.print(results_table(found, title=_title(options)))
-        console.print(told)
+        console.note(told)
     if isinstance(query, str):
         tell_unknown_texts(console, searcher.model.tokenizer, [query], what="queries")
     _write(found, searcher, options, told, console)
