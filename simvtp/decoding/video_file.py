@@ -10,7 +10,7 @@ from typing import Any
 import av
 import av.logging
 from av.container import InputContainer
-from av.error import ExitError, FFmpegError
+from av.error import ArgumentError, ExitError, FFmpegError
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
@@ -40,6 +40,7 @@ _DEMUXERS = ",".join(
         *("pbm_pipe", "pgm_pipe", "png_pipe", "ppm_pipe", "qoi_pipe", "tiff_pipe", "webp_pipe"),
     )
 )
+_JPEG = b"\xff\xd8\xff"
 _NOT_LISTED = "it is no kind of video file that stands alone; playlists are not followed"
 
 Source = str | Path | bytes
@@ -90,15 +91,20 @@ def open_video(
     deadline = Deadline(None) if deadline is None else deadline
     limits = deadline.limits
     address, protocols = _address(source, span)
+    settings: dict[str, Any] = {
+        "options": {"protocol_whitelist": protocols, "format_whitelist": _DEMUXERS},
+        "timeout": deadline.seconds,
+        **_METADATA,
+    }
     try:
-        _check_before(source, span, deadline)
-        container = av.open(
-            address,
-            "r",
-            options={"protocol_whitelist": protocols, "format_whitelist": _DEMUXERS},
-            **_METADATA,
-            timeout=deadline.seconds,
-        )
+        begin = _check_before(source, span, deadline)
+        try:
+            container = av.open(address, "r", **settings)
+        except ArgumentError:
+            # By its suffix FFmpeg takes a photograph for a pattern of names.
+            if not begin.startswith(_JPEG):
+                raise
+            container = av.open(address, "r", format="jpeg_pipe", **settings)
     except InterruptedError:
         # By a signal: that says nothing of the file.
         raise
@@ -127,16 +133,22 @@ def open_video(
         yield container, stream
 
 
-def _check_before(source: Source, span: tuple[int, int] | None, deadline: Deadline) -> None:
-    """Refuse what is too large, or whose index would be, before FFmpeg opens it."""
+def _check_before(source: Source, span: tuple[int, int] | None, deadline: Deadline) -> bytes:
+    """Refuse what is too large, or whose index would be, before FFmpeg opens it.
+
+    Returns:
+        The first bytes.
+    """
     if not isinstance(source, bytes) and not Path(source).is_file():
-        return
+        return b""
     with BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
         start = 0 if span is None else span[0]
         end = file.seek(0, SEEK_END) if span is None else start + span[1]
         limits = deadline.limits
         limits.check_size(end - start)
         limits.check_entries(claimed_entries(file, start=start, end=end, deadline=deadline))
+        file.seek(start)
+        return file.read(len(_JPEG))
 
 
 def _address(source: Source, span: tuple[int, int] | None) -> tuple[str | BytesIO, str]:

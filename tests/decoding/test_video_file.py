@@ -76,6 +76,19 @@ def test_a_name_with_a_pattern_is_a_name(tmp_path):
         assert read_clip(tmp_path / f"image.{ending}", num_frames=2).shape == (2, 3, 32, 64)
 
 
+def test_photographs_of_a_camera_s_size_are_read_by_what_is_in_them(tmp_path):
+    """FFmpeg takes their suffix for a pattern of names where the first bytes do not reach it."""
+    ramp = np.add.outer(np.arange(192), np.arange(256)) // 2
+    pixels = np.stack([ramp, ramp[::-1], ramp // 2], axis=-1).astype(np.uint8)
+    for name in ("a.jpg", "b.JPEG", "c.jpeg"):
+        Image.fromarray(pixels).save(tmp_path / name, format="JPEG", quality=95)
+        shown = read_clip(tmp_path / name, num_frames=1)[0].permute(1, 2, 0).numpy()
+        assert np.abs(shown.astype(int) - pixels).mean() < 3
+    (tmp_path / "d.jpg").write_bytes(b"\xff\xd8\xff" + bytes(100))
+    with pytest.raises(ClipError, match=r"d\.jpg"):
+        read_clip(tmp_path / "d.jpg", num_frames=1)
+
+
 @pytest.mark.skipif(av.library_versions["libavcodec"] < (62,), reason="older ones read no turn")
 @pytest.mark.parametrize(("tag", "turns"), [(6, -1), (3, 2), (8, 1)])
 def test_photographs_with_a_turn_in_their_tags(tag, turns, tmp_path):
