@@ -1,9 +1,4 @@
-"""Floating-point operations of a step by formula, as matrix products do them (2 per multiply-add).
-
-The backward pass does two products for each of the forward pass, so a step is three times its
-forward pass, except that nothing flows back into pixels. Softmax, norms and activations are left
-out; they are below one percent.
-"""
+"""Floating-point operations of a step: counted, and those of the reference by formula."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,6 +10,7 @@ from torch.utils.flop_counter import (
 )
 
 from simvtp.config import ModelConfig
+from simvtp.step_flops import parts_flops
 
 Shape = Sequence[int]
 
@@ -43,54 +39,6 @@ def count_flops(function: Callable[[], object]) -> float:
     return float(counter.get_total_flops())
 
 
-def linear_flops(tokens: float, *, inputs: int, outputs: int) -> float:
-    """One linear layer, forward."""
-    return 2.0 * tokens * inputs * outputs
-
-
-def transformer_flops(lengths: Sequence[int], *, width: int, depth: int, mlp_ratio: float) -> float:
-    """A stack of blocks over sequences, forward: 4 projections, the MLP, scores and mixing."""
-    tokens = sum(lengths)
-    linear = linear_flops(tokens, inputs=width, outputs=4 * width)
-    mlp = 2 * linear_flops(tokens, inputs=width, outputs=round(mlp_ratio * width))
-    attention = sum(4.0 * length**2 * width for length in lengths)
-    return depth * (linear + mlp + attention)
-
-
-def packed_step_flops(
-    config: ModelConfig,
-    *,
-    num_keep: int,
-    num_decode: int,
-    caption_lengths: Sequence[int],
-    num_masked_words: int,
-) -> float:
-    """SimVTP's step: joint, video, text and non-matching sequences, nothing thrown away.
-
-    Args:
-        config: sizes of the model.
-        num_keep: tubelets that the encoder sees, per clip.
-        num_decode: tubelets that are reconstructed, per clip.
-        caption_lengths: tokens of each caption; one clip each.
-        num_masked_words: hidden words of all captions.
-
-    Returns:
-        Operations of the step, forward and backward.
-    """
-    clips = len(caption_lengths)
-    joint = [num_keep + length for length in caption_lengths]
-    sequences = [*joint, *[num_keep] * clips, *caption_lengths, *joint]
-    return _step_flops(
-        config,
-        clips=clips,
-        embedded=clips * num_keep,
-        sequences=sequences,
-        num_keep=num_keep,
-        num_decode=num_decode,
-        words=num_masked_words,
-    )
-
-
 def reference_step_flops(
     config: ModelConfig, *, num_keep: int, num_decode: int, caption_lengths: Sequence[int]
 ) -> float:
@@ -98,7 +46,7 @@ def reference_step_flops(
     clips, longest = len(caption_lengths), max(caption_lengths)
     padded = [longest] * clips
     joint = [num_keep + longest] * clips
-    return _step_flops(
+    return parts_flops(
         config,
         clips=clips,
         embedded=4 * clips * config.num_video_tokens,
@@ -107,28 +55,3 @@ def reference_step_flops(
         num_decode=num_decode,
         words=clips * longest,
     )
-
-
-def _step_flops(
-    config: ModelConfig,
-    *,
-    clips: int,
-    embedded: int,
-    sequences: Sequence[int],
-    num_keep: int,
-    num_decode: int,
-    words: int,
-) -> float:
-    pixels = config.tubelet_frames * config.patch_size**2 * 3
-    width, narrow = config.width, config.decoder_width
-    embedding = linear_flops(embedded, inputs=pixels, outputs=width)
-    encoder = transformer_flops(
-        sequences, width=width, depth=config.depth, mlp_ratio=config.mlp_ratio
-    )
-    decoder = transformer_flops(
-        [num_keep + num_decode] * clips, width=narrow, depth=config.decoder_depth, mlp_ratio=4.0
-    )
-    decoder += linear_flops(clips * num_keep, inputs=width, outputs=narrow)
-    decoder += linear_flops(clips * num_decode, inputs=narrow, outputs=pixels)
-    head = linear_flops(words, inputs=width, outputs=config.vocab_size)
-    return 2 * embedding + 3 * (encoder + decoder + head)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 from torch.profiler import ProfilerActivity, profile
 
 from simvtp.printing import Console, PlainColumn
+from simvtp.training.matrix_rate import matrix_rate
 
 _MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 _MATRIX_SECONDS = 3.0
@@ -95,23 +97,13 @@ def interleave(
     return figures
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> Callable[[], float]:
+def sustained_rate(device: torch.device, dtype: torch.dtype) -> Callable[[], float]:
     """A measurement of the machine's matrix-product rate, in operations a second.
 
-    That of products of two large square matrices over three seconds on end: what the machine
-    sustains, as a step must, not what it reaches for a moment.
+    That of products of two large square matrices over three seconds on end.
     """
     side = _MATRIX_SIDE.get(device.type, 2048)
-    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-
-    def measure() -> float:
-        spent, products = 0.0, 0
-        while spent < _MATRIX_SECONDS:
-            spent += timed(lambda: left @ right, device)
-            products += 1
-        return 2 * side**3 * products / spent
-
-    return measure
+    return partial(matrix_rate, device, dtype, side=side, seconds=_MATRIX_SECONDS)
 
 
 def peak_memory(function: Callable[[], object], device: torch.device) -> int:

@@ -48,7 +48,7 @@ LENGTH: dict[str, Any] = {
 }
 LAST_STEP = 24
 _SHARD_ENDS = (0, 3, 9, 10, 16)
-_BY_THE_CLOCK = ("clips_per_second", "data_share")
+_BY_THE_CLOCK = ("clips_per_second", "data_share", "mfu")
 
 
 class SmallData(NamedTuple):

@@ -25,18 +25,19 @@ from benchmarks.contestants import (
     build_reference,
     build_videomae,
 )
-from benchmarks.flops import packed_step_flops, reference_step_flops
+from benchmarks.flops import reference_step_flops
 from benchmarks.measure import (
     command_line,
     interleave,
     machine,
-    matrix_rate,
+    sustained_rate,
 )
 from benchmarks.remote import RemoteStep
 from benchmarks.train_step_report import PACKED, PLAIN, VIDEO, VIDEOMAE, print_result
 from simvtp.batch import Batch
 from simvtp.config import PRESETS, ModelConfig
 from simvtp.printing import Console
+from simvtp.step_flops import packed_step_flops
 
 CELLS = "packed, running cells"
 PLAIN_KEPT = "reference, kept memory"
@@ -182,7 +183,7 @@ def _timings(
     dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
     questions = {name: step.seconds for name, step in steps.items()}
     answers = interleave(
-        {**questions, PEAK: matrix_rate(device, dtype)},
+        {**questions, PEAK: sustained_rate(device, dtype)},
         rounds=options.rounds,
         warmup=options.warmup,
     )

@@ -33,6 +33,7 @@ from simvtp.losses import (
 )
 from simvtp.model import SimVTP
 from simvtp.step_features import ExtraTerm, Sequences, StepFeatures, encode_step
+from simvtp.step_flops import batch_flops
 from simvtp.step_tokens import SequenceGroup, StepTokens, TokenPart
 
 # Other figures in the log of a run.
@@ -136,7 +137,7 @@ class Objective(nn.Module):
         kinds = self._kinds(on)
         tokens = self._embed(batch, kinds, all_clips="vtm" in on)
         groups = self._groups(tokens, kinds)
-        needs_pairs = "vtm" in on and len(batch.video) * num_ranks(self.contrast.negatives_over) > 1
+        needs_pairs = self._has_pairs(batch, on)
         similarity = None if cached is None else cached.similarity
         negatives = None
         if needs_pairs and (
@@ -176,6 +177,22 @@ class Objective(nn.Module):
         )
         weights = [p for part in parts if part is not None for p in part.parameters()]
         return torch.stack([weight.sum() for weight in weights]).sum() * 0
+
+    def flops(self, batch: Batch, *, terms: Collection[str] | None = None) -> float | None:
+        """Operations of a step on this batch, forward and backward, by formula.
+
+        What further terms do is not counted, nor what is done twice to save memory.
+
+        Args:
+            batch: the batch; the device is not waited for.
+            terms: as for a call.
+
+        Returns:
+            None where a part of the model is not the usual one.
+        """
+        on = self._on(terms)
+        kinds = self._kinds(on) | ({"negative"} if self._has_pairs(batch, on) else set())
+        return batch_flops(self.model, batch, kinds=kinds, terms=on)
 
     def compile_pixel_error(self) -> None:
         """Let the pixel error run through `torch.compile`, so that no target is ever stored."""
@@ -261,6 +278,10 @@ class Objective(nn.Module):
             "text": (self.contrast_text,),
         }
         return {kind: tokens.join(*parts) for kind, parts in made_of.items() if kind in kinds}
+
+    def _has_pairs(self, batch: Batch, on: Collection[str]) -> bool:
+        """Whether a step needs pairs that do not match, and there can be any."""
+        return "vtm" in on and len(batch.video) * num_ranks(self.contrast.negatives_over) > 1
 
     def _pairs(self, tokens: StepTokens, negatives: Negatives) -> dict[str, SequenceGroup]:
         """The pairs that do not match."""

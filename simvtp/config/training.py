@@ -1,5 +1,6 @@
 """Optimiser and run: what every kind of training is told."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,9 @@ from simvtp.config.checks import (
     require_share,
     require_sound,
 )
+
+# A step at base size is ten thousand events, and a trace of a million is slow to look at.
+_MOST_PROFILED = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,8 @@ class RunConfig:
         evaluate_every_epochs: epochs between two held-out evaluations; 0 only at the end.
         log_every: optimiser steps between two lines of the log.
         max_bad_steps: non-finite steps in a row after which the run stops.
+        profile: steps that torch's profiler records, the first and the last, such as 10:15 (in a
+            YAML file with quotes); a trace and a table go to RUN/profile.
         loggers: where else the figures go, e.g. [wandb]; each has its own environment variables.
     """
 
@@ -87,6 +93,7 @@ class RunConfig:
     evaluate_every_epochs: int = 0
     log_every: int = 10
     max_bad_steps: int = 5
+    profile: str | None = None
     loggers: tuple[Literal["wandb", "mlflow", "trackio"], ...] = ()
 
     def __post_init__(self) -> None:
@@ -99,3 +106,22 @@ class RunConfig:
         for name in ("keep_every_epochs", "evaluate_every_epochs", "seed"):
             value = getattr(self, name)
             require(value >= 0, f"{name} must be >= 0, got {value}")
+        _ = self.profiled_steps
+
+    @property
+    def profiled_steps(self) -> range:
+        """Steps, counted from 1, that the profiler records; none where `profile` is None.
+
+        Raises:
+            ValueError: `profile` is no first and last step, or they are too many for one trace.
+        """
+        if self.profile is None:
+            return range(0)
+        parts = re.fullmatch(r"(\d{1,12}):(\d{1,12})", self.profile)
+        first, last = map(int, parts.groups()) if parts else (0, 0)
+        require(
+            1 <= first <= last < first + _MOST_PROFILED,
+            f"profile must be the first and the last of at most {_MOST_PROFILED} steps, such as "
+            f"10:15, got {self.profile!r:.80}",
+        )
+        return range(first, last + 1)

@@ -19,6 +19,7 @@ class LogInterval:
         names: names of the figures.
         details: those of them that are for the files and not for the screen.
         clips: clips seen by all ranks.
+        flops: operations of this rank's steps, where they are known.
         data_seconds: time spent waiting for data.
     """
 
@@ -26,6 +27,7 @@ class LogInterval:
         self.names: list[str] = []
         self.details: list[str] = []
         self.clips = 0
+        self.flops: float | None = 0.0
         self.data_seconds = 0.0
         self._figures: list[dict[str, Tensor]] = []
         self._finite: list[Tensor] = []
@@ -35,8 +37,8 @@ class LogInterval:
     def __len__(self) -> int:
         return len(self._figures)
 
-    def add(self, result: StepResult, *, samples: list[int]) -> None:
-        """Note what a step came to, and the numbers of this rank's samples in it."""
+    def add(self, result: StepResult, *, samples: list[int], flops: float | None) -> None:
+        """Note what a step came to, the numbers of this rank's samples in it, and its work."""
         figures = {"loss": result.total, **result.terms, "gradient_norm": result.gradient_norm}
         figures |= result.details
         self.names += [name for name in figures if name not in self.names]
@@ -45,6 +47,7 @@ class LogInterval:
         self._finite.append(result.finite)
         self._samples.append(samples)
         self.clips += len(samples) * world_size()
+        self.flops = None if flops is None or self.flops is None else self.flops + flops
 
     def read(self) -> tuple[Tensor, list[bool]]:
         """Means over the ranks `(steps, names)` on the CPU, and which steps were finite.
@@ -70,6 +73,16 @@ class LogInterval:
     def step_seconds(self) -> float:
         """Time since the interval began that was not spent waiting for data."""
         return max(time.monotonic() - self._started - self.data_seconds, 0.0)
+
+    def model_flops_utilization(self, rate: float | None) -> float | None:
+        """Share of a device's `rate`, in operations a second, that went into the steps' work.
+
+        Waiting for data counts as time. None where work or rate are not known.
+        """
+        seconds = self.data_seconds + self.step_seconds
+        if rate is None or not self.flops or seconds <= 0:
+            return None
+        return self.flops / seconds / rate
 
     def leave_out(self, seconds: float) -> None:
         """Do not count time that was spent on something else, e.g. an evaluation."""

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.profiler import record_function
 
 from simvtp.config import OptimConfig
 from simvtp.losses import Losses
 from simvtp.seeding import derive_seed
 from simvtp.training import all_true, build_optimizer, is_sharded, rank, whole, world_size
+from simvtp.training.matrix_rate import matrix_rate
 
 
 class TrainingBatch(Protocol):
@@ -71,7 +73,12 @@ class OptimizerStep:
         optimizer: over its parameters; its `step()` takes no closure.
         precision: number format of the matrix products.
         clip_norm: largest gradient norm; None does not clip.
+
+    Attributes:
+        tells_flops: whether `flops` may know how much work a step is.
     """
+
+    tells_flops: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -109,20 +116,30 @@ class OptimizerStep:
         for place, arguments in enumerate(further):
             last = place == len(micro_batches) - 1
             generator = self.seed_draws(seed, place)
-            with self._sync(last), self.autocast():
+            with self._sync(last), self.autocast(), record_function("forward"):
                 batch = micro_batches[place].to(self.device)
                 losses = self._losses(batch, generator=generator, **arguments)
-            with self._sync(last):
+            with self._sync(last), record_function("backward"):
                 (losses.total * share).backward()
             terms = {name: term.detach() for name, term in losses.terms.items()}
             results.append(Losses(losses.total.detach(), terms, losses.details))
-        return self._update(results)
+        with record_function("update"):
+            return self._update(results)
 
     def objective_arguments(
         self, micro_batches: Sequence[Any], *, seed: int, number: int
     ) -> Sequence[dict[str, Any]]:
         """What the objective is told of a micro-batch beside its data; here nothing."""
         return [{} for _ in micro_batches]
+
+    def flops(self, micro_batches: Sequence[Any], *, number: int) -> float | None:
+        """Operations of a step on this rank, by formula; here they are not known, and None."""
+        return None
+
+    def device_rate(self) -> float:
+        """How many operations of matrix products a second this rank's device does; measured."""
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        return matrix_rate(self.device, dtype)
 
     def _update(self, results: Sequence[Losses]) -> StepResult:
         gradients = [p.grad for p in self.parameters if p.grad is not None]

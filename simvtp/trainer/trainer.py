@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from torch.profiler import record_function
+
 from simvtp.seeding import derive_seed
 from simvtp.trainer.faults import (
     blame_clip,
@@ -14,6 +16,7 @@ from simvtp.trainer.faults import (
 )
 from simvtp.trainer.log_interval import LogInterval
 from simvtp.trainer.optimizer_step import OptimizerStep, TrainingBatch
+from simvtp.trainer.profiling import DATA_WAIT, STEP, StepProfiler
 from simvtp.trainer.run_plan import STEP_STREAM, RunPlan, TrainingLoader
 from simvtp.trainer.sameness import require_begun_with
 from simvtp.trainer.saved_state import not_finite
@@ -75,6 +78,8 @@ class Trainer:
         self.patience = patience
         self.step = 0
         self.agreement = Agreement()
+        self._profiler = StepProfiler(plan)
+        self._rate = run_step.device_rate() if run_step.tells_flops and is_main() else None
         self._interval = LogInterval()
         self._bad_streak = 0
         self._evaluated = 0
@@ -115,6 +120,14 @@ class Trainer:
             RunFailure: a rank's data, log or evaluation failed; the state is saved first.
             CheckpointError: the state cannot be written.
         """
+        try:
+            return self._train(log, stop, evaluate)
+        finally:
+            self._profiler.close(self.step, log=log)
+
+    def _train(
+        self, log: RunLog, stop: StopRequest, evaluate: Callable[[Any], float] | None
+    ) -> bool:
         run = self.plan.run
         batches = self._batches()
         saved_at = time.monotonic()
@@ -123,6 +136,7 @@ class Trainer:
         while True:
             finished = self.step == self.plan.num_steps or self.has_stopped_early
             micro_batches: list[TrainingBatch] = []
+            self._profiler.begin(self.step + 1)
             if not finished and failure is None:
                 micro_batches, failure = self._load(batches, stop)
             due = time.monotonic() - saved_at > 60 * run.checkpoint_minutes
@@ -136,6 +150,7 @@ class Trainer:
             self._train_step(micro_batches)
             self.step += 1
             self._place = self.data.sampler.state_dict()
+            self._interval.leave_out(self._profiler.end(self.step, log=log))
             if self.step % run.log_every == 0 or self.step == self.plan.num_steps:
                 failure = self._log(log)
             failure = self._evaluate(evaluate, stop) or failure
@@ -208,7 +223,7 @@ class Trainer:
         """The data of a step, or what is at fault; neither where a stop came first."""
         waited = time.monotonic()
         try:
-            with stop.interruptible():
+            with stop.interruptible(), record_function(DATA_WAIT):
                 return [next(batches) for _ in range(self.plan.run.accumulate)], None
         except StopNow:
             return [], None
@@ -223,10 +238,15 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.learning_rate(self.step) * group.get("lr_scale", 1.0)
         seed = derive_seed(self.plan.run.seed, STEP_STREAM, self.step)
-        result = self.run_step(batches, seed=seed, number=self.step)
-        if self.average is not None:
-            self.average.update(self.objective)
-        self._interval.add(result, samples=[n for each in batches for n in each.index.tolist()])
+        with record_function(STEP):
+            result = self.run_step(batches, seed=seed, number=self.step)
+            if self.average is not None:
+                self.average.update(self.objective)
+        self._interval.add(
+            result,
+            samples=[n for each in batches for n in each.index.tolist()],
+            flops=self.run_step.flops(batches, number=self.step),
+        )
 
     def _log(self, log: RunLog) -> OSError | None:
         """Read the interval's figures from the device, once, and act on steps that went bad."""
@@ -247,6 +267,7 @@ class Trainer:
                 clips=interval.clips,
                 data_seconds=interval.data_seconds,
                 step_seconds=interval.step_seconds,
+                utilization=interval.model_flops_utilization(self._rate),
                 details=details,
             )
             for number, is_good in enumerate(finite):

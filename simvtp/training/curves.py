@@ -13,7 +13,7 @@ from simvtp.extras import new_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_NOT_CURVES = ("step", "event", "clips_per_second", "data_share")
+_NOT_CURVES = ("step", "event", "clips_per_second", "data_share", "mfu")
 
 
 def plot_curves(metrics_jsonl: str | Path, *, out_png: str | Path) -> Path:

@@ -103,6 +103,7 @@ class RunLog:
         clips: int,
         data_seconds: float,
         step_seconds: float,
+        utilization: float | None = None,
         details: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         """Record the figures of `step` and of the interval since the step logged before.
@@ -113,6 +114,8 @@ class RunLog:
             clips: clips trained on in the interval, over all processes.
             data_seconds: time of the interval spent waiting for data.
             step_seconds: the rest of the interval.
+            utilization: share of the device's matrix-product rate that the steps' work came to;
+                None where it is not known.
             details: further figures, for the files and not for the screen.
         """
         if not self._is_main:
@@ -122,6 +125,8 @@ class RunLog:
             "clips_per_second": clips / seconds if seconds > 0 else math.nan,
             "data_share": data_seconds / seconds if seconds > 0 else math.nan,
         }
+        if utilization is not None:
+            speed["mfu"] = utilization
         self._write({"step": step, **metrics, **details, **speed})
         if self._board is not None:
             self._board.add({**metrics, **details, **speed}, step=step)
@@ -157,14 +162,20 @@ class RunLog:
         said = f"step {step} was skipped, not finite: {_describe(values)}; clips {shown}"
         self._console.print(said, soft_wrap=True)
 
+    def tell(self, text: str) -> None:
+        """Print something that is no figure of a step."""
+        if self._is_main:
+            self._print(text)
+
     def _write(self, record: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({key: _plain(value) for key, value in record.items()}) + "\n")
 
     def _show(self, step: int, metrics: Mapping[str, float], speed: Mapping[str, float]) -> None:
+        used = f"MFU {speed['mfu']:.1%}  " if "mfu" in speed else ""
         rates = (
-            f"{speed['clips_per_second']:.1f} clips/s  data wait {speed['data_share']:.0%}  "
-            f"ETA {self._eta(step)}"
+            f"{speed['clips_per_second']:.1f} clips/s  {used}"
+            f"data wait {speed['data_share']:.0%}  ETA {self._eta(step)}"
         )
         if self._console.is_terminal:
             self._progress.update(self._task, completed=step, speed=rates)

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from benchmarks import scaling, train_step
 from benchmarks.contestants import build_model, packed_step, random_batch, reference_step
-from benchmarks.flops import count_flops, packed_step_flops, reference_step_flops
+from benchmarks.flops import count_flops, reference_step_flops
 from benchmarks.measure import Spread, interleave, peak_memory
 from simvtp.config import ModelConfig
+from simvtp.step_flops import packed_step_flops
 
 CPU = torch.device("cpu")
 SIZES = ModelConfig.preset("tiny", vocab_size=300, text_dropout=0.0, decoder_depth=2)

@@ -16,6 +16,17 @@ def steps(log, numbers, *, loss=1.0):
         log.step(number, {"loss": loss, "lr": 1e-4}, clips=8, data_seconds=1.0, step_seconds=3.0)
 
 
+def test_the_share_of_the_rate_is_logged_and_shown_where_it_is_known(tmp_path):
+    shown = io.StringIO()
+    with RunLog(tmp_path, total_steps=2, console=Console(file=shown, width=200)) as log:
+        times = {"clips": 8, "data_seconds": 1.0, "step_seconds": 3.0}
+        log.step(2, {"loss": 1.0}, **times, utilization=0.427)
+    assert records(tmp_path)[0]["mfu"] == 0.427
+    assert "2.0 clips/s  MFU 42.7%  data wait 25%" in shown.getvalue()
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert board.Scalars("mfu")[0].value == pytest.approx(0.427)
+
+
 def records(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 

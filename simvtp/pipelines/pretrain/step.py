@@ -1,7 +1,7 @@
 """One optimiser step of pre-training: words and contrast count over all micro-batches."""
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Collection, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ class PretrainStep(OptimizerStep):
     """
 
     objective: Objective
+    tells_flops: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -65,21 +66,31 @@ class PretrainStep(OptimizerStep):
         """The number of words that the word loss is a mean over, the contrast's other part, the
         terms of the step's stage, and whether to measure them.
         """
-        is_masked_stage = number < self.masked_steps
+        terms = self._terms(number)
         num_words = sum(len(batch.masked_index) for batch in micro_batches) / len(micro_batches)
         contrasts: Sequence[CachedContrast | None] = [None] * len(micro_batches)
-        if not is_masked_stage:
+        if terms is None:
             contrasts = self._cached_contrasts(micro_batches, seed)
         is_due = number % self.measure_every == 0 or number == self.masked_steps
         return [
             {
                 "num_words": num_words,
                 "cached": cached,
-                "terms": MASKED_TERMS if is_masked_stage else None,
+                "terms": terms,
                 "measure": is_due and place == 0,
             }
             for place, cached in enumerate(contrasts)
         ]
+
+    def flops(self, micro_batches: Sequence[Batch], *, number: int) -> float | None:
+        """Operations of the step on this rank, by formula; None where that is not known."""
+        terms = self._terms(number)
+        each = [self.objective.flops(batch, terms=terms) for batch in micro_batches]
+        return None if None in each else sum(filter(None, each))
+
+    def _terms(self, number: int) -> Collection[str] | None:
+        """The terms of a stage; None for all."""
+        return MASKED_TERMS if number < self.masked_steps else None
 
     def _update(self, results: Sequence[Losses]) -> StepResult:
         result = super()._update(results)

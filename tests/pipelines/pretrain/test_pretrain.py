@@ -22,8 +22,13 @@ from tests.pipelines.conftest import by_hand
 def logged(run):
     """Lines of the log without the figures that depend on the clock."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    timing = ("clips_per_second", "data_share")
+    timing = ("clips_per_second", "data_share", "mfu")
     return [{key: value for key, value in line.items() if key not in timing} for line in lines]
+
+
+def speeds_of(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "event" not in line]
 
 
 def losses_of(run):
@@ -58,7 +63,7 @@ def finished(corpus, tokenizer_file, tmp_path_factory):
 
     out = tmp_path_factory.mktemp("runs") / "finished"
     values = {**SIZES, "data.train": corpus.train, "data.validation": corpus.validation}
-    values.update({"data.tokenizer": tokenizer_file, "run.out": out})
+    values.update({"data.tokenizer": tokenizer_file, "run.out": out, "run.profile": "3:4"})
     assert pretrain.main([f"--{name}={value}" for name, value in values.items()]) == 0
     return out
 
@@ -68,6 +73,8 @@ def test_a_run_leaves_everything_it_promises(finished):
         assert (finished / name).exists(), name
     for name in ("config.json", "model.safetensors", "tokenizer.json", "preprocessor.json"):
         assert (finished / "model" / name).is_file(), name
+    for name in ("steps-3-4.json.gz", "steps-3-4.txt"):
+        assert (finished / "profile" / name).stat().st_size > 200, name
     for name in ("reconstruction.png", "curves.png"):
         with Image.open(finished / name) as picture:
             assert min(picture.size) > 200
@@ -81,6 +88,7 @@ def test_a_run_leaves_everything_it_promises(finished):
 def test_every_step_is_logged_with_all_terms(finished):
     lines = losses_of(finished)
     assert [line["step"] for line in lines] == list(range(1, 9))
+    assert all(0 < line["mfu"] < 1 and 0 <= line["data_share"] < 1 for line in speeds_of(finished))
     masked, terms = ("pixels", "words"), ("pixels", "words", "vtc", "vtm")
     for number, line in enumerate(lines):
         # A tenth of the steps, rounded, belongs to masked modelling.
