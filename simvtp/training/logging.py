@@ -165,7 +165,7 @@ class RunLog:
     def tell(self, text: str) -> None:
         """Print something that is no figure of a step."""
         if self._is_main:
-            self._print(text)
+            self._console.note(text, soft_wrap=True)
 
     def _write(self, record: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
