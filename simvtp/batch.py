@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 from torch.nn.utils.rnn import pad_sequence
 
 from simvtp.masking import RunningCellMasker, TextMasker, TubeMasker
@@ -51,6 +52,8 @@ class Batch(TensorBatch):
         text_lengths: tokens of each caption.
         keys: `(batch,)` int64, equal for equal captions.
         index: `(batch,)` int64 numbers of the clips in the manifest.
+        sources: `(batch, sources)` float32, 1 at the source of each clip; None where there is only
+            one.
     """
 
     video: Tensor
@@ -62,6 +65,7 @@ class Batch(TensorBatch):
     text_lengths: tuple[int, ...]
     keys: Tensor
     index: Tensor
+    sources: Tensor | None = None
 
 
 class Collator:
@@ -75,6 +79,8 @@ class Collator:
         text_masker: draws the words to hide.
         decode_masker: draws the dropped tubelets to reconstruct; all of them without it.
         whole_words: hide whole words, not single tokens.
+        source_ends: where clips of several sources are mixed, the number after each one's last
+            clip.
     """
 
     def __init__(
@@ -84,11 +90,13 @@ class Collator:
         text_masker: TextMasker,
         decode_masker: RunningCellMasker | None = None,
         whole_words: bool = False,
+        source_ends: Sequence[int] = (),
     ) -> None:
         self.tube_masker = tube_masker
         self.text_masker = text_masker
         self.decode_masker = decode_masker
         self.whole_words = whole_words
+        self.source_ends = torch.tensor(source_ends)
 
     def num_noise(self, *, max_text_length: int) -> int:
         """Draws that a sample has to bring: one per tube position, token, and clip to decode."""
@@ -113,6 +121,7 @@ class Collator:
         decode = tubes.drop
         if self.decode_masker is not None:
             decode = self.decode_masker.from_noise(tubes.drop, noise=noise[:, -1])
+        index = torch.tensor([sample.index for sample in samples])
         return Batch(
             video=torch.stack([sample.video for sample in samples]),
             keep=tubes.keep,
@@ -122,8 +131,15 @@ class Collator:
             masked_index=text.masked[attend].nonzero().squeeze(1),
             text_lengths=lengths,
             keys=torch.tensor([caption_key(sample.token_ids) for sample in samples]),
-            index=torch.tensor([sample.index for sample in samples]),
+            index=index,
+            sources=self._sources(index),
         )
+
+    def _sources(self, index: Tensor) -> Tensor | None:
+        if len(self.source_ends) < 2:
+            return None
+        numbers = torch.bucketize(index, self.source_ends, right=True)
+        return one_hot(numbers, len(self.source_ends)).float()
 
 
 def caption_key(token_ids: Tensor) -> int:

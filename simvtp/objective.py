@@ -32,6 +32,7 @@ from simvtp.losses import (
     word_loss,
 )
 from simvtp.model import SimVTP
+from simvtp.source_losses import SourceLosses
 from simvtp.step_features import ExtraTerm, Sequences, StepFeatures, encode_step
 from simvtp.step_flops import batch_flops
 from simvtp.step_tokens import SequenceGroup, StepTokens, TokenPart
@@ -148,14 +149,15 @@ class Objective(nn.Module):
         features = encode_step(self.model, batch, tokens=tokens, groups=groups)
         measure = measure and self.balance is not None
         found: dict[str, Tensor] = {}
+        own = SourceLosses(batch)
         if "pixels" in on:
-            found["pixels"] = self._pixel_term(self._seen(features, "pixels", measure))
+            found["pixels"] = self._pixel_term(self._seen(features, "pixels", measure), own)
         if "words" in on:
             seen = self._seen(features, "words", measure)
-            found["words"] = self._word_term(seen, num_words)
+            found["words"] = self._word_term(seen, num_words, own)
         if "vtc" in on:
             seen = self._seen(features, "vtc", measure)
-            found["vtc"], similarity = self._contrast_term(seen, cached)
+            found["vtc"], similarity = self._contrast_term(seen, cached, own)
         if "vtm" in on:
             seen = unmatched = self._seen(features, "vtm", measure)
             if needs_pairs and negatives is None:
@@ -163,10 +165,11 @@ class Objective(nn.Module):
                 pairs = self._pairs(tokens, negatives)
                 further = encode_step(self.model, batch, tokens=tokens, groups=pairs)
                 unmatched = self._seen(further, "vtm", measure)
-            found["vtm"] = self._match_term(seen, unmatched, negatives)
+            found["vtm"] = self._match_term(seen, unmatched, negatives, own)
         for name in (name for name in self.extra_terms if name in on):
             found[name] = self._extra_term(self._seen(features, name, measure), name)
         losses = weigh(found, weights=self.weights, balance=self.balance)
+        losses = losses._replace(by_source=own.sums)
         return losses if terms is None else losses._replace(total=losses.total + self._idle())
 
     def _idle(self) -> Tensor:
@@ -294,31 +297,39 @@ class Objective(nn.Module):
             return features
         return features.seen_through(partial(self.balance.tap, name=term))
 
-    def _pixel_term(self, features: StepFeatures) -> Tensor:
+    def _pixel_term(self, features: StepFeatures, own: SourceLosses) -> Tensor:
         batch, config = features.batch, self.model.config
         predictions = self.model.pixel_decoder(
             features.tubelets, keep=batch.keep, decode=batch.decode
         )
         tubelets = gather_tubelets(batch.video, batch.decode, tubelet=config.tubelet)
+        own.pixels(predictions, tubelets, target=config.pixel_target)
         return self._pixel_error(predictions, tubelets, target=config.pixel_target)
 
-    def _word_term(self, features: StepFeatures, num_words: float | None) -> Tensor:
+    def _word_term(
+        self, features: StepFeatures, num_words: float | None, own: SourceLosses
+    ) -> Tensor:
         batch, text_rows = features.batch, features.joint_rows[1]
         logits = self.model.word_decoder(features.joint, text_rows[batch.masked_index])
         count = torch.full(
             (), len(logits) if num_words is None else num_words, device=logits.device
         ).float()
-        return word_loss(logits, batch.token_ids[batch.masked_index], num_words=mean_count(count))
+        words = batch.token_ids[batch.masked_index]
+        own.words(logits, words)
+        return word_loss(logits, words, num_words=mean_count(count))
 
     def _contrast_term(
-        self, features: StepFeatures, cached: CachedContrast | None
+        self, features: StepFeatures, cached: CachedContrast | None, own: SourceLosses
     ) -> tuple[Tensor, Tensor]:
         video, text = features.pooled_video, features.pooled_text
         if cached is not None:
             loss = cached.contrastive_loss(video, text, temperature=self.contrast.temperature)
-            return loss, cached.similarity
-        contrast = self.contrast(video, text, keys=features.batch.keys)
-        return contrast.loss, contrast.similarity
+            similarity = cached.similarity
+        else:
+            loss, similarity, *_ = self.contrast(video, text, keys=features.batch.keys)
+        temperature = self.contrast.temperature.detach()
+        own.contrast(similarity, temperature=temperature, over=self.contrast.negatives_over)
+        return loss, similarity
 
     def _draw(
         self, batch: Batch, similarity: Tensor | None, generator: torch.Generator | None
@@ -332,13 +343,19 @@ class Objective(nn.Module):
         )
 
     def _match_term(
-        self, features: StepFeatures, unmatched: StepFeatures, negatives: Negatives | None
+        self,
+        features: StepFeatures,
+        unmatched: StepFeatures,
+        negatives: Negatives | None,
+        own: SourceLosses,
     ) -> Tensor:
         matching = features.pooled("match" if self.match_text == "clean" else "joint")
         if negatives is None:
             return matching.sum() * 0
         logits = self.model.match_head(torch.cat([matching, unmatched.pooled("negative")]))
-        return match_loss(*logits.split(len(matching)), valid=negatives.valid)
+        pairs = logits.split(len(matching))
+        own.match(*pairs, valid=negatives.valid)
+        return match_loss(*pairs, valid=negatives.valid)
 
     def _extra_term(self, features: StepFeatures, name: str) -> Tensor:
         loss = self.extra_terms[name].function(features)

@@ -10,6 +10,7 @@ from simvtp.config.checks import (
     require_share,
     require_sound,
 )
+from simvtp.config.data_source import DataSource, require_mixable
 from simvtp.config.mask_counts import num_decoded_tubelets, num_hidden_tubes
 from simvtp.config.model import ModelConfig
 from simvtp.config.spacing import DEFAULT_SPACING, FrameSpacing
@@ -110,8 +111,11 @@ class DataConfig:
 
     Args:
         train: training clips: a folder of videos with captions beside them, a table, or tar shards
-            (a folder of prepared ones, a pattern with braces and stars, URLs); without either the
-            embedded corpus is drawn.
+            (a folder of prepared ones, a pattern with braces and stars, URLs); or a list of such
+            sources, which are mixed: [{path: a.csv, weight: 3}, {path: SHARDS, weight: 1}]; without
+            either the embedded corpus is drawn.
+        epoch_clips: clips of an epoch, of which each source has its share; null is as many as all
+            sources hold.
         validation: held-out clips, named in the same ways.
         root: folder that the manifests' paths are relative to.
         columns: columns of a table that count, such as `path=file,caption=text`; null finds those
@@ -138,7 +142,8 @@ class DataConfig:
             then need not decode; 0 keeps none. It needs clip_starts and changes no sample.
     """
 
-    train: str | None = None
+    train: tuple[DataSource, ...] | str | None = None
+    epoch_clips: int | None = None
     validation: str | None = None
     root: str | None = None
     columns: str | None = None
@@ -167,7 +172,13 @@ class DataConfig:
             f"num_clips {self.num_clips} is the size of the embedded corpus, but train names "
             f"{self.train}; leave out one of them",
         )
-        require_at_least(1, num_clips=self.num_clips)
+        require_at_least(1, num_clips=self.num_clips, epoch_clips=self.epoch_clips)
+        require(
+            self.epoch_clips is None or self.train is not None,
+            f"epoch_clips {self.epoch_clips} is for data.train; the embedded corpus has num_clips",
+        )
+        if not isinstance(self.train, str | None):
+            require_mixable(self.train)
         require(self.clip_starts >= 0, f"clip_starts must be >= 0, got {self.clip_starts}")
         require(self.cache_gb >= 0, f"cache_gb must be >= 0, got {self.cache_gb}")
         require(
@@ -181,6 +192,13 @@ class DataConfig:
             bool(self.crop_scales) and all(0 < scale <= 1 for scale in self.crop_scales),
             f"crop_scales must be one or more shares in (0, 1], got {self.crop_scales}",
         )
+
+    @property
+    def sources(self) -> tuple[DataSource, ...]:
+        """What the training clips come from; nothing for the embedded corpus."""
+        if isinstance(self.train, str):
+            return (DataSource(path=self.train),)
+        return () if self.train is None else tuple(self.train)
 
     @property
     def spacing(self) -> FrameSpacing:

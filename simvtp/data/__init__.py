@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from simvtp.data.loader import EpochSampler, build_loader
     from simvtp.data.manifests.loading import load_manifest
     from simvtp.data.manifests.problems import ManifestError
+    from simvtp.data.mixtures.clips import ClipMixture
+    from simvtp.data.mixtures.order import MixtureOrder
     from simvtp.data.places import Command, Url, named_place
     from simvtp.data.shards.fetch import FetchError, ShardCache
     from simvtp.data.shards.index import ShardError
@@ -64,6 +66,7 @@ __all__ = [
     "ClipDataset",
     "ClipError",
     "ClipInfo",
+    "ClipMixture",
     "ClipRecord",
     "ClipTable",
     "ClipTransform",
@@ -77,6 +80,7 @@ __all__ = [
     "LabelledSample",
     "ManifestError",
     "MissingVideosWarning",
+    "MixtureOrder",
     "MultiScaleCrop",
     "Quarantine",
     "Question",
@@ -131,6 +135,8 @@ _NAMES = {
     "loader": ("EpochSampler", "build_loader"),
     "manifests.loading": ("load_manifest",),
     "manifests.problems": ("ManifestError",),
+    "mixtures.clips": ("ClipMixture",),
+    "mixtures.order": ("MixtureOrder",),
     "places": ("Command", "Url", "named_place"),
     "datasets.quarantine": ("Quarantine", "TooManyBadClips"),
     "shards.order": ("ShardOrder",),

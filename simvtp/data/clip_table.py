@@ -168,6 +168,14 @@ class ClipTable(Sequence[ClipRecord]):
         counts = [np.diff(batch.column("captions").offsets.to_numpy()) for batch in self._batches]
         return np.flatnonzero(np.concatenate([[], *counts]) == 0).tolist()
 
+    def clips_at(self, names: Sequence[str]) -> Iterator[ClipRecord]:
+        """Clips of some files, or shards, as they are named in the table."""
+        wanted = pc.SetLookupOptions(pa.array(names, pa.string()))
+        for start, batch in zip(self._starts, self._batches, strict=False):
+            found = pc.call_function("is_in", [batch.column("path")], wanted)
+            for row in np.flatnonzero(found.to_numpy(zero_copy_only=False)).tolist():
+                yield self[start + row]
+
     def summary(self) -> str:
         """What was read, and how it was understood, on one line."""
         captions = self.num_captions

@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 from torch._utils import ExceptionWrapper
@@ -20,10 +20,8 @@ from torch.utils.data import Dataset, Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from simvtp.config.checks import require_at_least
-from simvtp.seeding import derive_generator
+from simvtp.data.epoch_order import EpochOrder, UniformOrder
 
-# Of the streams drawn from (seed, epoch, ...), samples use the numbers from 0 upwards.
-_ORDER_STREAM = 2**32 - 1
 _PARENT_SECONDS = 1.0
 
 
@@ -31,36 +29,10 @@ class BatchLostError(RuntimeError):
     """A worker could not hand a batch over to the process that trains; the message says why."""
 
 
-class EpochOrder(Protocol):
-    """Draws the order of an epoch over all samples."""
-
-    @property
-    def name(self) -> str:
-        """Changes with everything that the order depends on, beside the generator."""
-        ...
-
-    def __call__(self, generator: torch.Generator) -> torch.Tensor:
-        """Draw a permutation `(num_samples,)` int64."""
-        ...
-
-
-class UniformOrder(NamedTuple):
-    """Every order is as likely as any other."""
-
-    num_samples: int
-
-    @property
-    def name(self) -> str:
-        """The same for all: the sampler knows the number of samples."""
-        return "uniform"
-
-    def __call__(self, generator: torch.Generator) -> torch.Tensor:
-        """Draw a permutation `(num_samples,)` int64."""
-        return torch.randperm(self.num_samples, generator=generator)
-
-
 class EpochSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of `(epoch, index)` keys, in an order drawn from the seed and the epoch.
+    """Batches of `(pass, index)` keys, in an order drawn from the seed and the epoch.
+
+    A pass is how often a clip was taken before: the epoch, unless several sources are mixed.
 
     The sampler's place is what the training loop has finished, not what the loader has fetched
     ahead: the loop calls `advance()` after each batch, and an iterator starts at that place.
@@ -75,14 +47,15 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
     the same global batch see the same clips in the same steps, however many ranks there are.
 
     Args:
-        num_samples: clips of the dataset.
+        num_samples: clips of an epoch.
         seed: seed of the order.
         batch_size: clips in a batch of one rank.
         epoch: epoch to begin with.
         drop_last: leave out the samples that do not fill a global batch.
         rank: number of this process.
         world_size: number of processes.
-        order: draws the order of an epoch, e.g. ShardOrder; without one all orders are as likely.
+        order: draws the order of an epoch, e.g. ShardOrder; without one all clips are taken, and
+            all orders are as likely.
     """
 
     def __init__(
@@ -126,11 +99,10 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         # Fixed here, for the loop advances the sampler while the loader fetches ahead.
         epoch, first = self.epoch, self.num_consumed
-        generator = derive_generator(self.seed, epoch, _ORDER_STREAM)
-        order = self.order(generator)
+        keys = self.order.keys(seed=self.seed, epoch=epoch)
         for batch in range(first, len(self)):
             start = batch * self.global_batch + self.rank * self.batch_size
-            yield [(epoch, index) for index in order[start : start + self.batch_size].tolist()]
+            yield [(time, index) for time, index in keys[start : start + self.batch_size].tolist()]
 
     def advance(self) -> None:
         """Note that the training loop is done with one more batch."""

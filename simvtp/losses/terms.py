@@ -17,8 +17,11 @@ class Losses(NamedTuple):
         terms: `()` each, unweighted: pixels, words, vtc, vtm; only those that are on.
         details: `()` figures for the log: with a balance, each term's weight and the running norm
             of its gradient on the encoder.
+        by_source: where sources are mixed, for each term `(2, sources)` float32: sums of its
+            losses over each source's clips, and what to divide them by.
     """
 
     total: Tensor
     terms: dict[str, Tensor]
     details: Mapping[str, Tensor] = MappingProxyType({})
+    by_source: Mapping[str, Tensor] = MappingProxyType({})

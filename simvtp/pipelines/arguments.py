@@ -4,7 +4,8 @@ import difflib
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NoReturn
@@ -110,12 +111,37 @@ def _require_typed_commands(
 ) -> None:
     """Refuse a command that a settings file holds: only what is typed is run."""
     for name, value in vars(parsed.as_flat()).items():
-        command = isinstance(value, str) and isinstance(named_place(value), Command)
-        if command and not any(f"={typed}".endswith(f"={value}") for typed in arguments):
-            parser.error(
-                f"{name} is a command in a settings file, and only a command that is typed is "
-                f"run; where you trust it, type it too: --{name} {shlex.quote(value)}"
-            )
+        commands = (text for text in _texts(value) if isinstance(named_place(text), Command))
+        for command in commands:
+            if not any(command in _typed(argument) for argument in arguments):
+                again = command if isinstance(value, str) else "[{path: ...}, ...]"
+                parser.error(
+                    f"{name} has a command from a settings file, {command}, and only a command "
+                    f"that is typed is run; where you trust it, type it too: --{name} "
+                    f"{shlex.quote(again)}"
+                )
+
+
+def _typed(argument: str) -> list[str]:
+    """Texts that an argument may stand for: a value, with its option or alone, or a list's."""
+    values = [argument, *argument.split("=", 1)[1:]]
+    for value in tuple(values):
+        with suppress(yaml.YAMLError):
+            values += _texts(bounded_yaml.load_yaml(value))
+    return values
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a value, which may be a list of settings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Namespace | Mapping):
+        entries = vars(value) if isinstance(value, Namespace) else value
+        for entry in entries.values():
+            yield from _texts(entry)
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from _texts(entry)
 
 
 def add_resume(parser: SettingsParser) -> None:

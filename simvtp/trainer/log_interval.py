@@ -11,6 +11,23 @@ from simvtp.layers import mean_over_ranks
 from simvtp.trainer.optimizer_step import StepResult
 from simvtp.training import Agreement, is_main, world_size
 
+# Ends the name of what the log divides a figure by.
+_WEIGHT = " weight"
+
+
+def weighted(name: str, total: Tensor, *, weight: Tensor) -> dict[str, Tensor]:
+    """A figure of a step that is a mean over something that not all steps and ranks have alike.
+
+    Args:
+        name: the figure.
+        total: `()` sum over what this rank has of it.
+        weight: `()` what to divide by.
+
+    Returns:
+        Two details, of which the log shows one: all steps' and ranks' sum over all their weight.
+    """
+    return {name: total, name + _WEIGHT: weight}
+
 
 class LogInterval:
     """Figures of steps, kept on the device until they are read.
@@ -63,6 +80,15 @@ class LogInterval:
         ]
         figures = mean_over_ranks(torch.stack(rows)).cpu()
         return figures, torch.stack(self._finite).tolist()
+
+    def means(self, figures: Tensor) -> dict[str, float]:
+        """Figures of the log by name, from rows of what `read` gives; NaN where there is none."""
+        # A term that came in later, or a step that is not finite, leaves gaps.
+        values = dict(zip(self.names, figures.nanmean(dim=0).tolist(), strict=True))
+        for name in [name for name in values if name + _WEIGHT in values]:
+            weight = values.pop(name + _WEIGHT)
+            values[name] = values[name] / weight if weight else math.nan
+        return values
 
     def samples(self, agreement: Agreement) -> list[list[int]]:
         """Numbers of all ranks' samples in each step; all ranks must call it."""

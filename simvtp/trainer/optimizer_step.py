@@ -122,7 +122,7 @@ class OptimizerStep:
             with self._sync(last), record_function("backward"):
                 (losses.total * share).backward()
             terms = {name: term.detach() for name, term in losses.terms.items()}
-            results.append(Losses(losses.total.detach(), terms, losses.details))
+            results.append(losses._replace(total=losses.total.detach(), terms=terms))
         with record_function("update"):
             return self._update(results)
 

@@ -252,10 +252,8 @@ class Trainer:
         """Read the interval's figures from the device, once, and act on steps that went bad."""
         interval, self._interval = self._interval, LogInterval()
         figures, finite = interval.read()
-        # A term that came in later, or a step that is not finite, leaves gaps.
-        mean = (figures[finite] if any(finite) else figures).nanmean(dim=0)
-        values = dict(zip(interval.names, mean.tolist(), strict=True))
-        details = {name: values.pop(name) for name in interval.details}
+        values = interval.means(figures[finite] if any(finite) else figures)
+        details = {name: values.pop(name) for name in interval.details if name in values}
         metrics = values
         metrics["lr"] = self.optimizer.param_groups[0]["lr"]
         samples = [] if all(finite) else interval.samples(self.agreement)
@@ -272,7 +270,7 @@ class Trainer:
             )
             for number, is_good in enumerate(finite):
                 if not is_good:
-                    values = dict(zip(interval.names, figures[number].tolist(), strict=True))
+                    values = interval.means(figures[number : number + 1])
                     step = self.step - len(finite) + 1 + number
                     log.bad_step(step, values, samples=self.describe(samples[number]))
         except OSError as error:

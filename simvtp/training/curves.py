@@ -13,6 +13,8 @@ from simvtp.extras import new_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# Of each term; other figures of two words are a term's, of each source.
+_OF_TERMS = ("weight", "gradient")
 _NOT_CURVES = ("step", "event", "clips_per_second", "data_share", "mfu")
 
 
@@ -91,7 +93,9 @@ def _collect(records: list[dict[str, Any]]) -> dict[str, Curves]:
 
 def _panel_of(name: str, event: object) -> str:
     if event is None:
-        return f"{name.split()[0]} by term" if " " in name else name
+        kind = name.split()[0]
+        by = "term" if kind in _OF_TERMS else "source"
+        return f"{kind} by {by}" if " " in name else name
     return f"{event}: errors" if "error" in name else str(event)
 
 
@@ -117,7 +121,7 @@ def _draw(panel: "Axes", title: str, curves: Curves) -> None:
         panel.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=0.8, label="logged")
         smooth = {"color": "tab:blue", "linewidth": 1.6, "marker": marker}
         panel.plot(steps, _smooth(values), label="smoothed", **smooth)
-    elif title.endswith("by term"):
+    elif " by " in title:
         for name, points in curves.items():
             steps, values = np.array(points, dtype=float).T
             # What was not measured yet is 0.

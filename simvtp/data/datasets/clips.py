@@ -14,6 +14,7 @@ from simvtp.config import FrameSpacing
 from simvtp.data.clip_table import ClipRecord
 from simvtp.data.datasets.quarantine import KILLED, Quarantine, TooManyBadClips
 from simvtp.data.datasets.reading_places import ReadingPlaces, ended_if_stuck
+from simvtp.data.mixtures.clips import ClipMixture
 from simvtp.data.shards.fetch import ClipFiles, ShardCache
 from simvtp.data.tokenizer import encode_caption
 from simvtp.data.video.clips import ClipError, read_clip
@@ -61,6 +62,8 @@ class ClipTransform(Protocol):
 
 class RandomClips(Dataset[T], ABC, Generic[T]):
     """Random clips for training; item `(epoch, index)` depends on that pair and the seed alone.
+
+    Where sources are mixed, the epoch of a clip is how often it was taken before.
 
     A clip that cannot be read is listed in the quarantine file and replaced by another record,
     drawn from the same seed, epoch and index: neither the number of workers nor a resume changes
@@ -122,6 +125,10 @@ class RandomClips(Dataset[T], ABC, Generic[T]):
     def record(self, index: int) -> ClipRecord:
         """The clip of an index."""
 
+    def others_like(self, index: int) -> range:
+        """Indices among which another one is drawn where the clip of this one cannot be read."""
+        return range(len(self))
+
     @abstractmethod
     def sample(self, index: int, *, epoch: int, generator: torch.Generator) -> T:
         """What an index stands for in an epoch, what else is random drawn from `generator`.
@@ -153,7 +160,8 @@ class RandomClips(Dataset[T], ABC, Generic[T]):
             self.quarantine.count(bad=True, reason=reason)
             # A generator of its own, so that it does not matter how far the last attempt got.
             generator = derive_generator(self.seed, epoch, index, attempt)
-            used = int(torch.randint(len(self), (), generator=generator))
+            others = self.others_like(index)
+            used = int(torch.randint(others.start, others.stop, (), generator=generator))
             reason = self._known_fault(used)
         raise TooManyBadClips(
             f"none of {_MAX_REPLACEMENTS} clips tried in a row can be read; the latest: {reason}"
@@ -241,7 +249,7 @@ class ClipDataset(RandomClips[Sample]):
     """Random clips with one of their captions, for pre-training and retrieval.
 
     Args:
-        records: the clips.
+        records: the clips, of one source or a mixture.
         tokenizer: turns captions into ids.
         max_text_length: longest caption in tokens.
         num_noise: uniform random numbers that come with each sample.
@@ -270,6 +278,12 @@ class ClipDataset(RandomClips[Sample]):
     def record(self, index: int) -> ClipRecord:
         """The clip of an index."""
         return self.records[index]
+
+    def others_like(self, index: int) -> range:
+        """The clips of the same source: what cannot be read does not change a mixture."""
+        if isinstance(self.records, ClipMixture):
+            return self.records.clips_of(self.records.source_of(index))
+        return super().others_like(index)
 
     def sample(self, index: int, *, epoch: int, generator: torch.Generator) -> Sample:
         """A clip with one of its captions."""

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from simvtp.config.checks import require_at_least
+from simvtp.data.epoch_order import OnceAnEpoch
 
 # Shards that are read side by side; enough to mix a batch, few enough to keep on a local disk.
 _MAX_LANES = 16
 
 
 @dataclass(frozen=True)
-class ShardOrder:
+class ShardOrder(OnceAnEpoch):
     """Draws a permutation of all clips in which neighbours come from neighbouring shards.
 
     The shards are shuffled and laid end to end, and this row of clips is cut into lanes of equal
@@ -46,9 +47,8 @@ class ShardOrder:
 
     @property
     def num_lanes(self) -> int:
-        """Largest divisor of the global batch that is no more than the shards, or 16."""
-        most = min(len(self.shard_sizes), _MAX_LANES, self.global_batch)
-        return max(lanes for lanes in range(1, most + 1) if self.global_batch % lanes == 0)
+        """Lanes that the shards are read in, as `lanes_of` says."""
+        return lanes_of(self.shard_sizes, global_batch=self.global_batch)
 
     @property
     def name(self) -> str:
@@ -58,14 +58,7 @@ class ShardOrder:
 
     def __call__(self, generator: torch.Generator) -> Tensor:
         """Draw the order of one epoch: `(clips,)` int64, each clip once."""
-        sizes = torch.tensor(self.shard_sizes)
-        starts = sizes.cumsum(0) - sizes
-        shards = torch.randperm(len(sizes), generator=generator)
-        ends = sizes[shards].cumsum(0)
-        # Within a shard the numbers rise by one; between shards they jump to the shard's start.
-        jumps = starts[shards] - (ends - sizes[shards])
-        row = torch.arange(int(sizes.sum())) + jumps.repeat_interleave(sizes[shards])
-
+        row = shards_end_to_end(self.shard_sizes, generator)
         lanes = self.num_lanes
         share = self.global_batch // lanes
         length = len(row) // lanes
@@ -75,3 +68,20 @@ class ShardOrder:
         whole = length // share * share
         batches = mixed[:, :whole].view(lanes, -1, share).transpose(0, 1).reshape(-1)
         return torch.cat([batches, mixed[:, whole:].reshape(-1), row[lanes * length :]])
+
+
+def lanes_of(shard_sizes: Sequence[int], *, global_batch: int) -> int:
+    """Largest divisor of the global batch that is no more than the shards, or 16."""
+    most = min(len(shard_sizes), _MAX_LANES, global_batch)
+    return max(lanes for lanes in range(1, most + 1) if global_batch % lanes == 0)
+
+
+def shards_end_to_end(shard_sizes: Sequence[int], generator: torch.Generator) -> Tensor:
+    """All clips `(clips,)` int64, shard by shard, the shards in an order that is drawn."""
+    sizes = torch.tensor(shard_sizes)
+    starts = sizes.cumsum(0) - sizes
+    shards = torch.randperm(len(sizes), generator=generator)
+    ends = sizes[shards].cumsum(0)
+    # Within a shard the numbers rise by one; between shards they jump to the shard's start.
+    jumps = starts[shards] - (ends - sizes[shards])
+    return torch.arange(int(sizes.sum())) + jumps.repeat_interleave(sizes[shards])

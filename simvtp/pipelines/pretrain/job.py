@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer
 
 from simvtp.config import PretrainConfig
+from simvtp.data import ClipMixture
 from simvtp.layers import Block
 from simvtp.model import SimVTP
 from simvtp.objective import Objective
@@ -237,6 +238,7 @@ def _build_trainer(
         clip_norm=config.optim.clip_norm,
         contrast_over=config.objective.contrast_over,
         masked_steps=round(config.masked_share * plan.num_steps),
+        sources=data.train.names if isinstance(data.train, ClipMixture) else (),
     )
     trainer = Trainer(
         plan,

@@ -1,6 +1,6 @@
 """From settings to the parts of a run: data, tokenizer, model, objective."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,11 +10,14 @@ import torch
 from tokenizers import Tokenizer
 
 from simvtp.batch import Collator
-from simvtp.config import DataConfig, ModelConfig, PretrainConfig
+from simvtp.config import DataConfig, DataSource, ModelConfig, PretrainConfig
+from simvtp.config.data_source import names_of
 from simvtp.data import (
     ClipDataset,
+    ClipMixture,
     ClipTable,
     EpochSampler,
+    MixtureOrder,
     MultiScaleCrop,
     ShardCache,
     ShardOrder,
@@ -50,18 +53,18 @@ class TrainingData(NamedTuple):
         files: finds the files of those to train on.
     """
 
-    train: ClipTable
+    train: ClipTable | ClipMixture
     validation: ClipTable | None
     files: ClipFiles
 
 
 def load_data(config: DataConfig) -> TrainingData:
-    """Manifests or shards as given, or the embedded corpus when nothing is to train on.
+    """Manifests or shards as given, mixed if there are several, or the embedded corpus.
 
     Raises:
         ValueError: a manifest or a shard is faulty, or there are held-out clips alone.
     """
-    if config.train is None:
+    if not config.sources:
         if config.validation is not None:
             raise ValueError(
                 f"data.validation is {config.validation} but data.train is missing; name both, "
@@ -74,19 +77,29 @@ def load_data(config: DataConfig) -> TrainingData:
     cache = build_shard_cache(config)
     validation = None
     if config.validation is not None:
-        validation = _captioned(config.validation, config, cache)
-    return TrainingData(_captioned(config.train, config, cache), validation, cache)
+        validation = _captioned(DataSource(path=config.validation), config, cache)
+    parts = [_captioned(source, config, cache) for source in config.sources]
+    if len(parts) == 1 and config.epoch_clips is None:
+        return TrainingData(parts[0], validation, cache)
+    weights = [source.weight for source in config.sources if source.weight is not None]
+    mixture = ClipMixture(
+        parts,
+        names=names_of(config.sources),
+        weights=weights or None,
+        epoch_clips=config.epoch_clips,
+    )
+    return TrainingData(mixture, validation, cache)
 
 
-def _captioned(source: str, config: DataConfig, cache: ShardCache) -> ClipTable:
+def _captioned(source: DataSource, config: DataConfig, cache: ShardCache) -> ClipTable:
     clips = load_clips(
-        source,
-        root=config.root,
-        columns=config.columns,
+        source.path,
+        root=config.root if source.root is None else source.root,
+        columns=config.columns if source.columns is None else source.columns,
         follow_links=config.follow_links,
         cache=cache,
     )
-    require_captions(clips, source=source, purpose="training")
+    require_captions(clips, source=source.path, purpose="training")
     return clips
 
 
@@ -103,7 +116,7 @@ def build_shard_cache(config: DataConfig) -> ShardCache:
 
 
 def build_tokenizer(
-    config: PretrainConfig, *, train: ClipTable, saved: Path, begun: bool
+    config: PretrainConfig, *, train: ClipTable | ClipMixture, saved: Path, begun: bool
 ) -> Tokenizer:
     """The run's tokenizer: the one given, or one trained on the captions.
 
@@ -197,8 +210,14 @@ def build_objective(
     )
 
 
-def build_collator(config: PretrainConfig, *, sizes: ModelConfig, tokenizer: Tokenizer) -> Collator:
-    """Collator that draws the masks the settings ask for."""
+def build_collator(
+    config: PretrainConfig,
+    *,
+    sizes: ModelConfig,
+    tokenizer: Tokenizer,
+    source_ends: Sequence[int] = (),
+) -> Collator:
+    """Collator that draws the masks the settings ask for; `source_ends` as for Collator."""
     special, masking = special_token_ids(tokenizer), config.masking
     decode_masker = None
     if masking.decode_ratio < 1:
@@ -208,13 +227,14 @@ def build_collator(config: PretrainConfig, *, sizes: ModelConfig, tokenizer: Tok
         text_masker=TextMasker(special.mask, special_ids=list(special), ratio=masking.text_ratio),
         decode_masker=decode_masker,
         whole_words=masking.text_unit == "word",
+        source_ends=source_ends,
     )
 
 
 def build_training_loader(
     config: PretrainConfig,
     *,
-    train: ClipTable,
+    train: ClipTable | ClipMixture,
     files: ClipFiles,
     tokenizer: Tokenizer,
     rank: int = 0,
@@ -222,19 +242,18 @@ def build_training_loader(
 ) -> TrainingLoader:
     """Loader of training batches; bad clips are listed in the run's `quarantine.jsonl`."""
     data, run = config.data, config.run
-    collator = build_collator(config, sizes=config.model, tokenizer=tokenizer)
+    collator = build_collator(
+        config,
+        sizes=config.model,
+        tokenizer=tokenizer,
+        source_ends=train.ends if isinstance(train, ClipMixture) else (),
+    )
     dataset = _build_dataset(
         config, train=train, files=files, tokenizer=tokenizer, collator=collator
     )
-    order = None
-    if (shard_sizes := train.shard_sizes()) is not None:
-        order = ShardOrder(
-            shard_sizes,
-            global_batch=run.batch_size * world_size,
-            shuffle_buffer=data.shuffle_buffer,
-        )
+    order = _order(train, global_batch=run.batch_size * world_size, buffer=data.shuffle_buffer)
     sampler = EpochSampler(
-        len(dataset),
+        order.num_samples if isinstance(order, MixtureOrder) else len(dataset),
         seed=run.seed,
         batch_size=run.batch_size,
         rank=rank,
@@ -251,10 +270,21 @@ def build_training_loader(
     return TrainingLoader(loader, sampler)
 
 
+def _order(
+    train: ClipTable | ClipMixture, *, global_batch: int, buffer: int
+) -> MixtureOrder | ShardOrder | None:
+    """The order of an epoch; None where any one will do."""
+    if isinstance(train, ClipMixture):
+        return train.order(global_batch=global_batch, shuffle_buffer=buffer)
+    if (shard_sizes := train.shard_sizes()) is None:
+        return None
+    return ShardOrder(shard_sizes, global_batch=global_batch, shuffle_buffer=buffer)
+
+
 def _build_dataset(
     config: PretrainConfig,
     *,
-    train: ClipTable,
+    train: ClipTable | ClipMixture,
     files: ClipFiles,
     tokenizer: Tokenizer,
     collator: Collator,

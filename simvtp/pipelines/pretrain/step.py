@@ -10,7 +10,9 @@ from simvtp.batch import Batch
 from simvtp.config.checks import require
 from simvtp.losses import MASKED_TERMS, CachedContrast, ContrastiveLoss, Losses, cache_contrast
 from simvtp.objective import Objective
+from simvtp.trainer.log_interval import weighted
 from simvtp.trainer.optimizer_step import OptimizerStep, StepResult
+from simvtp.training import world_size
 
 
 class PretrainStep(OptimizerStep):
@@ -27,6 +29,7 @@ class PretrainStep(OptimizerStep):
         clip_norm: largest gradient norm; None does not clip.
         contrast_over: what the contrastive loss takes its negatives from.
         masked_steps: steps at the start that belong to masked modelling alone.
+        sources: names of the sources that are mixed; their losses are logged.
         measure_every: steps between two measurements of the terms' gradients, where the objective
             balances them.
 
@@ -46,6 +49,7 @@ class PretrainStep(OptimizerStep):
         clip_norm: float | None = 1.0,
         contrast_over: Literal["micro_batch", "step"] = "micro_batch",
         masked_steps: int = 0,
+        sources: Sequence[str] = (),
         measure_every: int = 10,
     ) -> None:
         super().__init__(objective, optimizer=optimizer, precision=precision, clip_norm=clip_norm)
@@ -58,6 +62,7 @@ class PretrainStep(OptimizerStep):
         )
         self.contrast_over = contrast_over
         self.masked_steps = masked_steps
+        self.sources = tuple(sources)
         self.measure_every = measure_every
 
     def objective_arguments(
@@ -96,7 +101,20 @@ class PretrainStep(OptimizerStep):
         result = super()._update(results)
         if self.objective.balance is not None:
             self.objective.balance.update(scale=len(results), valid=result.finite)
-        return result
+        return result._replace(details=result.details | self._of_sources(results))
+
+    def _of_sources(self, results: Sequence[Losses]) -> dict[str, Tensor]:
+        """Each source's clips in the step, on all ranks, and the mean losses of its clips."""
+        details: dict[str, Tensor] = {}
+        for term in results[0].by_source:
+            sums, weights = torch.stack([each.by_source[term] for each in results]).sum(dim=0)
+            for number, source in enumerate(self.sources):
+                name = f"{term} {source}"
+                if term == "clips":
+                    details[name] = sums[number] * world_size()
+                else:
+                    details |= weighted(name, sums[number], weight=weights[number])
+        return details
 
     def _cached_contrasts(
         self, micro_batches: Sequence[Batch], seed: int

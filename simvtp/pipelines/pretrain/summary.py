@@ -5,9 +5,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from simvtp.config import PretrainConfig
-from simvtp.data import TooManyBadClips
+from simvtp.config import DataConfig, DataSource, PretrainConfig
+from simvtp.data import ClipMixture, ClipTable, TooManyBadClips
 from simvtp.data.datasets.quarantine import require_few_bad
+from simvtp.data.mixtures.held_out import clips_in_both
 from simvtp.extras import has_plots
 from simvtp.model import SimVTP
 from simvtp.model_card import Stage
@@ -18,10 +19,18 @@ from simvtp.pipelines.pictures import CONSIDERED_CLIPS, picture_of
 from simvtp.pipelines.pretrain.setup import TrainingData
 from simvtp.pipelines.saved_model import recipe_of, save_model
 from simvtp.pipelines.unknown_words import tell_unknown_captions
-from simvtp.printing import Console
+from simvtp.printing import Console, printable
 from simvtp.retrieval.gallery import Retrieval, embed_gallery, score
 from simvtp.retrieval.table import retrieval_table
-from simvtp.training import Logger, RunLog, gather_parameters, is_main, is_sharded, plot_curves
+from simvtp.training import (
+    Logger,
+    RunLog,
+    gather_parameters,
+    is_main,
+    is_sharded,
+    plot_curves,
+    world_size,
+)
 
 # Half of what `evaluate --learned` matches each caption with: a run's end should not take long.
 _TOP = 8
@@ -122,13 +131,13 @@ def print_start(
 ) -> None:
     """Say what is about to be trained on what."""
     held_out = 0 if data.validation is None else len(data.validation)
-    understood = f"; {data.train.form}" if config.data.train and data.train.form else ""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     slices, rows, columns = model.config.grid
     console.note(
         f"model: {parameters / 1e6:.1f} M parameters, {slices} x {rows} x {columns} tubelets, "
         f"{config.masking.video_ratio:.0%} hidden; {config.masking.text_ratio:.0%} of the words\n"
-        f"data:  {len(data.train)} clips to train on, {held_out} held out{understood}\n"
+        f"data:  {len(data.train)} clips to train on, {held_out} held out"
+        f"{_understood(config, data)}\n"
         f"clips: {model.frame_spacing.clip_of(model.config.num_frames)}, of "
         f"{model.config.image_size} px\n"
         f"run:   steps {steps[0]} to {steps[1]} on {model.device}, in "
@@ -137,6 +146,34 @@ def print_start(
     tell_unknown_captions(console, model.tokenizer, data.train)
     if data.validation is not None:
         tell_unknown_captions(console, model.tokenizer, data.validation)
+        _tell_clips_in_both(console, data.train, data.validation)
+
+
+def _understood(config: PretrainConfig, data: TrainingData) -> str:
+    """How the table was read, or what each epoch takes of each source."""
+    train = data.train
+    if isinstance(train, ClipMixture):
+        shares = train.shares(global_batch=config.run.batch_size * world_size())
+        lines = [
+            f"\n       {name}: {share.per_epoch:,} of {share.num_clips:,} clips in an epoch, "
+            f"{share.per_epoch / share.num_clips:.3g} passes"
+            for name, share in zip(train.names, shares, strict=True)
+        ]
+        return "".join(lines)
+    return f"; {train.form}" if config.data.train and train.form else ""
+
+
+def _tell_clips_in_both(
+    console: Console, train: ClipTable | ClipMixture, held_out: ClipTable
+) -> None:
+    both = list(clips_in_both(train, held_out))
+    if both:
+        console.note(
+            f"note: {len(both):,} of the {len(held_out):,} held-out clips are trained on as well, "
+            f"such as {printable(both[0].name)}: the held-out figures are too good; name others "
+            "with --data.validation",
+            style="yellow",
+        )
 
 
 def finish(
@@ -159,8 +196,9 @@ def finish(
         except (ValueError, TooManyBadClips) as error:
             # Told once the model is saved.
             failure = error
-    # The name alone: where data lie on a machine is nobody else's business.
-    source = "the embedded corpus" if config.data.train is None else Path(config.data.train).name
+    # The names alone: where data lie on a machine is nobody else's business.
+    names = [Path(source.path).name for source in config.data.sources]
+    source = ", ".join(names) or "the embedded corpus"
     stage = Stage(
         name="pre-training",
         data=f"{len(data.train)} captioned clips of {source}",
@@ -209,18 +247,30 @@ def _card_metrics(held_out: HeldOut) -> dict[str, float]:
     return {**figures(held_out.retrieval), **{figure.name: figure.value for figure in learned}}
 
 
+def _clips_to_show(config: DataConfig, data: TrainingData) -> list[str]:
+    """Arguments that name the held-out clips, or the first source, as they were typed."""
+    if config.validation is not None:
+        source = DataSource(path=config.validation)
+    elif config.sources:
+        source = config.sources[0]
+    else:
+        # Only the embedded corpus is known by its manifest alone.
+        shown = data.train if data.validation is None else data.validation
+        source = DataSource(path=str(shown.source))
+    clips = ["--data", source.path]
+    if root := source.root or config.root:
+        clips += ["--root", root]
+    if columns := source.columns or config.columns:
+        clips += ["--columns", columns]
+    if config.follow_links:
+        clips += ["--follow-links"]
+    return clips
+
+
 def print_next_steps(console: Console, config: PretrainConfig, *, data: TrainingData) -> None:
     """Say which commands take the model from here."""
     out = Path(config.run.out)
-    shown = data.train if data.validation is None else data.validation
-    # As it was typed; only the embedded corpus is known by its manifest alone.
-    clips = ["--data", config.data.validation or config.data.train or str(shown.source)]
-    if config.data.root:
-        clips += ["--root", config.data.root]
-    if config.data.columns:
-        clips += ["--columns", config.data.columns]
-    if config.data.follow_links:
-        clips += ["--follow-links"]
+    clips = _clips_to_show(config.data, data)
     model = ["--model", str(out / "model")]
 
     def command(name: str, *arguments: str) -> str:
