@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,12 +33,9 @@ from simvtp.losses import (
 )
 from simvtp.model import SimVTP
 from simvtp.source_losses import SourceLosses
-from simvtp.step_features import ExtraTerm, Sequences, StepFeatures, encode_step
+from simvtp.step_features import ExtraTerm, StepFeatures, encode_step, usable_terms
 from simvtp.step_flops import batch_flops
 from simvtp.step_tokens import SequenceGroup, StepTokens, TokenPart
-
-# Other figures in the log of a run.
-_NOT_TERMS = ("loss", "lr", "gradient_norm", "step")
 
 
 class Objective(nn.Module):
@@ -98,7 +95,7 @@ class Objective(nn.Module):
             "vtc": vtc_weight,
             "vtm": vtm_weight,
         }
-        self.extra_terms = self._usable(extra_terms or {})
+        self.extra_terms = usable_terms(extra_terms or {}, taken=tuple(self.weights))
         self.weights |= {name: term.weight for name, term in self.extra_terms.items()}
         functions = {name: term.function for name, term in self.extra_terms.items()}
         self.extra_modules = nn.ModuleDict(
@@ -216,19 +213,6 @@ class Objective(nn.Module):
         tokens = self._embed(batch, kinds)
         features = encode_step(self.model, batch, tokens=tokens, groups=self._groups(tokens, kinds))
         return features.pooled_video, features.pooled_text
-
-    def _usable(self, extra_terms: Mapping[str, ExtraTerm]) -> dict[str, ExtraTerm]:
-        """The further terms that have a weight."""
-        for name, term in extra_terms.items():
-            require(
-                name.isidentifier() and name not in (*self.weights, *_NOT_TERMS),
-                f"a further term needs a name of its own, without blanks, got {name!r}; "
-                f"{', '.join((*self.weights, *_NOT_TERMS))} are taken",
-            )
-            require(term.weight >= 0, f"the weight of {name} must be >= 0, got {term.weight}")
-            for kind in term.needs:
-                require_choice(f"needs of {name}", kind, get_args(Sequences))
-        return {name: term for name, term in extra_terms.items() if term.weight > 0}
 
     def _on(self, terms: Collection[str] | None) -> frozenset[str]:
         """The terms that a step computes."""

@@ -3,16 +3,20 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from simvtp.batch import Batch
+from simvtp.config.checks import require, require_choice
 from simvtp.layers import PackedLayout, PackedTokens
 from simvtp.model import SimVTP
 from simvtp.parts import Encoder
 from simvtp.step_tokens import SequenceGroup, StepTokens
+
+# Other figures in the log of a run.
+_NOT_TERMS = ("loss", "lr", "gradient_norm", "step")
 
 Sequences = Literal["joint", "video", "text"]
 """[visible tubelets ; masked caption], a clip's visible tubelets alone, or a caption alone."""
@@ -118,6 +122,31 @@ class ExtraTerm(NamedTuple):
     weight: float
     function: Callable[[StepFeatures], Tensor]
     needs: Collection[Sequences] = ()
+
+
+def usable_terms(
+    extra_terms: Mapping[str, ExtraTerm], *, taken: Collection[str]
+) -> dict[str, ExtraTerm]:
+    """The further terms that have a weight.
+
+    Args:
+        extra_terms: terms by name.
+        taken: names of other terms.
+
+    Raises:
+        ValueError: a name is taken, a weight below 0 or a need unknown.
+    """
+    taken = (*taken, *_NOT_TERMS)
+    for name, term in extra_terms.items():
+        require(
+            name.isidentifier() and name not in taken,
+            f"a further term needs a name of its own, without blanks, got {name!r}; "
+            f"{', '.join(taken)} are taken",
+        )
+        require(term.weight >= 0, f"the weight of {name} must be >= 0, got {term.weight}")
+        for kind in term.needs:
+            require_choice(f"needs of {name}", kind, get_args(Sequences))
+    return {name: term for name, term in extra_terms.items() if term.weight > 0}
 
 
 def encode_step(

@@ -20,7 +20,7 @@ FLOORS = {
         ),
         *("simvtp.reconstruction", "simvtp.model_folder", "simvtp.step_tokens", "simvtp.parts"),
         *("simvtp.step_features", "simvtp.clip_features", "simvtp.own_files"),
-        "simvtp.step_flops",
+        *("simvtp.step_flops", "simvtp.source_losses"),
     ),
     2: (
         *("simvtp.encoders", "simvtp.decoders", "simvtp.masking", "simvtp.losses"),

@@ -112,7 +112,7 @@ def test_the_log_shows_means_over_all_clips_of_an_interval():
     interval = LogInterval()
     batches = [[mixed_batch(0), mixed_batch(1)], [mixed_batch(2), mixed_batch(3)]]
     for number, micro_batches in enumerate(batches):
-        interval.add(step(micro_batches, seed=number), samples=[0])
+        interval.add(step(micro_batches, seed=number), samples=[0], flops=None)
     figures, finite = interval.read()
     assert all(finite)
     values = interval.means(figures)
