@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+pytest.register_assert_rewrite("testing")
+
 # Shared machines stall now and then; a slow example is not a wrong one.
 settings.register_profile("simvtp", deadline=None, max_examples=50)
 settings.load_profile("simvtp")

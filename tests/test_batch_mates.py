@@ -12,7 +12,7 @@ from benchmarks.reference import embed_text, encode
 from simvtp.encoders import encode_pairs
 from simvtp.layers import PackedLayout, PackedTokens, pack, unpack
 from simvtp.objective import Objective
-from tests.sample_batches import VOCAB, samples_of, small_collator, small_model
+from testing.sample_batches import VOCAB, samples_of, small_collator, small_model
 
 MAX_TEXT = 48
 # Words of a caption, so that [CLS] and [SEP] make 6 to 40 tokens of them.

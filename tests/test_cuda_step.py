@@ -8,7 +8,7 @@ from simvtp.losses import ContrastiveLoss
 from simvtp.objective import Objective
 from simvtp.pipelines.pretrain.step import PretrainStep
 from simvtp.training import build_optimizer
-from tests.sample_batches import samples_of, small_collator, small_model
+from testing.sample_batches import samples_of, small_collator, small_model
 
 pytestmark = [
     pytest.mark.gpu,

@@ -10,9 +10,9 @@ from simvtp.losses import MASKED_TERMS, distillation_loss
 from simvtp.objective import Objective
 from simvtp.step_features import ExtraTerm
 from simvtp.training import shard, whole
-from tests.pipelines.pretrain.step.conftest import split, train_step, weights_of
-from tests.sample_batches import samples_of, small_batch, small_collator, small_model
-from tests.test_ranks import RANKS, run_ranks
+from testing.ranks import RANKS, run_ranks
+from testing.sample_batches import samples_of, small_batch, small_collator, small_model
+from testing.train_steps import split, train_step, weights_of
 
 LENGTHS = [3, 7, 4, 9, 3]
 

@@ -81,6 +81,15 @@ def test_imports_go_down(path):
         assert not forbidden, f"{module} must run without {imported}"
 
 
+def test_what_tests_share_is_in_testing():
+    """Nothing imports tests; only tests, and what they share, import `testing`."""
+    for folder in ("simvtp", "export", "benchmarks", "tests", "testing"):
+        for path in ROOT.glob(f"{folder}/**/*.py"):
+            imported = {module.partition(".")[0] for module in imports_of(path)}
+            assert "tests" not in imported, path
+            assert "testing" not in imported or folder in ("tests", "testing"), path
+
+
 def test_import_is_light():
     import subprocess
     import sys

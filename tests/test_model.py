@@ -10,7 +10,7 @@ from simvtp import ModelConfig, SimVTP
 from simvtp.config import FrameSpacing
 from simvtp.data import train_tokenizer
 from simvtp.model_folder import FrameSpacingWarning
-from tests.sample_batches import small_config
+from testing.sample_batches import small_config
 
 CAPTIONS = ["a red circle moves left", "the blue star spins", "a dog runs"]
 

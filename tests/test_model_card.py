@@ -14,7 +14,7 @@ from simvtp.data import train_tokenizer
 from simvtp.model_card import ModelFacts, Stage, read_facts
 from simvtp.model_folder import shipped_models
 from simvtp.tasks import VideoAnswerer, VideoClassifier
-from tests.data.conftest import write_video_file
+from testing.data.video_files import write_video_file
 
 CONFIG = ModelConfig(
     image_size=32,

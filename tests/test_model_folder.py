@@ -16,7 +16,7 @@ from simvtp.data import train_tokenizer
 from simvtp.model_card import ModelFacts, Stage
 from simvtp.pipelines.convert import main as convert
 from simvtp.tasks import VideoClassifier
-from tests.sample_batches import small_config
+from testing.sample_batches import small_config
 
 CAPTIONS = ["a red circle moves left", "the blue star spins", "a dog runs"]
 NUMBERS = st.integers() | st.sampled_from([10**6, 2**31, 10**9, 10**30]) | st.floats()

@@ -10,7 +10,7 @@ from benchmarks.reference import contrast, reference_features, reference_losses
 from simvtp.layers import PackedLayout, PackedTokens
 from simvtp.losses import MASKED_TERMS, ContrastiveLoss, Negatives
 from simvtp.objective import Objective
-from tests.sample_batches import samples_of, small_batch, small_collator, small_model
+from testing.sample_batches import samples_of, small_batch, small_collator, small_model
 
 
 @pytest.fixture

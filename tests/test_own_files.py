@@ -12,7 +12,7 @@ from simvtp.data import CentreCrop, ClipRecord, read_clip
 from simvtp.data.listed_files import MANY_FILES
 from simvtp.retrieval.embedding import embed
 from simvtp.retrieval.gallery import embed_gallery
-from tests.data.conftest import write_video_file
+from testing.data.video_files import write_video_file
 
 QUERIES = ["a red circle moves left", "a green box stands still"]
 LENGTHS = {"b": 40, "a": 24, "c": 9}

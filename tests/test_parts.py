@@ -13,7 +13,7 @@ from simvtp.encoders import JointEncoder, PaddedEncoder, TextEmbedding, VideoEmb
 from simvtp.parts import PART_NAMES, usual_parts
 from simvtp.pipelines.convert import main as convert
 from simvtp.tasks import VideoAnswerer, VideoClassifier
-from tests.sample_batches import small_config, small_model
+from testing.sample_batches import small_config, small_model
 
 CONFIG = small_config()
 

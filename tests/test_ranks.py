@@ -1,10 +1,7 @@
 """A global batch on several gloo processes gives the losses and gradients of one process."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from torch import distributed, multiprocessing
 
 from simvtp.layers import gather_rows, world_size
 from simvtp.losses import (
@@ -16,24 +13,10 @@ from simvtp.losses import (
     sample_negatives,
 )
 from simvtp.objective import Objective
-from tests.sample_batches import samples_of, small_collator, small_model
+from testing.ranks import RANKS, run_ranks
+from testing.sample_batches import samples_of, small_collator, small_model
 
-RANKS, LENGTHS = 2, [3, 3, 6, 6]
-
-
-def run_ranks(function, folder: Path, *, ranks=RANKS):
-    """Results of `function(rank)` on each of some processes."""
-    multiprocessing.spawn(_join_group, args=(function, folder, ranks), nprocs=ranks)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(ranks)]
-
-
-def _join_group(rank, function, folder, ranks):
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=ranks
-    )
-    torch.save(function(rank), folder / f"{rank}.pt")
-    distributed.destroy_process_group()
+LENGTHS = [3, 3, 6, 6]
 
 
 def features():

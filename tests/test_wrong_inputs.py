@@ -40,7 +40,7 @@ from simvtp.metrics import (
     retrieval_metrics,
 )
 from simvtp.tasks import VideoAnswerer, VideoClassifier, fit_head
-from tests.sample_batches import small_config
+from testing.sample_batches import small_config
 
 GRID, CPU = (2, 4, 4), torch.device("cpu")
 CLIPS = torch.zeros(2, 4, 3, 16, 16, dtype=torch.uint8)

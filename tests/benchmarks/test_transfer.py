@@ -11,7 +11,7 @@ from benchmarks.transfer_data import Annotations, render_tasks
 from simvtp import SimVTP
 from simvtp.data import train_tokenizer
 from simvtp.pipelines.finetune import command as finetune
-from tests.sample_batches import small_config
+from testing.sample_batches import small_config
 
 NAMES = {"classification": "top-1", "qa": "accuracy", "retrieval": "t2v recall@10"}
 

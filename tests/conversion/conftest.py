@@ -3,7 +3,7 @@ import torch
 
 from simvtp.conversion import map_weights, read_weights
 from simvtp.pipelines.convert import convert
-from tests.conversion import paper
+from testing.conversion import paper
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import torch
 from simvtp.conversion import map_weights, read_weights
 from simvtp.conversion.images import resample_patches
 from simvtp.pipelines.convert import convert
-from tests.conversion.test_transformers import change_settings, scrambled
+from testing.conversion.foreign_models import change_settings, scrambled
 
 transformers = pytest.importorskip("transformers")
 SIZE, PATCH, WIDTH = 64, 16, 32

@@ -10,7 +10,7 @@ from simvtp import ModelConfig, SimVTP
 from simvtp.encoders import encode_pairs
 from simvtp.layers import PackedTokens, pack
 from simvtp.tasks import VideoClassifier
-from tests.conversion import paper
+from testing.conversion import paper
 
 
 def as_double(state):

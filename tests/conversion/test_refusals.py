@@ -9,7 +9,7 @@ import torch
 from simvtp.conversion import load_parts, map_weights, model_config
 from simvtp.conversion.readers import ForeignWeights
 from simvtp.model import SimVTP
-from tests.conversion import paper
+from testing.conversion import paper
 
 SMALL = {"num_frames": 4, "image_size": 32, "depth": 2, "decoder_depth": 1}
 FILE = Path("weights.pth")

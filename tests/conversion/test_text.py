@@ -10,7 +10,7 @@ from simvtp import SimVTP
 from simvtp.conversion import bert_transformer, map_weights, origins_of, read_weights
 from simvtp.encoders import PaddedEncoder
 from simvtp.pipelines.convert import convert
-from tests.conversion.test_transformers import change_settings, same, scrambled
+from testing.conversion.foreign_models import change_settings, same, scrambled
 
 transformers = pytest.importorskip("transformers")
 BERT = {

@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from simvtp.conversion import map_weights, read_weights
 from simvtp.pipelines.convert import convert
-from tests.conversion import paper
+from testing.conversion import paper
+from testing.conversion.foreign_models import change_settings, same, scrambled
 
 transformers = pytest.importorskip("transformers")
 SIZES = {
@@ -17,14 +18,6 @@ SIZES = {
     **{"intermediate_size": 80, "decoder_hidden_size": 24, "decoder_num_hidden_layers": 1},
     **{"decoder_num_attention_heads": 4, "decoder_intermediate_size": 96},
 }
-
-
-def scrambled(model, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator) * 0.1
-        parameter.data = noise + (name.endswith("weight") and parameter.ndim == 1)
-    return model.eval()
 
 
 def videomae(kind, **changes):
@@ -65,10 +58,6 @@ def save_shards(state, folder, *, suffix):
 
 def converted(*folders, **overrides):
     return convert([map_weights(read_weights(folder)) for folder in folders], overrides=overrides)
-
-
-def same(ours, theirs):
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
 def same_tokens(ours, theirs):
@@ -186,11 +175,6 @@ def test_videomae_and_bert_make_one_model(tmp_path, clips, captions):
     ]
     with pytest.raises(ValueError, match=r"both .*video and .*video bring the tubelet embedding"):
         converted(tmp_path / "video", tmp_path / "video")
-
-
-def change_settings(folder, **changes):
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 @pytest.mark.parametrize(

@@ -1,65 +1,18 @@
 import json
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
 import pytest
 import torch
 
 from simvtp.config import FrameSpacing
 from simvtp.data import ClipDataset, ClipRecord, MultiScaleCrop, Sample, train_tokenizer
-from tests.data.shard_files import Members, write_shard
+from testing.data.shard_files import Members, write_shard
+from testing.data.video_files import read_numbers, write_video_file
 
 NUM_CLIPS = 10
 CAPTIONS = ("a dog runs", "the dog is running", "an animal")
-NUM_BITS = 8
-BIT_WIDTH = 16
-
-
-def numbered_frame(number: int, *, height: int = 32) -> np.ndarray:
-    """A picture whose vertical bars spell its number in binary, so that no codec can blur it."""
-    bars = [235 if number >> bit & 1 else 20 for bit in range(NUM_BITS)]
-    row = np.repeat(np.array(bars, dtype=np.uint8), BIT_WIDTH)
-    return np.broadcast_to(row[None, :, None], (height, len(row), 3)).copy()
-
-
-def read_numbers(clip: torch.Tensor) -> list[int]:
-    """The numbers that the frames of a clip spell."""
-    bars = clip.float().mean(dim=(1, 2)).unflatten(-1, (NUM_BITS, -1)).mean(-1) > 128
-    return (bars * 2 ** torch.arange(NUM_BITS)).sum(-1).tolist()
-
-
-def write_video_file(
-    path: Path,
-    pictures: Sequence[np.ndarray] | int,
-    *,
-    codec: str = "libx264",
-    pixel_format: str = "yuv420p",
-    rate: Fraction | int = 10,
-    pts: Sequence[int] | None = None,
-    time_base: Fraction = Fraction(1, 1000),
-    options: dict[str, str] | None = None,
-) -> Path:
-    """Encode pictures (or so many numbered frames), at a constant rate or at given time stamps."""
-    if isinstance(pictures, int):
-        pictures = [numbered_frame(number) for number in range(pictures)]
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream(codec, rate=rate)
-        stream.height, stream.width = pictures[0].shape[:2]
-        stream.pix_fmt = pixel_format
-        stream.options = {"threads": "1"} | (options or {})
-        if pts is not None:
-            stream.codec_context.time_base = time_base
-        for number, picture in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            if pts is not None:
-                frame.pts, frame.time_base = pts[number], time_base
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
 
 
 @pytest.fixture(scope="session")

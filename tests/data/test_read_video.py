@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from simvtp import ModelConfig, SimVTP, read_video
 from simvtp.config import FrameSpacing
 from simvtp.data import ClipError, ClipRecord, ViewDataset
-from tests.data.conftest import write_video_file
+from testing.data.video_files import write_video_file
 
 RATE, LENGTH, STEP = 10, 48, 4
 FRAMES, SIZE = 4, 32

@@ -24,7 +24,7 @@ from simvtp.data.shards.index import read_index
 from simvtp.model_card import Stage, read_facts
 from simvtp.training import RunLog
 from simvtp.training.curves import _collect, _records
-from tests.strange_json import strange
+from testing.strange_json import strange
 
 CAPTIONS: list[Any] = [
     {

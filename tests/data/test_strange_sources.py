@@ -26,7 +26,7 @@ from simvtp.data.shards import index as shard_index
 from simvtp.data.shards.index import IndexedShard, write_index
 from simvtp.data.shards.listing import expand_shards
 from simvtp.pipelines.prepare import main
-from tests.data.shard_files import index_of
+from testing.data.shard_files import index_of
 
 RUN = "pipe:touch ran; echo a.mp4"
 

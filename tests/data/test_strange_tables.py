@@ -22,7 +22,7 @@ from simvtp.data import (
 from simvtp.data.clip_table import write_clip_table
 from simvtp.data.shards.index import IndexedShard, write_index
 from simvtp.retrieval.feature_file import FeatureFile
-from tests.strange_json import VALUES
+from testing.strange_json import VALUES
 
 TEXTS = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
 WHOLE = st.none() | st.integers(-3, 3) | st.integers(2**62, 2**63 - 1)

@@ -15,8 +15,7 @@ from simvtp.data.preparing.checks import CheckedClip
 from simvtp.data.preparing.inspection import inspect_video
 from simvtp.data.preparing.transcode import Encoding, transcode
 from simvtp.pipelines.prepare.report import ClipReport, check_table
-from tests.data.conftest import write_video_file
-from tests.data.video.test_clips import set_matrix
+from testing.data.video_files import set_matrix, write_video_file
 
 RED, GREEN, BLUE, WHITE = (230, 30, 30), (30, 230, 30), (30, 30, 230), (230, 230, 230)
 MATRICES = [(a, 0, 0, d) for a, d in product((1, -1), repeat=2)] + [

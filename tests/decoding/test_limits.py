@@ -19,7 +19,7 @@ from simvtp.data import ClipError, probe, read_clip
 from simvtp.data.preparing.inspection import inspect_video
 from simvtp.decoding.limits import Deadline, Limits
 from simvtp.decoding.mp4_index import claimed_entries
-from tests.data.conftest import write_video_file
+from testing.data.video_files import write_video_file
 
 CUT: dict[str, Any] = {"num_frames": 4, "frame_stride": 1, "image_size": 16}
 

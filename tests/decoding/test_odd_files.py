@@ -8,9 +8,9 @@ from simvtp.data import ViewDataset, frame_indices, probe, read_clip, read_clips
 from simvtp.data.clip_table import ClipRecord
 from simvtp.data.preparing.inspection import inspect_video
 from simvtp.data.preparing.transcode import Encoding, transcode
-from tests.data.conftest import read_numbers
-from tests.data.video.test_clips import position_of
-from tests.decoding.odd_files import ODD_FILES
+from testing.data.clip_places import position_of
+from testing.data.odd_files import ODD_FILES
+from testing.data.video_files import read_numbers
 
 # The first 25 of 90 frames are hidden in the file that was cut.
 FIRST = {"cut.mp4": 25}

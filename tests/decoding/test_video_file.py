@@ -11,7 +11,7 @@ from export.runtime.clips import decode_clip
 from simvtp.data import ClipError, probe, read_clip
 from simvtp.data.preparing.inspection import inspect_video
 from simvtp.data.preparing.transcode import Encoding, transcode
-from tests.data.conftest import write_video_file
+from testing.data.video_files import write_video_file
 
 
 def lists_of_others(folder: Path, secret: Path) -> dict[str, bytes]:

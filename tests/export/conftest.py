@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -15,15 +14,7 @@ from export.runtime.folder import ExportedFolder, Range, read_exported_folder
 from simvtp import SimVTP
 from simvtp.config import ModelConfig
 from simvtp.data import train_tokenizer
-
-SIZES = ("--batch", "1", "2", "4", "--tokens", "3", "8", "16")
-QUICK = ("--no-latency", *SIZES)
-CAPTIONS = (
-    "a red ball rolls to the left",
-    "two blue squares jump over a green circle, slowly!",
-    "the yellow triangle turns",
-    "nothing moves",
-)
+from testing.export.small_export import CAPTIONS, QUICK
 
 
 @pytest.fixture(scope="session")
@@ -84,13 +75,6 @@ def runtime(exported: ExportedFolder) -> Iterator[Runtime]:
     """The exported folder on ONNX Runtime."""
     with Runtime(exported.path, threads=1) as opened:
         yield opened
-
-
-def clips(model: SimVTP, batch: int, seed: int) -> np.ndarray:
-    """Clips of noise, of the model's size."""
-    size = model.config.image_size
-    shape = (batch, model.config.num_frames, 3, size, size)
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 @pytest.fixture(scope="session")

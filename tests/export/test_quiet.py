@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from export import bench, onnx, triton
-from tests.export.conftest import QUICK
+from testing.export.small_export import QUICK
 
 
 @pytest.mark.parametrize("quiet", [True, False])

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simvtp.losses import cache_contrast, contrastive_loss
-from tests.test_ranks import RANKS, run_ranks
+from testing.ranks import RANKS, run_ranks
 
 WIDTH = 6
 

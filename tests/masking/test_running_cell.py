@@ -11,7 +11,7 @@ from simvtp.batch import Collator
 from simvtp.losses import Negatives
 from simvtp.masking import RunningCellMasker, TextMasker, TubeMasker
 from simvtp.objective import Objective
-from tests.sample_batches import MASK, SPECIAL, samples_of, small_model
+from testing.sample_batches import MASK, SPECIAL, samples_of, small_model
 
 sides = st.integers(1, 6)
 grids = st.tuples(sides, sides, sides)

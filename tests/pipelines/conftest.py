@@ -1,21 +1,12 @@
-import os
 import shutil
 from pathlib import Path
 
 import pytest
-from _pytest.mark import ParameterSet
 
 from benchmarks.small_runs import SIZES
 from simvtp.data import load_manifest, train_tokenizer
 from simvtp.data.corpus.rendering import render_corpus
-from tests.pipelines.planted import plant
-
-
-def by_hand(*values: object) -> ParameterSet:
-    """A case like another one, which runs only where SIMVTP_ALL_FAULTS is set."""
-    left_out = "SIMVTP_ALL_FAULTS" not in os.environ
-    reason = "SIMVTP_ALL_FAULTS=1 runs all cases"
-    return pytest.param(*values, marks=pytest.mark.skipif(left_out, reason=reason))
+from testing.pipelines.planted import plant
 
 
 @pytest.fixture(scope="session")

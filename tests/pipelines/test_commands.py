@@ -11,7 +11,7 @@ from simvtp.data import load_manifest, train_tokenizer
 from simvtp.pipelines import visualize
 from simvtp.pipelines.arguments import parse_settings
 from simvtp.pipelines.pretrain import command as pretrain
-from tests.sample_batches import small_config
+from testing.sample_batches import small_config
 
 
 @pytest.fixture(scope="module")

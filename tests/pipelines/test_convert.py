@@ -13,11 +13,11 @@ from simvtp.config import FrameSpacing
 from simvtp.conversion import read_origins
 from simvtp.pipelines import convert
 from simvtp.training import build_optimizer
-from tests.conversion import paper
+from testing.conversion import paper
+from testing.conversion.words import PIECES, printed
 
 DEPTHS = ["--depth=2", "--decoder-depth=1"]
 SMALL = ["--num-frames=4", "--image-size=32", *DEPTHS]
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "dog", *map(str, range(42))]
 
 
 @pytest.fixture
@@ -36,10 +36,6 @@ def vocabulary(tmp_path):
 
 def run(*arguments):
     return convert.main([str(argument) for argument in arguments])
-
-
-def printed(capsys):
-    return " ".join(capsys.readouterr().out.split())
 
 
 def test_a_checkpoint_becomes_a_model_folder(checkpoint, vocabulary, tmp_path, capsys):

@@ -12,7 +12,6 @@ import pickle
 import shutil
 import signal
 import subprocess
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -21,12 +20,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.small_runs import SIZES
 from simvtp.pipelines.evaluate import command as evaluate
 from simvtp.pipelines.pretrain import command as pretrain
 from simvtp.training import CheckpointStore, CheckpointWarning
-from tests.pipelines.conftest import SIZES, by_hand
-from tests.pipelines.pretrain.test_kills import assert_same_run
-from tests.pipelines.pretrain.test_pretrain import final_state
+from testing.by_hand import by_hand
+from testing.pipelines.disks import Disk, when
+from testing.pipelines.runs import assert_same_run, final_state
 
 
 @pytest.fixture(scope="module")
@@ -41,25 +41,6 @@ def undisturbed(corpus, tokenizer_file, tmp_path_factory):
 
 def resume(run: Path, *settings: str) -> int:
     return pretrain.main([f"--run.out={run}", "--resume", *settings])
-
-
-class Disk:
-    """A disk of its own, of a size that can be changed."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir()
-        self._mount("size=64m", "-t", "tmpfs", "tmpfs")
-
-    def resize(self, kilobytes: int) -> None:
-        self._mount(f"remount,size={kilobytes}k")
-
-    def close(self) -> None:
-        subprocess.run(["umount", "--lazy", self.folder], check=True)
-
-    def _mount(self, options: str, *arguments: str) -> None:
-        command = ["mount", "-o", options, *arguments, str(self.folder)]
-        subprocess.run(command, check=True, capture_output=True)
 
 
 @pytest.fixture
@@ -93,20 +74,6 @@ def test_a_full_disk_stops_the_run_and_costs_nothing(disk, command_for, undistur
     disk.resize(64_000)
     assert (resume(run) if begun else pretrain.main(command)) == 0
     assert_same_run(run, undisturbed)
-
-
-def when(condition: Callable[[], object], act: Callable[[], object]) -> threading.Thread:
-    """Do something as soon as a condition holds, beside the run."""
-
-    def watch() -> None:
-        deadline = time.monotonic() + 60
-        while not condition() and time.monotonic() < deadline:
-            time.sleep(1e-3)
-        act()
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    return thread
 
 
 def stall(folder: Path) -> None:

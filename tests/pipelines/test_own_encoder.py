@@ -20,9 +20,9 @@ from simvtp.pipelines.finetune.tasks import with_text_encoder
 from simvtp.pipelines.pretrain.summary import whole_model
 from simvtp.tasks import ClassificationObjective, LabelledBatch, VideoClassifier
 from simvtp.training import shard
-from tests.pipelines.pretrain.step.conftest import train_step
-from tests.sample_batches import samples_of, small_collator, small_config
-from tests.test_ranks import run_ranks
+from testing.ranks import run_ranks
+from testing.sample_batches import samples_of, small_collator, small_config
+from testing.train_steps import train_step
 
 CONFIG = small_config()
 

@@ -5,7 +5,7 @@ import torch
 from simvtp import SimVTP
 from simvtp.data import ViewDataset, load_manifest, train_tokenizer
 from simvtp.pipelines import pictures
-from tests.sample_batches import small_config
+from testing.sample_batches import small_config
 
 
 def test_clips_of_most_contrast_are_drawn(corpus, tmp_path, monkeypatch):

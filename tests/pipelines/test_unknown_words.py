@@ -15,7 +15,7 @@ from simvtp.pipelines.pretrain.setup import TrainingData
 from simvtp.pipelines.pretrain.summary import print_start
 from simvtp.pipelines.unknown_words import tell_unknown_captions
 from simvtp.printing import Console
-from tests.sample_batches import small_config
+from testing.sample_batches import small_config
 
 
 def record(number, *captions):

@@ -31,7 +31,7 @@ def scores_of(model, task):
 
 @pytest.mark.slow
 def test_its_recall_is_that_of_our_own_evaluation(model, records):
-    from tests.retrieval.drawn_mteb_tasks import DrawnT2V
+    from testing.retrieval.drawn_mteb_tasks import DrawnT2V
 
     found = scores_of(model, DrawnT2V(records))
     gallery = embed_gallery(model.model, records, batch_size=8, num_workers=0)
@@ -44,7 +44,7 @@ def test_its_recall_is_that_of_our_own_evaluation(model, records):
 
 @pytest.mark.slow
 def test_it_classifies_videos(model, records):
-    from tests.retrieval.drawn_mteb_tasks import DrawnClasses
+    from testing.retrieval.drawn_mteb_tasks import DrawnClasses
 
     assert scores_of(model, DrawnClasses(records))["accuracy"] > 0.7
 

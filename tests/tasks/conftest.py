@@ -5,7 +5,7 @@ import torch
 
 from simvtp.config import FrameSpacing
 from simvtp.data import train_tokenizer
-from tests.sample_batches import small_model
+from testing.sample_batches import small_model
 
 TEXTS = ["what does the red circle do", "how many dogs run", "it moves left", "three", "who spins"]
 

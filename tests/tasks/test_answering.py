@@ -10,7 +10,7 @@ from benchmarks.reference import embed_text, encode, visible_tokens
 from simvtp.data.datasets.tasks import QuestionSample
 from simvtp.layers import pack, set_drop_path
 from simvtp.tasks import AnsweringObjective, QuestionCollator, VideoAnswerer, train_parts
-from tests.sample_batches import CLS, SEP, small_model
+from testing.sample_batches import CLS, SEP, small_model
 
 ANSWERS = ("left", "three", "a dog", "red", "two")
 QUESTIONS = ["what moves left", "how many dogs run in the red circle", "who", "what spins"]

@@ -18,7 +18,7 @@ from simvtp.tasks import (
     merge_lora,
 )
 from simvtp.training import WeightAverage
-from tests.sample_batches import samples_of, small_collator, small_config, small_model
+from testing.sample_batches import samples_of, small_collator, small_config, small_model
 
 RANK = 3
 

@@ -13,21 +13,9 @@ from torch import nn
 
 from simvtp.training.checkpoint import CheckpointStore, CheckpointWarning
 from simvtp.training.state_folder import CheckpointError
+from testing.checkpoints import saved, state_file, state_of
 
 ROOT = Path(__file__).parents[2]
-
-
-def state_of(step: int, *, size: int = 100) -> dict:
-    return {"step": step, "weights": torch.full((size,), float(step))}
-
-
-def saved(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def state_file(folder: Path) -> Path:
-    (path,) = folder.glob("*.pt")
-    return path
 
 
 def test_real_training_state_goes_round(tmp_path):

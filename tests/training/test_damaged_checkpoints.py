@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from simvtp.training.checkpoint import CheckpointStore, CheckpointWarning
 from simvtp.training.state_folder import CheckpointError
-from tests.training.test_checkpoint import saved, state_file, state_of
+from testing.checkpoints import saved, state_file, state_of
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,30 +12,9 @@ from simvtp.printing import Console
 from simvtp.trainer.job import opened_loggers
 from simvtp.training import LoggerGroup, RunLog, loggers
 from simvtp.training.loggers import MlflowLogger, TrackioLogger, WandbLogger, open_loggers
+from testing.kept_calls import Kept
 
 FIGURES = {"loss": 1.5, "lr": 1e-4}
-
-
-class Kept:
-    """Keeps what it gets; fails in the call of one name."""
-
-    def __init__(self, fails_in=None):
-        self.calls, self.fails_in = [], fails_in
-
-    def _note(self, *call):
-        self.calls.append(call)
-        if self.fails_in == call[0]:
-            raise ConnectionError("no network\x1b[2J")
-
-    def step(self, step, figures):
-        self._note("step", step, figures)
-        figures.clear()
-
-    def event(self, step, name, figures):
-        self._note("event", step, name, figures)
-
-    def close(self):
-        self._note("close")
 
 
 def write_log(folder, *further):

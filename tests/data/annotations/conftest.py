@@ -1,10 +1,9 @@
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-Write = Callable[..., Path]
+from testing.data.annotations import Write
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 
 from simvtp.data import LabelledClips, ManifestError, MissingVideosWarning, load_labelled
 from simvtp.data.annotations.class_formats import ClassNumbersWarning
-from tests.data.annotations.conftest import Write
+from testing.data.annotations import Write
 
 KINETICS = (
     "label,youtube_id,time_start,time_end,split,is_cc\n"

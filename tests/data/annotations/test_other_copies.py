@@ -11,8 +11,7 @@ from typing import Literal
 import pytest
 
 from simvtp.data import load_labelled, load_manifest, load_questions
-from tests.data.annotations.conftest import Write
-from tests.data.annotations.test_retrieval import error_of, load
+from testing.data.annotations import Write, error_of, load
 
 Form = Literal["NFC", "NFD"]
 CAPTIONS = {"one": ("a dog runs", "a dog"), "two": ("a cat",)}

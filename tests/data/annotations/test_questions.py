@@ -14,7 +14,7 @@ from simvtp.data import (
     load_questions,
     with_known_answers,
 )
-from tests.data.annotations.conftest import Write
+from testing.data.annotations import Write
 
 MSRVTT_QA = [
     {"answer": "couch", "category_id": 14, "id": 0, "question": "what is it?", "video_id": 7},

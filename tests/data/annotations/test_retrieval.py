@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simvtp.data import ClipRecord, ManifestError, MissingVideosWarning, load_clips, load_retrieval
-from tests.data.annotations.conftest import Write
+from testing.data.annotations import Write, error_of, load
 
 MSRVTT = {
     "info": {"year": "2016"},
@@ -57,20 +57,8 @@ ACTIVITYNET = {
 }
 
 
-def load(source: Path, **settings: object) -> list[ClipRecord]:
-    root = source.parents[1] / "videos"
-    return list(load_retrieval(source, root=root, **settings))  # pyright: ignore[reportArgumentType]
-
-
 def as_pairs(records: list[ClipRecord], root: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
     return {one.video_id: (str(Path(one.path).relative_to(root)), one.captions) for one in records}
-
-
-def error_of(source: Path, **settings: object) -> str:
-    with pytest.raises(ManifestError) as error:
-        load(source, **settings)
-    assert str(error.value).startswith(str(settings.get("split", source))) or "split" in settings
-    return str(error.value)
 
 
 def test_msrvtt_has_its_own_splits_and_takes_lists(write: Write, tmp_path: Path):
@@ -236,7 +224,7 @@ def test_missing_videos_are_counted_and_refused_or_left_out(write: Write):
     assert "'video0' (sentence 1), 'video9770' (sentence 4)" in message
     with pytest.warns(MissingVideosWarning, match="2 of 3 videos") as warned:
         assert [one.video_id for one in load(source, missing="leave out")] == ["video7"]
-    assert warned[0].filename == __file__
+    assert warned[0].filename == load.__code__.co_filename
     (source.parents[1] / "videos" / "video7.mp4").unlink()
     assert "3 of 3 videos" in error_of(source, missing="leave out")
     with pytest.raises(ValueError, match="'refuse' or 'leave out', got 'skip'"):

@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 
 from simvtp.data import ManifestError, load_retrieval
-from tests.data.annotations.conftest import Write
-from tests.data.annotations.test_retrieval import error_of, load
+from testing.data.annotations import Write, error_of, load
 
 
 def test_the_file_that_is_meant(write: Write, tmp_path: Path):

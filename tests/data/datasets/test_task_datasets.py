@@ -22,6 +22,7 @@ from simvtp.data import (
     encode_question,
     special_token_ids,
 )
+from testing.sameness import assert_same
 
 WriteVideo = Callable[..., Path]
 NumbersOf = Callable[[torch.Tensor], list[int]]
@@ -56,17 +57,6 @@ def asked(records: list[ClipRecord], tokenizer: Tokenizer, **settings: Any) -> Q
     )
 
 
-def assert_equal(first: tuple, second: tuple) -> None:
-    assert type(first) is type(second)
-    for one, other in zip(first, second, strict=True):
-        if isinstance(one, torch.Tensor):
-            assert torch.equal(one, other)
-        elif isinstance(one, tuple):
-            assert_equal(one, other)
-        else:
-            assert one == other
-
-
 def samples(dataset: Any, *, num_workers: int, num_batches: int) -> list[tuple]:
     sampler = EpochSampler(len(dataset), seed=5, batch_size=4)
     loader = build_loader(dataset, sampler=sampler, num_workers=num_workers, collate=list)
@@ -86,7 +76,7 @@ def test_labelled_clips_depend_on_seed_epoch_and_index(records: list[ClipRecord]
     assert sample.video.dtype == torch.uint8
     assert (sample.label, sample.index) == (1, 4)
     dataset[0, 4], dataset[1, 5]
-    assert_equal(dataset[1, 4], sample)
+    assert_same(dataset[1, 4], sample)
     assert not all(torch.equal(dataset[epoch, 4].video, sample.video) for epoch in range(5))
     assert not torch.equal(labelled(records, seed=4)[1, 4].video, sample.video)
 
@@ -113,7 +103,7 @@ def test_a_question_whose_clip_is_bad_is_replaced_whole(
         question = dataset.questions.questions[sample.index]
         assert question.clip not in (2, 5)
         assert sample.answer == question.answer
-        assert_equal(sample.token_ids, encode_question(question, tokenizer, max_length=12))
+        assert_same(sample.token_ids, encode_question(question, tokenizer, max_length=12))
     assert dataset[0, 13].index == 13
 
 
@@ -129,7 +119,7 @@ def test_workers_do_not_change_a_sample(
 
     alone = samples(make(), num_workers=0, num_batches=5)
     for one, other in zip(alone, samples(make(), num_workers=2, num_batches=5), strict=True):
-        assert_equal(one, other)
+        assert_same(one, other)
 
 
 def ids_of(text: str, tokenizer: Tokenizer) -> list[int]:

@@ -21,7 +21,7 @@ from simvtp.data import (
     read_clips,
 )
 from simvtp.decoding import video_file
-from tests.data.datasets.test_task_datasets import assert_equal
+from testing.sameness import assert_same
 
 WriteVideo = Callable[..., Path]
 
@@ -165,7 +165,7 @@ def test_workers_do_not_change_a_view(with_bad_clips: list[ClipRecord]):
     alone = load(0)
     assert [clip.index for clip in alone] == list(range(len(with_bad_clips)))
     for one, other in zip(alone, load(2), strict=True):
-        assert_equal(one, other)
+        assert_same(one, other)
 
 
 def test_counts_must_be_positive(records: list[ClipRecord]):

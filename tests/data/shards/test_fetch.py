@@ -21,7 +21,7 @@ from simvtp.data import (
     named_place,
 )
 from simvtp.data.shards import fetch
-from tests.data.shard_files import index_of
+from testing.data.shard_files import index_of
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from simvtp.data import ClipTable, ShardError, ShardWarning, load_clips, load_shards
 from simvtp.pipelines.prepare import main
-from tests.data.shard_files import Members, write_shard
+from testing.data.shard_files import Members, write_shard
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from simvtp.data import (
     write_clip_table,
 )
 from simvtp.data.shards.listing import expand_shards
-from tests.data.shard_files import index_of, write_shard
+from testing.data.shard_files import index_of, write_shard
 
 
 @pytest.fixture(autouse=True)

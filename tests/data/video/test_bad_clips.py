@@ -12,7 +12,7 @@ import torch
 
 from simvtp.data import ClipError, frame_indices, probe, read_clip
 from simvtp.decoding.limits import Limits
-from tests.data.video.test_clips import position_of
+from testing.data.clip_places import position_of
 
 WriteVideo = Callable[..., Path]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from simvtp.data import frame_indices, load_manifest, probe, read_clip, read_clips
 from simvtp.data.corpus.rendering import FRAMES_PER_SECOND, render_corpus
 from simvtp.decoding.clips import frame_places
-from tests.data.video.test_clips import ENCODINGS
+from testing.data.video_files import ENCODINGS
 
 positions = st.none() | st.floats(0, 1)
 

@@ -1,6 +1,4 @@
-import struct
 from collections.abc import Callable
-from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,29 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simvtp.data import ClipError, frame_indices, probe, read_clip
+from testing.data.clip_places import position_of
+from testing.data.video_files import ENCODINGS, set_rotation
 
 WriteVideo = Callable[..., Path]
 NumbersOf = Callable[[torch.Tensor], list[int]]
-
-GROUPED = {"bf": "2", "g": "12", "keyint_min": "4"}
-ENCODINGS = {
-    "grouped.mp4": {"options": GROUPED},
-    "open_group.mp4": {"options": {"bf": "3", "x264-params": "open-gop=1:keyint=12:scenecut=0"}},
-    "ten_bit.mp4": {"pixel_format": "yuv420p10le"},
-    "full_colour.mp4": {"pixel_format": "yuv444p"},
-    "ntsc.mp4": {"rate": Fraction(30000, 1001), "options": GROUPED},
-    "no_counts.mkv": {"options": GROUPED},
-    "no_index.ts": {"options": GROUPED},
-    "no_times.h264": {"options": GROUPED},
-    "vp9.webm": {"codec": "libvpx-vp9", "options": {"deadline": "realtime", "cpu-used": "8"}},
-    "mpeg4.avi": {"codec": "mpeg4"},
-    "animated.gif": {"codec": "gif", "pixel_format": "rgb8"},
-}
-
-
-def position_of(seed: int) -> float:
-    generator = torch.Generator().manual_seed(seed)
-    return float(torch.rand((), generator=generator, dtype=torch.float64))
 
 
 @given(
@@ -108,21 +88,6 @@ def test_variable_frame_rate_follows_the_clock(
         times = [index * interval + 0.5 for index in indices]
         wanted = [max(n for n, time in enumerate(pts) if time <= wanted) for wanted in times]
         assert numbers_of(clip) == wanted
-
-
-def set_matrix(path: Path, matrix: tuple[int, int, int, int]) -> None:
-    """Write a display matrix (a, b, c, d) into the track header of an mp4 file."""
-    a, b, c, d = (0x10000 * value for value in matrix)
-    data = bytearray(path.read_bytes())
-    start = data.index(b"tkhd") + 44
-    data[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 0x40000000)
-    path.write_bytes(data)
-
-
-def set_rotation(path: Path, clockwise: int) -> None:
-    """Write a turn into the track header of an mp4 file."""
-    cosine, sine = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[clockwise]
-    set_matrix(path, (cosine, sine, -sine, cosine))
 
 
 @pytest.mark.parametrize("clockwise", [90, 180, 270])

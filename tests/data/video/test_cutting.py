@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from simvtp.data import ClipError, read_clip
 from simvtp.data.video.cutting import cut_moment
-from tests.data.conftest import numbered_frame, read_numbers, write_video_file
-from tests.data.video.test_clips import set_matrix
-from tests.decoding import odd_files
+from testing.data import odd_files
+from testing.data.video_files import numbered_frame, read_numbers, set_matrix, write_video_file
 
 RATE = 10
 GOP = {"g": "20", "keyint_min": "20", "sc_threshold": "0"}

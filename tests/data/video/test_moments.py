@@ -23,8 +23,8 @@ from simvtp.data.video.moments import (
     read_moments,
 )
 from simvtp.data.video.transforms import CentreCrop
-from tests.data.conftest import numbered_frame, read_numbers, write_video_file
-from tests.decoding.odd_files import H264, ODD_FILES
+from testing.data.odd_files import H264, ODD_FILES
+from testing.data.video_files import numbered_frame, read_numbers, write_video_file
 
 SECONDS = 40
 SIZE = 64

@@ -8,7 +8,7 @@ import torch
 
 from export.onnx import ExportSettings, Range
 from export.runtime import Runtime
-from tests.export.conftest import CAPTIONS
+from testing.export.small_export import CAPTIONS
 
 SETTINGS = ExportSettings(graphs=("text",), batch=Range(1, 2, 4), tokens=Range(3, 8, 16))
 

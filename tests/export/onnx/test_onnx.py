@@ -20,7 +20,7 @@ from export.runtime.folder import file_sha256, read_exported_folder
 from export.runtime.onnx_session import OnnxSession
 from simvtp import SimVTP
 from simvtp.printing import Console
-from tests.export.conftest import QUICK, SIZES
+from testing.export.small_export import QUICK, SIZES
 
 
 def run(capsys, *arguments):

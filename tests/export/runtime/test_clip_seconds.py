@@ -12,7 +12,7 @@ from simvtp.config import DataConfig, FrameSpacing
 from simvtp.data import CentreCrop, ClipDataset, ClipRecord
 from simvtp.data.datasets.clip_batches import clip_batches
 from simvtp.retrieval.embedding import embed
-from tests.export.triton.test_triton import Request, as_json, configs_of, load_backend_model
+from testing.export.triton_backend import Request, as_json, configs_of, load_backend_model
 
 RATES = (12, 25, 30, 60)
 SECONDS = 4

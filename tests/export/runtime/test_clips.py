@@ -16,29 +16,10 @@ from simvtp.data import CentreCrop, ClipError, ClipRecord, ViewDataset, read_cli
 from simvtp.data.video import clips as training
 from simvtp.decoding import clips as decoding
 from simvtp.decoding.limits import Limits
-from tests.decoding.odd_files import ODD_FILES
+from testing.data.odd_files import ODD_FILES
+from testing.export.smooth_videos import write_video
 
 CUT = {"num_frames": 4, "frame_stride": 2, "image_size": 32}
-
-
-def write_video(
-    file: Path, *, num_frames=20, width=64, height=48, seed=0, codec="libx264", tags=None
-):
-    """Smooth pictures that move and change their colour."""
-    x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
-    with av.open(f"file:{file}", "w") as container:
-        container.metadata.update(tags or {})
-        stream = container.add_stream(codec, rate=10)
-        stream.width, stream.height = width, height
-        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        stream.codec_context.gop_size = 6
-        for number in range(num_frames):
-            phase = 0.3 * number + seed
-            channels = (np.sin(6 * x + phase), np.cos(5 * y - phase), np.sin(4 * (x + y) + phase))
-            picture = (127 + 100 * np.stack(channels, axis=-1)).astype(np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-    return file
 
 
 def clip_of_training(file, *, num_frames, frame_stride, image_size):

@@ -10,8 +10,7 @@ from export.runtime import Runtime
 from export.runtime.engine import Engine, import_tensorrt
 from export.runtime.engine_file import MODULES, read_engine_file
 from export.runtime.folder import file_sha256
-from tests.export.conftest import CAPTIONS
-from tests.export.host_tensorrt import (
+from testing.export.host_tensorrt import (
     CLIP,
     PROFILES,
     TEXT_PROFILES,
@@ -19,6 +18,7 @@ from tests.export.host_tensorrt import (
     host_tensorrt,
     write_engine,
 )
+from testing.export.small_export import CAPTIONS
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from export.runtime.engine_file import (
     pick_profile,
     read_engine_file,
 )
-from tests.export.host_tensorrt import PROFILES, write_engine
+from testing.export.host_tensorrt import PROFILES, write_engine
 
 
 def test_truncated(exported_copy):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from export.runtime import Runtime
 from export.runtime.captions import encode_captions, load_tokenizer
 from export.runtime.folder import file_sha256
-from tests.export.conftest import CAPTIONS, clips
+from testing.export.small_export import CAPTIONS, clips
 
 ROOT = Path(__file__).parents[3]
 # fp32 graphs run the same sums in another order.

@@ -13,7 +13,7 @@ from export.runtime import Runtime
 from export.runtime.captions import MAX_CHARACTERS, encode_captions, load_tokenizer
 from simvtp.data.manifests.checks import MAX_CAPTION_CHARACTERS
 from simvtp.data.tokenizer import encode_caption
-from tests.export.conftest import CAPTIONS, clips
+from testing.export.small_export import CAPTIONS, clips
 
 ROOT = Path(__file__).parents[3]
 PLAIN = st.text(max_size=40)

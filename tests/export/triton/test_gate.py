@@ -1,37 +1,15 @@
 """The gate before a Triton server: what it hands on, and what it does not."""
 
-import importlib.util
 import json
-import threading
-from contextlib import contextmanager
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
-GATE = Path(__file__).parents[3] / "examples" / "triton" / "gate.py"
+from testing.export.gate import load_gate, served
+
 LENGTH = "Inference-Header-Content-Length"
 HUGE = 2**62
-
-
-def load_gate():
-    spec = importlib.util.spec_from_file_location("gate", GATE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@contextmanager
-def served(server):
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 class Upstream(BaseHTTPRequestHandler):

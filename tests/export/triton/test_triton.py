@@ -1,11 +1,9 @@
 """Repositories as they are generated; a real server loads one in test_triton_server.py."""
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +23,14 @@ from export.triton.config import (
     graph_config,
     print_config,
 )
-from tests.export.runtime.test_clips import write_video
+from testing.export.smooth_videos import write_video
+from testing.export.triton_backend import (
+    BackendTensors,
+    Request,
+    as_json,
+    configs_of,
+    load_backend_model,
+)
 
 TYPES = {"uint8": "TYPE_UINT8", "int64": "TYPE_INT64", "float32": "TYPE_FP32"}
 
@@ -36,13 +41,6 @@ def repository(exported, tmp_path):
     options = ["--from", str(exported.path), "--out", str(out), "--backend", "python"]
     assert triton.main([*options, "--device", "cpu"]) == 0
     return out
-
-
-def configs_of(repository):
-    return {
-        file.parent.name: text_format.Parse(file.read_text(), model_config_pb2.ModelConfig())
-        for file in repository.glob("*/config.pbtxt")
-    }
 
 
 def test_every_config_is_that_of_its_graph(exported, repository):
@@ -299,46 +297,3 @@ def test_videos_beyond_a_limit_are_refused_and_the_server_goes_on(
     assert ask(fine, fine)["frames"].shape[0] == 2
     model.seconds = 1e-6
     assert "takes longer to read than the time limit" in ask(fine)
-
-
-class Request(dict):
-    """What the Python backend hands to a model: tensors by name."""
-
-    def __init__(self, **tensors):
-        super().__init__(tensors)
-
-
-class BackendTensors:
-    """The calls of triton_python_backend_utils that models make, over plain arrays."""
-
-    class Tensor:
-        def __init__(self, name, array):
-            self.name, self.array = name, array
-
-        def as_numpy(self):
-            return self.array
-
-    TritonError = str
-    TritonModelException = RuntimeError
-
-    @classmethod
-    def get_input_tensor_by_name(cls, request, name):
-        return cls.Tensor(name, request[name])
-
-    @staticmethod
-    def InferenceResponse(output_tensors=(), error=None):
-        return error or {tensor.name: tensor.array for tensor in output_tensors}
-
-
-def load_backend_model(file: Path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", BackendTensors)
-    monkeypatch.syspath_prepend(str(file.parent))
-    spec = importlib.util.spec_from_file_location("backend_model", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.TritonPythonModel()
-
-
-def as_json(config):
-    values = {name: {"string_value": one.string_value} for name, one in config.parameters.items()}
-    return json.dumps({"parameters": values})

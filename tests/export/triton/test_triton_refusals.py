@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from export.triton import command as triton
-from tests.export.host_tensorrt import PROFILES, TEXT_PROFILES, write_engine
+from testing.export.host_tensorrt import PROFILES, TEXT_PROFILES, write_engine
 
 
 def generate(folder, out, *options):

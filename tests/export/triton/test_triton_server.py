@@ -23,7 +23,7 @@ from export.runtime.captions import encode_captions, load_tokenizer
 from export.runtime.clips import decode_clip
 from export.triton import command as triton
 from simvtp.data.places import cache_folder
-from tests.export.triton.test_gate import load_gate, served
+from testing.export.gate import load_gate, served
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]

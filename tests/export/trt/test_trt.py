@@ -13,7 +13,7 @@ from export.runtime.engine_file import check_engine_bytes, check_engine_version,
 from export.runtime.folder import Range, read_exported_folder
 from export.trt import BuildSettings, build_engines, main
 from export.trt.library import open_library
-from tests.export.rtx import RANGES, RTX, needs_rtx
+from testing.export.rtx import RANGES, RTX, needs_rtx
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -11,7 +11,7 @@ import pytest
 from export.trt.apart import apart
 from export.trt.command import main
 from export.trt.library import BuildError
-from tests.export.rtx import RTX
+from testing.export.rtx import RTX
 
 pytestmark = [
     pytest.mark.trt,

@@ -12,7 +12,7 @@ import torch
 from export.graphs import build_graph
 from export.onnx.graph_file import write_graph
 from export.runtime.folder import Range
-from tests.export.rtx import needs_rtx
+from testing.export.rtx import needs_rtx
 
 DTYPES = {"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16}
 RANGES = {"batch": Range(1, 2, 4), "tokens": Range(3, 8, 16)}

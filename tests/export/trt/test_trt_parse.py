@@ -9,7 +9,7 @@ from onnx import TensorProto
 from export.runtime.engine_file import read_engine_file
 from export.trt.command import main
 from export.trt.library import open_library
-from tests.export.rtx import RANGES, RTX, lone_graph, needs_rtx
+from testing.export.rtx import RANGES, RTX, lone_graph, needs_rtx
 
 
 @needs_rtx

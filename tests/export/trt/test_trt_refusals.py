@@ -10,7 +10,7 @@ from export.onnx.graph_file import ExportError
 from export.trt import command as trt
 from export.trt.library import Gpu, open_library
 from export.trt.source import find_source
-from tests.export.rtx import RTX, needs_rtx
+from testing.export.rtx import RTX, needs_rtx
 
 
 @pytest.mark.parametrize("backend", ["tensorrt", "rtx"])

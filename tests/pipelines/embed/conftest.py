@@ -9,15 +9,8 @@ import torch
 from simvtp.config import FrameSpacing, ModelConfig
 from simvtp.data import load_manifest, load_tokenizer
 from simvtp.model import SimVTP
-from simvtp.pipelines.embed import command
-from tests.data.conftest import write_video_file
-
-CLIPS = {"a": 31, "b": 3, "c": 24, "bad": 0, "d": 12, "e": 40, "f": 26}
-GOOD = [name for name in CLIPS if name != "bad"]
-CAPTIONS = {
-    name: [f"a clip called {name}", "bars, in a row"][: 1 + n % 2] for n, name in enumerate(CLIPS)
-}
-FRAMES, STRIDE, SIZE = 4, 2, 32
+from testing.data.video_files import write_video_file
+from testing.pipelines.embedded_clips import CAPTIONS, CLIPS, FRAMES, SIZE, STRIDE, run
 
 
 @pytest.fixture(scope="session")
@@ -68,19 +61,9 @@ def records(manifest):
     return load_manifest(manifest)
 
 
-def run(model_folder: Path, manifest: Path, out: Path, *further: object) -> int:
-    own = ("--model", model_folder, "--data", manifest, "--out", out, "--text", "--batch-size=4")
-    spread = ("--clips-per-video=2", "--max-bad-share=1", "--device=cpu")
-    return command.main([str(argument) for argument in (*own, *spread, *further)])
-
-
 @pytest.fixture(scope="session")
 def undisturbed(model_folder, manifest, tmp_path_factory):
     """Files of a run that nothing happened to."""
     out = tmp_path_factory.mktemp("undisturbed") / "a.parquet"
     assert run(model_folder, manifest, out, "--workers=0") == 0
     return out
-
-
-def files(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in out.parent.iterdir() if path.is_file()}

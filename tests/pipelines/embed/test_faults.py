@@ -23,9 +23,9 @@ from simvtp.data import ClipRecord, load_manifest
 from simvtp.data.datasets.views import read_views
 from simvtp.model import SimVTP
 from simvtp.pipelines.embed import embed
-from tests.pipelines.embed.conftest import SIZE, files, run
-from tests.pipelines.pretrain.test_kills import KILLS
-from tests.pipelines.test_faults import Disk, when
+from testing.by_hand import KILLS
+from testing.pipelines.disks import Disk, when
+from testing.pipelines.embedded_clips import SIZE, files, run
 
 
 def test_a_video_that_hangs_costs_no_other(model, records, tmp_path):

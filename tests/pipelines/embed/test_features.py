@@ -7,7 +7,7 @@ from simvtp.config import FrameSpacing
 from simvtp.data import CentreCrop, ClipRecord, ViewDataset, frame_indices, read_clip
 from simvtp.model import SimVTP
 from simvtp.pipelines.embed import embed, embed_captions
-from tests.pipelines.embed.conftest import CAPTIONS, CLIPS, FRAMES, SIZE, STRIDE
+from testing.pipelines.embedded_clips import CAPTIONS, CLIPS, FRAMES, SIZE, STRIDE
 
 
 def frames_of(record: ClipRecord, num_clips: int) -> list[tuple[float, torch.Tensor]]:

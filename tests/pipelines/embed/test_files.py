@@ -13,7 +13,7 @@ import torch
 import simvtp
 from simvtp.pipelines.embed import embed, embed_captions
 from simvtp.retrieval.feature_file import FeatureFile
-from tests.pipelines.embed.conftest import CAPTIONS, CLIPS, FRAMES, GOOD, STRIDE, files, run
+from testing.pipelines.embedded_clips import CAPTIONS, CLIPS, FRAMES, GOOD, STRIDE, files, run
 
 
 def test_the_files_hold_the_features_and_where_they_come_from(

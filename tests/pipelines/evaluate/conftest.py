@@ -8,7 +8,7 @@ import torch
 from simvtp import SimVTP
 from simvtp.data import load_manifest, train_tokenizer
 from simvtp.pipelines.evaluate import command as evaluate
-from tests.sample_batches import small_config
+from testing.sample_batches import small_config
 
 
 def make_model(corpus, folder, *, seed):

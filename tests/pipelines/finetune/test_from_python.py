@@ -8,7 +8,7 @@ from simvtp.pipelines.arguments import parse_settings
 from simvtp.pipelines.finetune import FinetuneConfig, build_task, command, finetune, load_model
 from simvtp.pipelines.finetune.settings import SECTIONS
 from simvtp.tasks import VideoClassifier
-from tests.training.test_loggers import Kept
+from testing.kept_calls import Kept
 
 
 def config_of(arguments):

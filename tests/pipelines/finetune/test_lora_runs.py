@@ -13,8 +13,9 @@ from simvtp import SimVTP
 from simvtp.pipelines.finetune import command as finetune
 from simvtp.tasks import VideoAnswerer, VideoClassifier
 from simvtp.training import CheckpointStore
-from tests.pipelines.pretrain.test_pretrain import StopAfter, assert_same, final_state, losses_of
-from tests.pipelines.pretrain.test_ranks_run import finish, torchrun, workers_of
+from testing.pipelines.launched import finish, torchrun, workers_of
+from testing.pipelines.runs import StopAfter, final_state, losses_of
+from testing.sameness import assert_same
 
 FURTHER = {
     "retrieval": {

@@ -17,8 +17,9 @@ from simvtp.pipelines.finetune.splits import keep_out
 from simvtp.tasks import VideoAnswerer, VideoClassifier, fit_head
 from simvtp.trainer import Trainer
 from simvtp.training import CheckpointStore
-from tests.pipelines.pretrain.test_pretrain import StopAfter, assert_same, final_state, losses_of
-from tests.pipelines.pretrain.test_ranks_run import finish, torchrun
+from testing.pipelines.launched import finish, torchrun
+from testing.pipelines.runs import StopAfter, final_state, losses_of
+from testing.sameness import assert_same
 
 TASKS = ("retrieval", "classification", "qa")
 

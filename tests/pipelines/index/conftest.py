@@ -11,11 +11,8 @@ from simvtp.data import load_tokenizer
 from simvtp.model import SimVTP
 from simvtp.pipelines.index import main
 from simvtp.retrieval.video_index import VideoIndex
-from tests.data.conftest import write_video_file
-
-# Frames at 10 a second; windows of 0.8 s, one every 0.4 s.
-LENGTHS = {"a.mp4": 31, "b.mkv": 6, "c/c.mp4": 24, "c/d's.mp4": 12, "e.mp4": 60, "f.mp4": 9}
-CAPTIONS = {"a.mp4": "a red ball rolls", "c/c.mp4": "two cats sleep\nthe cats are tired"}
+from testing.data.video_files import write_video_file
+from testing.pipelines.indexed_videos import CAPTIONS, LENGTHS
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,9 @@ import pytest
 from simvtp.data import probe
 from simvtp.pipelines.index import main
 from simvtp.retrieval.video_index import VideoIndex
-from tests.data.conftest import write_video_file
-from tests.pipelines.planted import COPIES, NUM_DIFFERENT
-from tests.retrieval.video_index.test_cleaning import axis, make
+from testing.data.video_files import write_video_file
+from testing.pipelines.planted import COPIES, NUM_DIFFERENT
+from testing.retrieval.made_index import axis, make
 
 
 def test_planted_copies_are_found_and_nothing_else(planted, tmp_path, capsys):

@@ -15,16 +15,10 @@ from simvtp.pipelines.index import main
 from simvtp.retrieval.video_index import VideoIndex, VideoIndexError
 from simvtp.retrieval.video_index.tables import About
 from simvtp.retrieval.video_index.writer import IndexWriter
-from tests.data.conftest import numbered_frame, write_video_file
-from tests.data.shard_files import write_shard
-from tests.decoding.odd_files import H264
-from tests.pipelines.index.conftest import CAPTIONS, LENGTHS
-
-
-def rows(index, *left_out):
-    """Every row, in order."""
-    whole = index.moments().read_all().to_pylist()
-    return [{name: row[name] for name in row if name not in left_out} for row in whole]
+from testing.data.odd_files import H264
+from testing.data.shard_files import write_shard
+from testing.data.video_files import numbered_frame, write_video_file
+from testing.pipelines.indexed_videos import CAPTIONS, LENGTHS, rows
 
 
 def said(capsys):

@@ -5,7 +5,7 @@ import urllib.request
 import pytest
 
 from simvtp.retrieval.video_index import VideoIndex
-from tests.pipelines.index.test_index import rows
+from testing.pipelines.indexed_videos import rows
 
 
 @pytest.fixture

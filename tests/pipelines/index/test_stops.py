@@ -12,7 +12,7 @@ from lancedb.table import LanceTable
 
 from simvtp.pipelines.index import command
 from simvtp.retrieval.video_index import VideoIndex
-from tests.pipelines.index.test_index import rows
+from testing.pipelines.indexed_videos import rows
 
 
 class KilledError(BaseException):

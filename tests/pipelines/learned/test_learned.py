@@ -21,7 +21,7 @@ from simvtp.pipelines.learned.figures import (
 from simvtp.pipelines.learned.pixel_errors import TubeletErrors, tubelet_errors
 from simvtp.printing import Console
 from simvtp.retrieval.reranking import seen_in_training
-from tests.sample_batches import small_config
+from testing.sample_batches import small_config
 
 RATIOS = {"video_ratio": 0.5, "text_ratio": 0.5}
 

@@ -13,8 +13,8 @@ from simvtp.data import ClipRecord, load_manifest, train_tokenizer
 from simvtp.data.datasets.views import ViewDataset
 from simvtp.pipelines.predict import command, load_task_model, predict
 from simvtp.tasks import VideoAnswerer, VideoClassifier
-from tests.data.conftest import write_video_file
-from tests.sample_batches import small_config
+from testing.data.video_files import write_video_file
+from testing.sample_batches import small_config
 
 CLASSES = ("a dog runs", "rain, falling", "=cmd|x", "none")
 QUESTIONS = ("what is it", "does it move")

@@ -1,24 +1,9 @@
 """Seven clips, good and with two bad ones, and the shards that they become."""
 
-import csv
-import hashlib
-from pathlib import Path
-
 import pytest
-import torch
 
-from simvtp.data import ClipRecord, read_clip
-from simvtp.pipelines.prepare import command as prepare
-from tests.data.conftest import write_video_file
-
-NUM_CLIPS = 7
-CAPTIONS = {n: [f"clip number {n}", "a row of, bars"][: 1 + n % 2] for n in range(NUM_CLIPS)}
-
-
-def write_manifest(path: Path, rows: list[tuple[str, str, str]]) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("videoid", "path", "caption"), *rows])
-    return path
+from testing.data.video_files import write_video_file
+from testing.pipelines.prepared_clips import CAPTIONS, NUM_CLIPS, run, write_manifest
 
 
 @pytest.fixture(scope="session")
@@ -33,26 +18,11 @@ def manifest(tmp_path_factory):
     return write_manifest(folder / "clips.csv", rows)
 
 
-def run(*arguments: object) -> int:
-    return prepare.main([str(argument) for argument in ("--workers=1", *arguments)])
-
-
 @pytest.fixture(scope="session")
 def prepared(manifest, tmp_path_factory):
     out = tmp_path_factory.mktemp("prepared") / "shards"
     assert run("--data", manifest, "--out", out, "--clips-per-shard=3") == 0
     return out
-
-
-def tree(folder: Path) -> dict[str, str]:
-    """Digest of every file below a folder."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-
-
-def drawn(record: ClipRecord) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(5)
-    return read_clip(record.path, num_frames=4, stride=2, generator=generator, span=record.span)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 
 from simvtp.data import ClipRecord, load_manifest
 from simvtp.data.preparing.checks import check_clips
-from tests.pipelines.prepare.conftest import run
+from testing.pipelines.prepared_clips import run
 
 
 def test_check_reports_figures_that_can_be_derived(with_bad_clips, tmp_path, capsys):

@@ -8,8 +8,8 @@ import pytest
 from simvtp.data import load_clips
 from simvtp.data.preparing.shard_writer import ShardFolder
 from simvtp.pipelines.index import command as index
-from tests.pipelines.planted import COPIES, NUM_DIFFERENT
-from tests.pipelines.prepare.conftest import run, tree, write_manifest
+from testing.pipelines.planted import COPIES, NUM_DIFFERENT
+from testing.pipelines.prepared_clips import run, tree, write_manifest
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from filelock import FileLock
 from simvtp.data import ShardError, load_clips, load_shards
 from simvtp.data.preparing import shard_writer
 from simvtp.data.shards.index import INDEX_NAME
-from tests.pipelines.prepare.conftest import NUM_CLIPS, run, tree
+from testing.pipelines.prepared_clips import NUM_CLIPS, run, tree
 
 
 def test_finished_and_foreign_folders_are_refused(manifest, prepared, tmp_path, capsys):

@@ -13,9 +13,8 @@ import torch
 from simvtp.data import load_manifest, load_shards, probe, read_clip
 from simvtp.data.shards.index import read_index
 from simvtp.decoding.video_file import open_video
-from tests.data.conftest import read_numbers, write_video_file
-from tests.data.video.test_clips import set_rotation
-from tests.pipelines.prepare.conftest import CAPTIONS, NUM_CLIPS, drawn, run, tree, write_manifest
+from testing.data.video_files import read_numbers, set_rotation, write_video_file
+from testing.pipelines.prepared_clips import CAPTIONS, NUM_CLIPS, drawn, run, tree, write_manifest
 
 
 @pytest.mark.parametrize("pattern", ["", "/00000*.tar"])

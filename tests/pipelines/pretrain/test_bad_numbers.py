@@ -10,8 +10,8 @@ import pytest
 from simvtp.data import EpochSampler, load_manifest
 from simvtp.pipelines.pretrain import command as pretrain
 from simvtp.trainer import Trainer
-from tests.pipelines.conftest import by_hand
-from tests.pipelines.pretrain.test_pretrain import final_state
+from testing.by_hand import by_hand
+from testing.pipelines.runs import final_state
 
 # In the steps of argv[1] a gradient of rank 1 is NaN; in those of argv[2] its loss is infinite,
 # but every gradient is finite. Each rank writes a digest of what it has learnt after each step.

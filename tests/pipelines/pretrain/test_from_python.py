@@ -16,15 +16,11 @@ from simvtp.pipelines.arguments import parse_settings
 from simvtp.pipelines.pretrain import build_model, build_objective, command, pretrain
 from simvtp.step_features import ExtraTerm
 from simvtp.trainer import Trainer
-from tests.pipelines.pretrain import own_run
-from tests.pipelines.pretrain.test_pretrain import assert_same, final_state, losses_of
-from tests.pipelines.pretrain.test_ranks_run import (
-    SAME,
-    finish,
-    torchrun,
-    workers_of,
-)
-from tests.training.test_loggers import Kept
+from testing.kept_calls import Kept
+from testing.pipelines import own_run
+from testing.pipelines.launched import SAME, finish, torchrun, workers_of
+from testing.pipelines.runs import final_state, losses_of
+from testing.sameness import assert_same
 
 STEPS = (1, 2, 3, 4)
 

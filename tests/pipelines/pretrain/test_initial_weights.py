@@ -15,7 +15,7 @@ from simvtp.pipelines.arguments import parse_settings
 from simvtp.pipelines.pretrain import command as pretrain
 from simvtp.pipelines.pretrain.initial_weights import load_initial_weights
 from simvtp.pipelines.pretrain.setup import build_model
-from tests.pipelines.test_convert import PIECES, printed
+from testing.conversion.words import PIECES, printed
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ SIMVTP_KILLS says how many kills each way of loading gets; what was killed when 
 """
 
 import json
-import os
 import random
 import shutil
 from collections import Counter
@@ -16,10 +15,11 @@ from benchmarks.kills import Killed, kill, output_of
 from benchmarks.small_runs import differences, start, write_shards
 from simvtp.pipelines.pretrain import command as pretrain
 from simvtp.training import CheckpointStore
+from testing.by_hand import KILLS
+from testing.pipelines.runs import assert_same_run
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("SIMVTP_KILLS", "0"))
 LENGTH = {
     "run__epochs": 6,
     "run__log_every": 2,
@@ -66,7 +66,7 @@ def run_with_kills(
 @pytest.fixture(scope="module")
 def undisturbed(corpus, tokenizer_file, shards, tmp_path_factory):
     """A run over loose files and one over shards that nobody killed."""
-    from tests.pipelines.conftest import SIZES
+    from benchmarks.small_runs import SIZES
 
     runs = {}
     for name, source in (("files", corpus.train), ("shards", shards)):
@@ -78,11 +78,6 @@ def undisturbed(corpus, tokenizer_file, shards, tmp_path_factory):
         values |= {"data.tokenizer": tokenizer_file, "run.out": runs[name]}
         assert pretrain.main([f"--{name}={value}" for name, value in values.items()]) == 0
     return runs
-
-
-def assert_same_run(run: Path, other: Path) -> None:
-    """Equal in all but the time they took."""
-    assert differences(run, other) == []
 
 
 @pytest.mark.timeout(3600)

@@ -16,14 +16,9 @@ from simvtp.pipelines.pretrain import command as pretrain
 from simvtp.pipelines.pretrain.setup import with_corpus_kept
 from simvtp.trainer import Trainer
 from simvtp.training import CheckpointStore
-from tests.pipelines.conftest import by_hand
-
-
-def logged(run):
-    """Lines of the log without the figures that depend on the clock."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    timing = ("clips_per_second", "data_share", "mfu")
-    return [{key: value for key, value in line.items() if key not in timing} for line in lines]
+from testing.by_hand import by_hand
+from testing.pipelines.runs import StopAfter, final_state, losses_of
+from testing.sameness import assert_same
 
 
 def speeds_of(run):
@@ -31,35 +26,9 @@ def speeds_of(run):
     return [line for line in lines if "event" not in line]
 
 
-def losses_of(run):
-    return [line for line in logged(run) if "event" not in line]
-
-
-def final_state(run):
-    checkpoint = CheckpointStore(run / "checkpoints").load_latest()
-    assert checkpoint is not None
-    return checkpoint.state
-
-
-def assert_same(first, second):
-    """Equal to the last bit, whatever is nested."""
-    assert type(first) is type(second)
-    if isinstance(first, torch.Tensor):
-        assert torch.equal(first, second)
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys()
-        for key in first:
-            assert_same(first[key], second[key])
-    elif isinstance(first, list | tuple):
-        for mine, theirs in zip(first, second, strict=True):
-            assert_same(mine, theirs)
-    else:
-        assert first == second
-
-
 @pytest.fixture(scope="module")
 def finished(corpus, tokenizer_file, tmp_path_factory):
-    from tests.pipelines.conftest import SIZES
+    from benchmarks.small_runs import SIZES
 
     out = tmp_path_factory.mktemp("runs") / "finished"
     values = {**SIZES, "data.train": corpus.train, "data.validation": corpus.validation}
@@ -114,20 +83,6 @@ def test_saved_settings_are_complete(finished):
     for name, section in pretrain.SECTIONS.items():
         assert set(saved[name]) == set(section.__dataclass_fields__)
     assert saved["optim"]["lr_per_256"] == 0.05
-
-
-class StopAfter:
-    """Asks for a stop once a number of steps is done, as a signal would."""
-
-    def __init__(self, monkeypatch, steps):
-        original = Trainer._train_step
-
-        def step(trainer, *arguments):
-            original(trainer, *arguments)
-            if trainer.step + 1 == steps:
-                signal.raise_signal(signal.SIGTERM)
-
-        monkeypatch.setattr(Trainer, "_train_step", step)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

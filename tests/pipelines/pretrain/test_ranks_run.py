@@ -3,45 +3,20 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from simvtp.pipelines.pretrain import command as pretrain
-from tests.pipelines.pretrain.test_pretrain import final_state, losses_of
+from testing.pipelines.launched import SAME, finish, torchrun, workers_of
+from testing.pipelines.runs import final_state, losses_of
 
 pytestmark = pytest.mark.slow
-
-# Nothing is drawn by rank: no dropout, and no negatives.
-SAME = {"objective__vtm_weight": 0, "model__text_dropout": 0.0}
-
-
-def torchrun(command, *, processes=2, module="simvtp.pipelines.pretrain"):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    launcher += ["--nproc-per-node", str(processes), "-m", module]
-    return subprocess.Popen(
-        [*launcher, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-
-
-def finish(process):
-    printed = process.communicate(timeout=240)[0].decode()
-    assert process.returncode == 0, printed[-3000:]
-    return printed
-
-
-def workers_of(process):
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [int(child) for child in children]
 
 
 @pytest.fixture(scope="module")
 def alone(corpus, tokenizer_file, tmp_path_factory):
-    from tests.pipelines.conftest import SIZES
+    from benchmarks.small_runs import SIZES
 
     out = tmp_path_factory.mktemp("runs") / "alone"
     values = {**SIZES, **{name.replace("__", "."): value for name, value in SAME.items()}}

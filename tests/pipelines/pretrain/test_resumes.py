@@ -9,13 +9,13 @@ import pytest
 import torch
 from filelock import FileLock
 
+from benchmarks.small_runs import SIZES
 from simvtp import files
 from simvtp.pipelines.arguments import parse_settings
 from simvtp.pipelines.pretrain import command as pretrain
 from simvtp.trainer.run_plan import RunPlan
 from simvtp.training import CheckpointStore, CheckpointWarning
-from tests.pipelines.conftest import SIZES
-from tests.pipelines.pretrain.test_pretrain import StopAfter, final_state
+from testing.pipelines.runs import StopAfter, final_state
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,8 @@ from simvtp.retrieval.reranking import match_best
 from simvtp.retrieval.video_index import VideoIndex, VideoIndexError, model_digest
 from simvtp.retrieval.video_index.tables import About
 from simvtp.retrieval.video_index.writer import IndexWriter, Moment
-from tests.data.conftest import write_video_file
-from tests.data.shard_files import write_shard
-from tests.pipelines.search.conftest import NUM_CLIPS
+from testing.data.shard_files import write_shard
+from testing.data.video_files import write_video_file
 
 
 @pytest.fixture(scope="session")
@@ -39,8 +38,8 @@ def names(found):
 
 
 def test_words_find_what_the_cosine_finds(searcher, records, gallery):
-    for number in range(0, NUM_CLIPS, 5):
-        found = searcher.search(records[number].captions[0], top=NUM_CLIPS)
+    for number in range(0, len(records), 5):
+        found = searcher.search(records[number].captions[0], top=len(records))
         cosine = gallery.text[number] @ gallery.video.T
         best = cosine.sort(descending=True)
         assert names(found) == [records[place].video_id for place in best.indices.tolist()]

@@ -11,18 +11,9 @@ from hypothesis import strategies as st
 from benchmarks.reference import reference_losses
 from simvtp.losses import ContrastiveLoss
 from simvtp.objective import Objective
-from tests.pipelines.pretrain.step.conftest import (
-    BETAS,
-    CLIP,
-    DECAY,
-    EPS,
-    LR,
-    split,
-    train_step,
-    weights_of,
-)
-from tests.sample_batches import samples_of, small_collator, small_model
-from tests.test_ranks import RANKS, run_ranks
+from testing.ranks import RANKS, run_ranks
+from testing.sample_batches import samples_of, small_collator, small_model
+from testing.train_steps import BETAS, CLIP, DECAY, EPS, LR, split, train_step, weights_of
 
 
 def first_update(weights, gradients):

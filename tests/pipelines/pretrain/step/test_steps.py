@@ -9,8 +9,8 @@ import torch
 from simvtp.layers import Attention
 from simvtp.losses import CachedContrast, ContrastiveLoss, FeatureMemory, SigmoidLoss
 from simvtp.objective import Objective
-from tests.pipelines.pretrain.step.conftest import split, train_step, weights_of
-from tests.sample_batches import samples_of, small_collator, small_model
+from testing.sample_batches import samples_of, small_collator, small_model
+from testing.train_steps import split, train_step, weights_of
 
 
 def state_of(optimizer):

@@ -20,7 +20,7 @@ from simvtp import SimVTP
 from simvtp.retrieval.video_index import VideoIndex, model_digest
 from simvtp.retrieval.video_index.tables import About
 from simvtp.retrieval.video_index.writer import IndexWriter, Moment
-from tests.pipelines.search.page.videos import FILES, write_video
+from testing.pipelines.page_videos import FILES, write_video
 
 ROOT = Path(__file__).parents[4]
 SERVED = Path(__file__).with_name("served.py")

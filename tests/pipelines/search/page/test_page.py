@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from simvtp.printing import printable
-from tests.pipelines.search.page.videos import FILES, HOSTILE, brightness
+from testing.pipelines.page_videos import FILES, HOSTILE, brightness
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

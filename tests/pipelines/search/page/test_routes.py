@@ -14,7 +14,7 @@ from starlette.requests import Request
 from simvtp.data.clip_table import ByteSpan
 from simvtp.pipelines.search.page import serve, uploads
 from simvtp.pipelines.search.page.file_part import file_part
-from tests.pipelines.search.page.videos import FILES, RATE, brightness
+from testing.pipelines.page_videos import FILES, RATE, brightness
 
 QUERIES = {file: query for file, _, query in FILES}
 

@@ -3,7 +3,7 @@
 import torch
 
 from simvtp.pipelines.pretrain.step import PretrainStep
-from tests.sample_batches import small_collator
+from testing.sample_batches import small_collator
 
 # AdamW's first update is almost the sign of the gradient; a large epsilon keeps it smooth.
 LR, BETAS, EPS, DECAY, CLIP = 0.1, (0.9, 0.95), 1.0, 0.2, 0.5

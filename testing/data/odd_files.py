@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from simvtp.decoding.video_file import READS_FLV
-from tests.data.conftest import numbered_frame, write_video_file
+from testing.data.video_files import numbered_frame, write_video_file
 
 NUM_FRAMES = 90
 RATE = 25

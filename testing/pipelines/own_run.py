@@ -1,4 +1,4 @@
-"""A run whose encoder is torch's own: `python -m tests.pipelines.pretrain.own_run SETTINGS`."""
+"""A run whose encoder is torch's own: `python -m testing.pipelines.own_run SETTINGS`."""
 
 import sys
 

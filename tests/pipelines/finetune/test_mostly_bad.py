@@ -11,11 +11,6 @@ from simvtp.pipelines.embed import command as embed
 from simvtp.pipelines.evaluate import command as evaluate
 from simvtp.pipelines.finetune import command as finetune
 from simvtp.pipelines.pretrain import command as pretrain
-from tests.pipelines.finetune.conftest import (
-    annotations,  # noqa: F401
-    command_for,  # noqa: F401
-    model_folder,  # noqa: F401
-)
 
 NUM_CLIPS, NUM_GOOD = 6, 2
 
@@ -42,7 +37,7 @@ def test_the_limit_holds_for_few_clips_too(num_bad, fits):
             require_few_bad(num_bad, 10, **limit)
 
 
-def test_evaluation(model_folder, mostly_bad, tmp_path, capsys):  # noqa: F811
+def test_evaluation(model_folder, mostly_bad, tmp_path, capsys):
     report = tmp_path / "figures.json"
     command = [f"--model={model_folder}", f"--data={mostly_bad}", "--workers=0"]
     assert evaluate.main([*command, f"--json={report}"]) == 1
@@ -51,7 +46,7 @@ def test_evaluation(model_folder, mostly_bad, tmp_path, capsys):  # noqa: F811
     assert evaluate.main([*command, "--max-bad-share=0.7"]) == 0
 
 
-def test_features(model_folder, mostly_bad, tmp_path, capsys):  # noqa: F811
+def test_features(model_folder, mostly_bad, tmp_path, capsys):
     out = tmp_path / "features.parquet"
     command = [f"--model={model_folder}", f"--data={mostly_bad}", f"--out={out}", "--workers=0"]
     assert embed.main(command) == 1
@@ -75,7 +70,7 @@ def test_pretraining(settings_for, mostly_bad, tmp_path, every, capsys):
     assert pretrain.main([*settings_for(out, **allowed), "--resume"]) == 0
 
 
-def test_fine_tuning(command_for, mostly_bad, tmp_path, capsys):  # noqa: F811
+def test_fine_tuning(command_for, mostly_bad, tmp_path, capsys):
     out = tmp_path / "run"
     command = command_for("retrieval", out, data__test=mostly_bad, run__epochs=1)
     command = [part for part in command if not part.startswith("--data.root")]
@@ -87,7 +82,7 @@ def test_fine_tuning(command_for, mostly_bad, tmp_path, capsys):  # noqa: F811
     assert all(entry["reason"] for entry in listed)
 
 
-def test_features_for_a_linear_layer(command_for, corpus, tmp_path, capsys):  # noqa: F811
+def test_features_for_a_linear_layer(command_for, corpus, tmp_path, capsys):
     paths = [str(record.path) for record in load_manifest(corpus.train)]
     for number in range(2):
         (tmp_path / f"{number}.mp4").write_bytes(b"no video")

@@ -1,0 +1,1 @@
+"""What tests share: oracles, odd inputs, small models, and ways to run things."""
