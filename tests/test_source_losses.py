@@ -13,7 +13,7 @@ from simvtp.objective import Objective
 from simvtp.pipelines.pretrain import PretrainStep
 from simvtp.trainer.log_interval import LogInterval
 from simvtp.training import build_optimizer
-from tests.sample_batches import samples_of, small_collator, small_model
+from testing.sample_batches import samples_of, small_collator, small_model
 
 LENGTHS = [3, 7, 4, 9, 3, 2]
 # Clips 0 and 1 are of the first source, none is of the second.
