@@ -5,6 +5,7 @@ import shlex
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,10 +76,14 @@ def _download(repository: str, options: Mapping[str, Any]) -> Path:
             snapshot_download(repository, allow_patterns=[*MODEL_FILES, *_FACT_FILES], **options)
         )
     except Exception as error:
+        shipped = shipped_models()
+        alike = get_close_matches(repository, shipped, n=1)
+        meant = f" (did you mean {alike[0]}?)" if alike else ""
         raise ValueError(
-            f"{repository!r} is neither a folder here nor could it be downloaded from the hub "
-            f"({type(error).__name__}: {error}); give the path of a folder written by "
-            f"save_pretrained, or a model of the library: {', '.join(shipped_models())}"
+            f"{repository!r} is neither a folder here nor a model of the library "
+            f"({', '.join(shipped)}){meant}, nor could it be downloaded from the hub; give the "
+            "path of a folder written by save_pretrained. The hub's client says: "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         ) from error
 
 

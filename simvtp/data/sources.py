@@ -1,5 +1,6 @@
 """Clips from whatever a setting names: a manifest, a folder of videos, or tar shards."""
 
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,6 +46,10 @@ def load_clips(
         if not _is_prepared(place) if place.is_dir() else is_file:
             return load_manifest(
                 place, root=root, columns=columns, follow_links=follow_links, left_out=left_out
+            )
+        if not place.exists() and not glob.has_magic(str(place)) and "{" not in str(place):
+            raise ShardError(
+                f"{source}: there is no such file or folder (from {Path.cwd()}); check the path"
             )
         if not place.is_dir() and ".tar" not in str(place):
             raise ShardError(

@@ -144,6 +144,8 @@ def _check_before(source: Source, span: tuple[int, int] | None, deadline: Deadli
     with BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
         start = 0 if span is None else span[0]
         end = file.seek(0, SEEK_END) if span is None else start + span[1]
+        if end <= start:
+            raise ClipError("the file is empty", unreadable=True)
         limits = deadline.limits
         limits.check_size(end - start)
         limits.check_entries(claimed_entries(file, start=start, end=end, deadline=deadline))

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from textwrap import shorten
 
 import av
 import torch
@@ -94,10 +95,13 @@ def _kernels() -> Iterator[tuple[str, str]]:
             try:
                 attend(tokens, tokens, tokens, layout=layout)
             except (RuntimeError, NotImplementedError, ImportError, ValueError) as error:
-                outcome = f"no: {str(error).splitlines()[0][:80]}"
+                why = shorten(str(error).splitlines()[0], 80, placeholder=" ...")
+                outcome = f"no: {why} ({device.type}, bf16)"
             else:
-                outcome = "runs"
-        yield f"attention by {name}", f"{outcome} ({device.type}, bf16)"
+                outcome = f"runs ({device.type}, bf16)"
+        if device.type == "cpu" and name != "sdpa":
+            outcome = "for GPUs only; nothing is missing here"
+        yield f"attention by {name}", outcome
 
 
 def _disks() -> Iterator[tuple[str, str]]:

@@ -76,6 +76,12 @@ def test_a_name_with_a_pattern_is_a_name(tmp_path):
         assert read_clip(tmp_path / f"image.{ending}", num_frames=2).shape == (2, 3, 32, 64)
 
 
+def test_an_empty_file_is_said_to_be_empty(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(ClipError, match=r"a\.mp4: the file is empty"):
+        read_clip(tmp_path / "a.mp4", num_frames=1)
+
+
 def test_photographs_of_a_camera_s_size_are_read_by_what_is_in_them(tmp_path):
     """FFmpeg takes their suffix for a pattern of names where the first bytes do not reach it."""
     ramp = np.add.outer(np.arange(192), np.arange(256)) // 2

@@ -75,8 +75,9 @@ class Columns(NamedTuple):
             said = f"path from columns {self.folder!r} and {self.path!r}"
         if self.caption is None:
             others = [name for name in names if name and name not in self]
-            among = f" among {', '.join(others[:_MAX_NAMED])}" if others else ""
-            return f"{said}, no column of captions{among}"
+            listed = ", ".join(others[:_MAX_NAMED])
+            fix = f" (there is {listed}; columns caption={others[0]}, if it holds them)"
+            return f"{said}, no column is known as captions{fix if others else ''}"
         return f"{said}, caption from {self.caption!r}"
 
 

@@ -81,7 +81,8 @@ def check_table(report: ClipReport) -> Table:
     figures = report.as_dict()
     copies = figures["identical_clips"]
     repeated = sum(figures["identical_captions"].values()) - len(figures["identical_captions"])
-    table = Table(title=f"{report.num_clips} clips", show_header=False)
+    clips = "1 clip" if report.num_clips == 1 else f"{report.num_clips} clips"
+    table = Table(title=clips, show_header=False)
     table.add_row("decode", f"{figures['decoded']} of {report.num_clips}")
     table.add_row("bad", str(len(report.bad) - report.num_faulty_rows))
     table.add_row("faulty rows or members", str(report.num_faulty_rows))
@@ -149,7 +150,8 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def _spread_text(figures: Mapping[str, float], unit: str) -> str:
     if not figures:
         return "-"
-    return ", ".join(f"{name} {value:.6g} {unit}".rstrip() for name, value in figures.items())
+    shown = {name: f"{value:,.1f}".removesuffix(".0") for name, value in figures.items()}
+    return ", ".join(f"{name} {value} {unit}".rstrip() for name, value in shown.items())
 
 
 def _most_common(counts: Mapping[str, int]) -> str:

@@ -141,6 +141,7 @@ def test_a_cut_shard_is_refused(shards: Path, share: float):
         ("{empty,empty}.tar", "named twice"),
         (".", "finished"),
         ("clips.doc", "neither a manifest"),
+        ("gone/away", "there is no such file or folder"),
     ],
 )
 def test_what_is_no_shard_is_named(
@@ -148,6 +149,7 @@ def test_what_is_no_shard_is_named(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "packed.tar.gz").touch()
+    (tmp_path / "clips.doc").touch()
     (tmp_path / "text.tar").write_text("no tar" * 1000)
     write_shard(tmp_path / "empty.tar", [])
     with pytest.raises(ShardError, match=expected):

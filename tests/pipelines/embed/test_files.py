@@ -125,7 +125,7 @@ def test_too_many_bad_videos_stop_the_run(model_folder, tmp_path, capsys):
     ("changed", "message"),
     [
         ({"out": "a.csv"}, "must end in .parquet"),
-        ({"model": "gone/away/folder"}, "is neither a folder here nor could it be downloaded"),
+        ({"model": "gone/away/folder"}, "is neither a folder here nor a model of the library"),
         ({"data": "gone.csv"}, "cannot read it (No such file"),
         ({"data": "empty.csv"}, "empty"),
         ({"data": "model"}, "no video in it or in its folders"),
