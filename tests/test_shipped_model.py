@@ -38,7 +38,7 @@ def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
 
 def test_an_unknown_name_is_told_those_that_ship(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ValueError, match=r"or a model of the library: shapes$"):
+    with pytest.raises(ValueError, match=r"nor a model of the library \(shapes\), nor could it"):
         SimVTP.from_pretrained("circles", local_files_only=True)
 
 

@@ -75,9 +75,11 @@ class Columns(NamedTuple):
             said = f"path from columns {self.folder!r} and {self.path!r}"
         if self.caption is None:
             others = [name for name in names if name and name not in self]
+            if not others:
+                return f"{said}, no captions"
             listed = ", ".join(others[:_MAX_NAMED])
-            fix = f" (there is {listed}; columns caption={others[0]}, if it holds them)"
-            return f"{said}, no column is known as captions{fix if others else ''}"
+            fix = f"columns caption={others[0]} if it holds them"
+            return f"{said}, no column is known as captions (there is {listed}; {fix})"
         return f"{said}, caption from {self.caption!r}"
 
 

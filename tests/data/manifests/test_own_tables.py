@@ -163,6 +163,12 @@ def test_lists_without_captions_are_for_what_needs_none(name: str, write: Write)
         load_retrieval(source)
 
 
+def test_a_column_that_may_be_captions_is_named(write: Write):
+    source = write("t.csv", "clip,what\nclips/swan.mp4,a swan\n")
+    said = "no column is known as captions (there is what; columns caption=what if it holds them)"
+    assert said in load_clips(source).summary()
+
+
 def test_an_id_is_the_name_of_a_file_without_its_ending(write: Write):
     source = write("t.csv", "video_id,text\nclips/geese,wild geese\n")
     assert pairs(source) == {"clips/geese.webm": ("wild geese",)}
