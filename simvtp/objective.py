@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from simvtp.batch import Batch
 from simvtp.config.checks import require, require_choice
 from simvtp.layers import (
-    PackedLayout,
-    gather_rows,
-    gather_tubelets,
+    Over,
     mean_count,
     num_ranks,
     rank,
     require_tensor,
+    to_device,
 )
 from simvtp.losses import (
     CachedContrast,
@@ -28,14 +27,21 @@ from simvtp.losses import (
     match_loss,
     pixel_error,
     sample_negatives,
+    sample_negatives_within,
     weigh,
     word_loss,
 )
 from simvtp.model import SimVTP
 from simvtp.source_losses import SourceLosses
-from simvtp.step_features import ExtraTerm, StepFeatures, encode_step, usable_terms
+from simvtp.step_features import (
+    ExtraTerm,
+    StepFeatures,
+    encode_step,
+    predict_pixels,
+    usable_terms,
+)
 from simvtp.step_flops import batch_flops
-from simvtp.step_tokens import SequenceGroup, StepTokens, TokenPart
+from simvtp.step_tokens import SequenceGroup, StepTokens, embed_step
 
 
 class Objective(nn.Module):
@@ -105,6 +111,7 @@ class Objective(nn.Module):
         self.contrast_text: Literal["clean", "masked"] = contrast_text
         self.match_text: Literal["clean", "masked"] = match_text
         self.negatives = negatives
+        self._has_sizes = model.config.clip_sizes == "up_to"
         self._pixel_error = pixel_error
 
     def forward(
@@ -214,6 +221,11 @@ class Objective(nn.Module):
         features = encode_step(self.model, batch, tokens=tokens, groups=self._groups(tokens, kinds))
         return features.pooled_video, features.pooled_text
 
+    @property
+    def _pairs_over(self) -> Over:
+        """Where matching takes its negatives from; of several sizes a rank knows its own only."""
+        return "rank" if self._has_sizes else self.contrast.negatives_over
+
     def _on(self, terms: Collection[str] | None) -> frozenset[str]:
         """The terms that a step computes."""
         weighted = {name for name, weight in self.weights.items() if weight > 0}
@@ -235,26 +247,14 @@ class Objective(nn.Module):
 
     def _embed(self, batch: Batch, kinds: frozenset[str], *, all_clips: bool = False) -> StepTokens:
         """Visible tubelets, with those of all ranks where asked, and captions, embedded."""
-        video = self.model.video_embedding(batch.video, batch.keep)
-        device = video.device
-        clips = PackedLayout((video.shape[1],) * len(video), device)
-        text = PackedLayout(tuple(batch.text_lengths), device)
-        # Matching pairs this rank's captions with the clips of all.
-        all_video = gather_rows(video, over=self.contrast.negatives_over if all_clips else "rank")
-        # Own clips stand among those of all ranks only where the others' are needed.
-        first_video = rank() * clips.total_tokens if len(all_video) > len(video) else 0
-        captions = {"masked": batch.masked_ids}
-        if "match" in kinds or ("text" in kinds and self.contrast_text == "clean"):
-            captions["clean"] = batch.token_ids
-        # One call for both kinds: the gradient of the word table is as large as the table.
-        words = self.model.text_embedding(
-            torch.cat(list(captions.values())), text.positions.repeat(len(captions))
+        needs_clean = "match" in kinds or ("text" in kinds and self.contrast_text == "clean")
+        return embed_step(
+            self.model,
+            batch,
+            captions=("masked", "clean") if needs_clean else ("masked",),
+            # Matching pairs this rank's captions with the clips of all.
+            clips_over=self._pairs_over if all_clips else "rank",
         )
-        parts = {"video": TokenPart(clips, first_video, 0)}
-        for number, name in enumerate(captions):
-            first = len(all_video) * video.shape[1] + number * text.total_tokens
-            parts[name] = TokenPart(text, first, first)
-        return StepTokens(torch.cat([all_video.flatten(0, 1), words]), parts)
 
     def _groups(self, tokens: StepTokens, kinds: frozenset[str]) -> dict[str, SequenceGroup]:
         """Sequences whose tokens are known beforehand, in the order they are packed."""
@@ -268,7 +268,7 @@ class Objective(nn.Module):
 
     def _has_pairs(self, batch: Batch, on: Collection[str]) -> bool:
         """Whether a step needs pairs that do not match, and there can be any."""
-        return "vtm" in on and len(batch.video) * num_ranks(self.contrast.negatives_over) > 1
+        return "vtm" in on and batch.num_clips * num_ranks(self._pairs_over) > 1
 
     def _pairs(self, tokens: StepTokens, negatives: Negatives) -> dict[str, SequenceGroup]:
         """The pairs that do not match."""
@@ -282,13 +282,16 @@ class Objective(nn.Module):
         return features.seen_through(partial(self.balance.tap, name=term))
 
     def _pixel_term(self, features: StepFeatures, own: SourceLosses) -> Tensor:
-        batch, config = features.batch, self.model.config
-        predictions = self.model.pixel_decoder(
-            features.tubelets, keep=batch.keep, decode=batch.decode
-        )
-        tubelets = gather_tubelets(batch.video, batch.decode, tubelet=config.tubelet)
-        own.pixels(predictions, tubelets, target=config.pixel_target)
-        return self._pixel_error(predictions, tubelets, target=config.pixel_target)
+        target = self.model.config.pixel_target
+        predictions, tubelets = predict_pixels(features)
+        own.pixels(predictions, tubelets, target=target)
+        pairs = zip(predictions, tubelets, strict=True)
+        errors = [self._pixel_error(predicted, cut, target=target) for predicted, cut in pairs]
+        if not self._has_sizes:
+            return errors[0]
+        counts = torch.tensor([float(cut.shape[:2].numel()) for cut in tubelets])
+        counts = to_device(counts, errors[0].device)
+        return (torch.stack(errors) * counts).sum() / mean_count(counts.sum())
 
     def _word_term(
         self, features: StepFeatures, num_words: float | None, own: SourceLosses
@@ -318,13 +321,16 @@ class Objective(nn.Module):
     def _draw(
         self, batch: Batch, similarity: Tensor | None, generator: torch.Generator | None
     ) -> Negatives:
-        return sample_negatives(
-            batch.keys,
-            similarity=similarity if self.negatives == "hard" else None,
-            temperature=self.contrast.temperature.detach(),
-            generator=generator,
-            negatives_over=self.contrast.negatives_over,
-        )
+        over, keys = self.contrast.negatives_over, batch.keys
+        scores = similarity if self.negatives == "hard" else None
+        how = {"temperature": self.contrast.temperature.detach(), "generator": generator}
+        if not self._has_sizes:
+            return sample_negatives(keys, similarity=scores, negatives_over=over, **how)
+        if scores is not None and num_ranks(over) > 1:
+            scores = scores.unflatten(1, (-1, batch.num_clips))[:, rank()]
+        # A clip of another size would be told by its size.
+        sizes = [len(group.video) for group in batch.groups]
+        return sample_negatives_within(keys, sizes=sizes, similarity=scores, **how)
 
     def _match_term(
         self,

@@ -30,8 +30,10 @@ class VideoEmbedder(Part, Protocol):
     def __call__(self, video: Tensor, index: Tensor | None = None, /) -> Tensor:
         """Embed uint8 clips `(batch, frames, channels, height, width)` of the config's size.
 
+        Of a config whose `clip_sizes` are `up_to`, they may also be shorter or smaller.
+
         Returns:
-            `(batch, tokens, width)`: of all tubelets of the config's grid, time first, then rows;
+            `(batch, tokens, width)`: of all tubelets of the clip's grid, time first, then rows;
             or of those at `index` `(batch, tokens)` int64 only.
         """
         ...
@@ -174,6 +176,7 @@ def _video_embedding(config: ModelConfig) -> nn.Module:
         positions=config.video_positions,
         with_contrast=config.video_input == "pixels and contrast",
         norm_eps=config.norm_eps if config.video_norm == "layer_norm" else None,
+        sizes=config.clip_sizes,
     )
 
 

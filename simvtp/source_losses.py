@@ -1,5 +1,6 @@
 """The losses of each source's own clips, for the log of a run that mixes several."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -35,13 +36,20 @@ class SourceLosses:
 
     @torch.no_grad()
     def pixels(
-        self, predictions: Tensor, tubelets: Tensor, *, target: Literal["normalized", "raw"]
+        self,
+        predictions: Sequence[Tensor],
+        tubelets: Sequence[Tensor],
+        *,
+        target: Literal["normalized", "raw"],
     ) -> None:
-        """Note each clip's reconstruction error; arguments as for `pixel_error`."""
-        if self._sources is None or not tubelets.numel():
+        """Note each clip's reconstruction error; for each size of clips as for `pixel_error`."""
+        if self._sources is None or not all(cut.numel() for cut in tubelets):
             return
-        errors = full_precision(predictions) - tubelet_targets(tubelets, target=target)
-        self._add("pixels", errors.square().mean(dim=(1, 2)), self._sources)
+        errors = [
+            (full_precision(predicted) - tubelet_targets(cut, target=target)).square().mean((1, 2))
+            for predicted, cut in zip(predictions, tubelets, strict=True)
+        ]
+        self._add("pixels", torch.cat(errors), self._sources)
 
     @torch.no_grad()
     def words(self, logits: Tensor, words: Tensor) -> None:

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from simvtp.batch import Batch
 from simvtp.config.checks import require, require_choice
-from simvtp.layers import PackedLayout, PackedTokens
+from simvtp.layers import (
+    PackedLayout,
+    PackedTokens,
+    gather_tubelets,
+    grid_of,
+    place_within,
+)
 from simvtp.model import SimVTP
 from simvtp.parts import Encoder
 from simvtp.step_tokens import SequenceGroup, StepTokens
@@ -61,9 +67,22 @@ class StepFeatures:
 
     @cached_property
     def tubelets(self) -> Tensor:
-        """The visible tubelets of the joint sequences, `(batch, num_keep, width)`."""
+        """The visible tubelets of the joint sequences, `(batch, num_keep, width)`.
+
+        Raises:
+            ValueError: as for `joint`, or the clips are of several sizes.
+        """
+        if self.batch.others:
+            raise ValueError("the clips are of several sizes; take tubelets_by_size")
+        return self.tubelets_by_size[0]
+
+    @cached_property
+    def tubelets_by_size(self) -> tuple[Tensor, ...]:
+        """The visible tubelets by size of the clips, `(clips, num_keep, width)` each."""
         visible = self.joint.values.index_select(0, self.joint_rows[0])
-        return visible.unflatten(0, self.batch.keep.shape)
+        shapes = [group.keep.shape for group in self.batch.groups]
+        parts = visible.split([clips * tokens for clips, tokens in shapes])
+        return tuple(part.unflatten(0, shape) for part, shape in zip(parts, shapes, strict=True))
 
     @cached_property
     def words(self) -> PackedTokens:
@@ -179,6 +198,36 @@ def encode_step(
         text = model.text_encoder.pool(encode(model.text_encoder, {"text": groups["text"]}))
     lengths = {name: group.lengths for name, group in shared.items()}
     return StepFeatures(batch, model, encoded, lengths, joint, rows, text)
+
+
+class PredictedPixels(NamedTuple):
+    """What the pixel decoder made of a step, by size of the clips.
+
+    Attributes:
+        predictions: `(clips, num_decode, values)` each.
+        tubelets: `(clips, num_decode, channels, frames, height, width)` uint8 each, what was there.
+    """
+
+    predictions: tuple[Tensor, ...]
+    tubelets: tuple[Tensor, ...]
+
+
+def predict_pixels(features: StepFeatures) -> PredictedPixels:
+    """Predict the tubelets that a step reconstructs, and cut them out."""
+    decoder, config = features.model.pixel_decoder, features.model.config
+    predictions: list[Tensor] = []
+    groups = features.batch.groups
+    for group, visible in zip(groups, features.tubelets_by_size, strict=True):
+        grid = grid_of(group.video, tubelet=config.tubelet)
+        keep, decode = (
+            place_within(index, grid=grid, within=config.grid)
+            for index in (group.keep, group.decode)
+        )
+        predictions.append(decoder(visible, keep=keep, decode=decode))
+    tubelets = (
+        gather_tubelets(group.video, group.decode, tubelet=config.tubelet) for group in groups
+    )
+    return PredictedPixels(tuple(predictions), tuple(tubelets))
 
 
 def _missing(kind: str) -> str:

@@ -36,7 +36,7 @@ def packed_step_flops(
     num_keep: int,
     num_decode: int,
     caption_lengths: Sequence[int],
-    num_masked_words: int,
+    num_masked_words: float,
     kinds: Collection[str] = ALL_KINDS,
 ) -> float:
     """SimVTP's step: joint, video, text and non-matching sequences, nothing thrown away.
@@ -94,14 +94,20 @@ def batch_flops(
     )
     if not all(isinstance(part, usual) for part, usual in parts):
         return None
-    return packed_step_flops(
-        model.config,
-        num_keep=batch.keep.shape[1],
-        num_decode=batch.decode.shape[1] if "pixels" in terms else 0,
-        caption_lengths=batch.text_lengths,
-        num_masked_words=len(batch.masked_index) if "words" in terms else 0,
-        kinds=kinds,
-    )
+    words_of_one = len(batch.masked_index) / batch.num_clips if "words" in terms else 0
+    total, first = 0.0, 0
+    for group in batch.groups:
+        clips = len(group.video)
+        total += packed_step_flops(
+            model.config,
+            num_keep=group.keep.shape[1],
+            num_decode=group.decode.shape[1] if "pixels" in terms else 0,
+            caption_lengths=batch.text_lengths[first : first + clips],
+            num_masked_words=clips * words_of_one,
+            kinds=kinds,
+        )
+        first += clips
+    return total
 
 
 def parts_flops(
@@ -112,7 +118,7 @@ def parts_flops(
     sequences: Sequence[int],
     num_keep: int,
     num_decode: int,
-    words: int,
+    words: float,
 ) -> float:
     """A step whose parts see so much.
 

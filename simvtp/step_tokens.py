@@ -1,13 +1,15 @@
 """The embedded tokens of one step, and the sequences that are made of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from simvtp.layers import PackedLayout, join_rows, to_device
+from simvtp.batch import Batch
+from simvtp.layers import Over, PackedLayout, gather_rows, join_rows, rank, to_device
+from simvtp.model import SimVTP
 
 
 class SequenceGroup(NamedTuple):
@@ -36,23 +38,20 @@ class TokenPart(NamedTuple):
     start: int
 
     def rows(self, chosen: Tensor | None = None) -> Tensor:
-        """Rows of this rank's tokens, or of those of other sequences of the same length.
+        """Rows of this rank's tokens, or of those of other sequences in their place.
 
         Args:
-            chosen: `(sequences,)` int64 numbers from `start` on, on the tokens' device.
-
-        Raises:
-            ValueError: sequences of different lengths would have to be chosen from.
+            chosen: `(sequences,)` int64 numbers from `start` on, on the tokens' device. Where
+                sequences are of several lengths, each must be as long as the one it stands for.
         """
         layout = self.layout
         if chosen is None:
             return torch.arange(self.first, self.first + layout.total_tokens, device=layout.device)
-        length = layout.lengths[0]
         if len(set(layout.lengths)) > 1:
-            raise ValueError(
-                "sequences are chosen by number where all have the same length, got lengths "
-                f"{layout.lengths[:8]}; choose those of another part"
-            )
+            total = layout.total_tokens
+            sequence = torch.repeat_interleave(layout.device_lengths, output_size=total)
+            return layout.offsets.long()[chosen[sequence]] + layout.positions + self.start
+        length = layout.lengths[0]
         places = torch.arange(self.start, self.start + length, device=layout.device)
         return (chosen[:, None] * length + places).flatten()
 
@@ -99,3 +98,38 @@ class StepTokens:
         if layouts not in self._orders:
             self._orders[layouts] = join_rows(*layouts)
         return self._orders[layouts]
+
+
+def embed_step(
+    model: SimVTP,
+    batch: Batch,
+    *,
+    captions: Sequence[Literal["masked", "clean"]],
+    clips_over: Over,
+) -> StepTokens:
+    """Embed a step's visible tubelets and its captions.
+
+    Args:
+        model: the model.
+        batch: the batch, on its device.
+        captions: which of the two kinds are needed.
+        clips_over: "ranks" also holds the clips of the others, which must be of one size.
+    """
+    embedded = [model.video_embedding(group.video, group.keep) for group in batch.groups]
+    device = embedded[0].device
+    lengths = tuple(clips.shape[1] for clips in embedded for _ in range(len(clips)))
+    clips, text = PackedLayout(lengths, device), PackedLayout(tuple(batch.text_lengths), device)
+    own = torch.cat([group.flatten(0, 1) for group in embedded])
+    all_clips = gather_rows(own, over=clips_over)
+    # Own clips stand among those of all ranks only where the others' are needed.
+    first_clip = rank() * len(own) if len(all_clips) > len(own) else 0
+    ids = {"masked": batch.masked_ids, "clean": batch.token_ids}
+    # One call for both kinds: the gradient of the word table is as large as the table.
+    words = model.text_embedding(
+        torch.cat([ids[kind] for kind in captions]), text.positions.repeat(len(captions))
+    )
+    parts = {"video": TokenPart(clips, first_clip, 0)}
+    for number, kind in enumerate(captions):
+        first = len(all_clips) + number * text.total_tokens
+        parts[kind] = TokenPart(text, first, first)
+    return StepTokens(torch.cat([all_clips, words]), parts)

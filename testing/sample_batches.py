@@ -58,10 +58,16 @@ def samples_of(caption_lengths: list[int], *, seed: int = 0) -> list[Sample]:
     return samples
 
 
-def small_collator(*, video_ratio: float = 0.75, text_ratio: float = 0.5) -> Collator:
+def small_collator(
+    *,
+    video_ratio: float = 0.75,
+    text_ratio: float = 0.5,
+    tubelet: tuple[int, int, int] | None = None,
+) -> Collator:
     return Collator(
         TubeMasker((2, 4, 4), ratio=video_ratio),
         text_masker=TextMasker(MASK, special_ids=SPECIAL, ratio=text_ratio),
+        tubelet=tubelet,
     )
 
 

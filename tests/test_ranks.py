@@ -119,6 +119,40 @@ def test_objective_is_that_of_the_global_batch(tmp_path, ranks):
         assert (total - expected).norm() <= 1e-5 * expected.norm() + 1e-7
 
 
+# Each clip of the middle of a rank is alone with its size: no other rank's takes its place.
+SHAPES = [(4, 16, 16), (4, 16, 16), (2, 16, 16), (4, 8, 8), (4, 8, 8), (2, 16, 8)]
+
+
+def mixed_terms(numbers):
+    samples = [
+        sample._replace(video=sample.video[:frames, :, :height, :width].contiguous())
+        for sample, (frames, height, width) in zip(
+            samples_of([3, 5, 4, 4, 2, 6]), SHAPES, strict=True
+        )
+    ]
+    objective = Objective(small_model(clip_sizes="up_to"))
+    batch = small_collator(video_ratio=0.5, tubelet=(2, 4, 4))([samples[n] for n in numbers])
+    result = objective(batch)
+    (result.total / world_size()).backward()
+    gradients = [parameter.grad for parameter in objective.parameters()]
+    return [{name: term.detach() for name, term in result.terms.items()}, gradients]
+
+
+def mixed_terms_of_half(rank):
+    return mixed_terms(range(3 * rank, 3 * rank + 3))
+
+
+def test_ranks_with_clips_of_other_sizes_are_those_of_the_global_batch(tmp_path):
+    terms, gradients = mixed_terms(range(6))
+    results = run_ranks(mixed_terms_of_half, tmp_path)
+    for name, term in terms.items():
+        mean = sum(result[0][name] for result in results) / RANKS
+        torch.testing.assert_close(mean, term, rtol=1e-5, atol=1e-6)
+    for number, expected in enumerate(gradients):
+        total = sum(result[1][number] for result in results)
+        assert (total - expected).norm() <= 1e-5 * expected.norm() + 1e-7
+
+
 def norm_of_part(rank):
     size = len(LENGTHS) // world_size()
     own = slice(size * rank, size * rank + size)

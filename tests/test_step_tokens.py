@@ -2,7 +2,6 @@
 
 from itertools import chain
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,7 +62,15 @@ def test_another_sequence_of_all_ranks_can_be_chosen(data, count, ranks, rank):
     assert torch.equal(tokens.join("video", chosen={"video": own}).rows, tokens.join("video").rows)
 
 
-def test_sequences_of_different_lengths_are_not_chosen_by_number():
-    tokens = build({"text": [2, 3]})
-    with pytest.raises(ValueError, match=r"the same length, got lengths \(2, 3\)"):
-        tokens.join("text", chosen={"text": torch.tensor([1, 0])})
+@given(data=st.data(), lengths=st.lists(st.integers(1, 3), min_size=1, max_size=5))
+def test_of_several_lengths_one_as_long_stands_in(data, lengths):
+    tokens = build({"before": [1], "clips": lengths})
+    tokens = StepTokens(
+        tokens.values,
+        {"clips": tokens.parts["clips"]._replace(start=tokens.parts["clips"].first)},
+    )
+    alike = [[other for other, length in enumerate(lengths) if length == own] for own in lengths]
+    chosen = [data.draw(st.sampled_from(numbers)) for numbers in alike]
+    group = tokens.join("clips", chosen={"clips": torch.tensor(chosen)})
+    own = sequences_of(tokens, "clips")
+    assert [rows.tolist() for rows in group.rows.split(group.lengths)] == [own[n] for n in chosen]

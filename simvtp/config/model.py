@@ -82,6 +82,9 @@ class ModelConfig:
         video_input: what the encoder sees of a tubelet: its pixels (the paper's), or also its
             pixels less their mean, over their spread, as the targets are. From scratch a small
             model learns to fill tubelets in far sooner with both.
+        clip_sizes: clips are all of the size above (the paper's), or some are shorter or smaller,
+            such as stills of one tubelet in time; those have the places that come first along
+            time, height and width. With `video_positions: axes` these are places in the picture.
         text_encoder: captions by themselves go through the one encoder, or through a second one
             of their own, as the paper fine-tunes for retrieval.
         video_norm: a LayerNorm over the embedded tubelets, as CLIP has it, or none (the paper's).
@@ -112,6 +115,7 @@ class ModelConfig:
     padding_id: int = 0
     video_positions: Literal["formula", "learned", "axes"] = "formula"
     video_input: Literal["pixels", "pixels and contrast"] = "pixels"
+    clip_sizes: Literal["fixed", "up_to"] = "fixed"
     text_encoder: Literal["shared", "own"] = "shared"
     video_norm: Literal["none", "layer_norm"] = "none"
     pooling: Literal["norm_then_mean", "mean_then_norm"] = "norm_then_mean"

@@ -11,6 +11,7 @@ from simvtp.config.checks import require_sizes, require_whole
 from simvtp.layers import (
     gather_tubelets,
     grid_of,
+    place_within,
     require_tensor,
     sincos_axes,
     sincos_positions,
@@ -34,6 +35,8 @@ class VideoEmbedding(nn.Module):
         with_contrast: also see each tubelet without its brightness, as `tubelet_contrast` makes
             it, through a projection of its own.
         norm_eps: of a LayerNorm over the embedded tubelets, as CLIP has it; None for none.
+        sizes: clips have the grid's size, or a shorter or smaller one: theirs are the first places
+            along each axis.
         num_channels: colour channels.
         mean: mean of each channel, in units of full intensity.
         std: standard deviation of each channel, likewise.
@@ -56,6 +59,7 @@ class VideoEmbedding(nn.Module):
         positions: Literal["formula", "learned", "axes"] = "formula",
         with_contrast: bool = False,
         norm_eps: float | None = None,
+        sizes: Literal["fixed", "up_to"] = "fixed",
         num_channels: int = 3,
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
@@ -66,6 +70,7 @@ class VideoEmbedding(nn.Module):
         require_sizes("grid", grid, "time, height, width")
         require_sizes("tubelet", tubelet, "frames, height, width")
         self.grid = grid
+        self.sizes = sizes
         self.tubelet = tubelet
         self.num_channels = num_channels
         self.projection = nn.Conv3d(num_channels, width, kernel_size=tubelet, stride=tubelet)
@@ -92,7 +97,8 @@ class VideoEmbedding(nn.Module):
 
         Args:
             video: `(batch, frames, channels, height, width)` uint8.
-            index: `(batch, tokens)` int64 flat tubelet numbers, e.g. `TubeMask.keep`.
+            index: `(batch, tokens)` int64 flat tubelet numbers in the clips' own grid, e.g.
+                `TubeMask.keep`.
 
         Returns:
             `(batch, tokens, width)`.
@@ -102,19 +108,19 @@ class VideoEmbedding(nn.Module):
             ValueError: the clip is not uint8 or not of the size the positions are for, or the
                 index is not int64 with a row for each clip.
         """
-        self._check(video)
+        grid = self._checked_grid(video)
         if index is None:
-            index = torch.arange(len(self.positions), device=video.device).expand(len(video), -1)
+            index = torch.arange(math.prod(grid), device=video.device).expand(len(video), -1)
         tubelets = gather_tubelets(video, index, tubelet=self.tubelet)
         pixels = (tubelets.to(self.mean.dtype) / 255 - self.mean) / self.std
         weight = self.projection.weight.flatten(1)
         tokens = functional.linear(pixels.flatten(2), weight, self.projection.bias)
         if self.contrast is not None:
             tokens = tokens + self.contrast(tubelet_contrast(tubelets).flatten(2).to(pixels.dtype))
-        tokens = tokens + self.positions[index]
+        tokens = tokens + self.positions[place_within(index, grid=grid, within=self.grid)]
         return tokens if self.norm is None else self.norm(tokens)
 
-    def _check(self, video: Tensor) -> None:
+    def _checked_grid(self, video: Tensor) -> tuple[int, int, int]:
         axes, fix = "(batch, frames, channels, height, width)", "one clip is clip.unsqueeze(0)"
         require_tensor("video", video, axes, fix=fix)
         if video.dtype != torch.uint8:
@@ -122,7 +128,9 @@ class VideoEmbedding(nn.Module):
                 f"video must be uint8 with values 0 to 255, got {video.dtype}; normalisation "
                 "happens inside the model"
             )
-        if grid_of(video, tubelet=self.tubelet) != self.grid or video.shape[2] != self.num_channels:
+        grid = grid_of(video, tubelet=self.tubelet)
+        fits = grid == self.grid or self.sizes == "up_to"
+        if not fits or video.shape[2] != self.num_channels:
             frames, height, width = (
                 count * size for count, size in zip(self.grid, self.tubelet, strict=True)
             )
@@ -131,3 +139,4 @@ class VideoEmbedding(nn.Module):
                 f"{(frames, self.num_channels, height, width)} per clip, got "
                 f"{tuple(video.shape[1:])}; sample and crop the clip to that size"
             )
+        return grid

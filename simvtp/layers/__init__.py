@@ -51,6 +51,7 @@ from simvtp.layers.tubelets import (
     gather_tubelets,
     grid_of,
     place_tubelets,
+    place_within,
     tubelet_contrast,
 )
 
@@ -84,6 +85,7 @@ __all__ = [
     "own_rows",
     "pack",
     "place_tubelets",
+    "place_within",
     "rank",
     "recompute_blocks",
     "require_alike",

@@ -78,6 +78,34 @@ def grid_of(video: Tensor, *, tubelet: tuple[int, int, int]) -> tuple[int, int, 
     return slices, rows, columns
 
 
+def place_within(
+    index: Tensor, *, grid: tuple[int, int, int], within: tuple[int, int, int]
+) -> Tensor:
+    """Numbers that tubelets of a small clip have in a larger grid, at its first places.
+
+    Args:
+        index: int64 flat tubelet numbers in the clip's own grid.
+        grid: tubelets along time, height and width of the clip.
+        within: the same of the larger grid.
+
+    Returns:
+        int64 numbers of the same shape; `index` itself where the two grids are one.
+
+    Raises:
+        ValueError: the clip's grid is larger along some axis.
+    """
+    if any(own > most for own, most in zip(grid, within, strict=True)):
+        raise ValueError(
+            f"a clip may have up to {' x '.join(map(str, within))} tubelets along time, height and "
+            f"width, got {' x '.join(map(str, grid))}; cut a shorter or smaller one"
+        )
+    if grid[1:] == within[1:]:
+        return index
+    rows, columns = grid[1:]
+    time, place = index // (rows * columns), index % (rows * columns)
+    return (time * within[1] + place // columns) * within[2] + place % columns
+
+
 def place_tubelets(tubelets: Tensor, *, grid: tuple[int, int, int]) -> Tensor:
     """Inverse of gathering all tubelets in order.
 

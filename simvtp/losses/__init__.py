@@ -4,7 +4,12 @@ from simvtp.losses.balance import GradientBalance, weigh
 from simvtp.losses.contrast import Contrast, contrastive_loss, false_negatives, sigmoid_loss
 from simvtp.losses.distillation import distillation_loss
 from simvtp.losses.grad_cache import CachedContrast, cache_contrast
-from simvtp.losses.match import Negatives, match_loss, sample_negatives
+from simvtp.losses.match import (
+    Negatives,
+    match_loss,
+    sample_negatives,
+    sample_negatives_within,
+)
 from simvtp.losses.memory import FeatureMemory
 from simvtp.losses.pair_losses import ContrastiveLoss, PairLoss, SigmoidLoss
 from simvtp.losses.pixels import (
@@ -40,6 +45,7 @@ __all__ = [
     "pixel_loss",
     "pixel_targets",
     "sample_negatives",
+    "sample_negatives_within",
     "sigmoid_loss",
     "tubelet_pixels",
     "tubelet_statistics",

@@ -1,5 +1,6 @@
 """Video-text matching loss (VTM) and its negatives."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -81,6 +82,53 @@ def sample_negatives(
     fallback = (own + 1) % num_pairs
     valid = ~excluded.all(dim=1)
     return Negatives(torch.where(valid, index, fallback), valid)
+
+
+def sample_negatives_within(
+    keys: Tensor,
+    *,
+    sizes: Sequence[int],
+    similarity: Tensor | None = None,
+    temperature: float | Tensor = 0.05,
+    generator: torch.Generator | None = None,
+) -> Negatives:
+    """Draw one other video of the same group for each text, out of this rank's.
+
+    Args:
+        keys: `(batch,)` int64, equal for pairs that are no negatives of each other.
+        sizes: pairs in each group; the groups stand one after the other. A pair that is alone in
+            its group has no negative.
+        similarity: `(batch, batch)` cosines of texts with videos; None draws uniformly.
+        temperature: as for `sample_negatives`.
+        generator: as for `sample_negatives`.
+
+    Returns:
+        The negatives, numbered in the batch.
+
+    Raises:
+        TypeError: as for `sample_negatives`.
+        ValueError: the groups are not of as many pairs as there are keys; or as there.
+    """
+    if sum(sizes) != len(keys):
+        raise ValueError(
+            f"sizes must add up to the batch of {len(keys)} pairs, got {list(sizes)[:8]}; name "
+            "every group"
+        )
+    first, drawn = 0, list[Negatives]()
+    for size in sizes:
+        own = slice(first, first + size)
+        found = Negatives(torch.zeros_like(keys[own]), torch.zeros_like(keys[own]).bool())
+        if size > 1:
+            found = sample_negatives(
+                keys[own],
+                similarity=None if similarity is None else similarity[own, own],
+                temperature=temperature,
+                generator=generator,
+                negatives_over="rank",
+            )
+        drawn.append(Negatives(found.videos + first, found.valid))
+        first = own.stop
+    return Negatives(*(torch.cat(parts) for parts in zip(*drawn, strict=True)))
 
 
 def match_loss(positives: Tensor, negatives: Tensor, *, valid: Tensor | None = None) -> Tensor:
