@@ -10,7 +10,7 @@ from simvtp.config.checks import (
     require_share,
     require_sound,
 )
-from simvtp.config.data_source import DataSource, require_mixable
+from simvtp.config.data_source import DataSource, require_mixable, sizes_of
 from simvtp.config.mask_counts import num_decoded_tubelets, num_hidden_tubes
 from simvtp.config.model import ModelConfig
 from simvtp.config.spacing import DEFAULT_SPACING, FrameSpacing
@@ -272,8 +272,18 @@ class PretrainConfig:
         )
 
     def _check_masks(self) -> None:
-        """Refuse ratios that this model's grid rounds to nothing, before a step has to."""
-        slices, rows, columns = self.model.grid
+        """Refuse ratios that a source's grid rounds to nothing, before a step has to."""
+        sizes = [sizes_of(source, self.model) for source in self.data.sources]
+        for model in {self.model, *sizes}:
+            self._check_masks_of(model)
+        require(
+            self.data.cache_gb == 0 or {self.model} == {self.model, *sizes},
+            f"data.cache_gb {self.data.cache_gb:g} keeps clips of one size, the sources' are of "
+            "several; set it to 0",
+        )
+
+    def _check_masks_of(self, model: ModelConfig) -> None:
+        slices, rows, columns = model.grid
         masking = self.masking
         hidden = num_hidden_tubes(
             rows * columns, ratio=masking.video_ratio, name="masking.video_ratio"

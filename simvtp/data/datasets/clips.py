@@ -1,7 +1,8 @@
 """Samples for training and evaluation: clips decoded, cropped and paired with a caption."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -58,6 +59,34 @@ class ClipTransform(Protocol):
     def __call__(self, video: torch.Tensor, *, generator: torch.Generator) -> torch.Tensor:
         """Cut uint8 `(frames, channels, height, width)` to a square."""
         ...
+
+
+class ClipCut(NamedTuple):
+    """How long a clip is, and how it is cropped.
+
+    Attributes:
+        num_frames: its frames.
+        transform: crop, the same for all frames.
+    """
+
+    num_frames: int
+    transform: ClipTransform
+
+
+class CutBySource(NamedTuple):
+    """How clips are cut where each source has its own size.
+
+    Attributes:
+        ends: the number after the last clip of each source.
+        cuts: how each source's clips are cut.
+    """
+
+    ends: tuple[int, ...]
+    cuts: tuple[ClipCut, ...]
+
+    def __call__(self, index: int) -> ClipCut:
+        """How the clip of an index is cut."""
+        return self.cuts[bisect_right(self.ends, index)]
 
 
 class RandomClips(Dataset[T], ABC, Generic[T]):
@@ -171,10 +200,14 @@ class RandomClips(Dataset[T], ABC, Generic[T]):
         # Most runs list nothing; to read a record then is a tenth of a kept sample's time.
         return self.quarantine.reason(self.record(index)) if self.quarantine.lists_any else None
 
+    def cut(self, index: int) -> ClipCut:
+        """How the clip of an index is cut: all alike, unless a dataset says otherwise."""
+        return ClipCut(self.num_frames, self.transform)
+
     def read(self, index: int, *, epoch: int, generator: torch.Generator) -> torch.Tensor:
         """A random clip of an index's video, cropped: `(frames, channels, size, size)` uint8."""
         frames = self._frames(index, epoch, generator)
-        return self.transform(frames, generator=generator).contiguous()
+        return self.cut(index).transform(frames, generator=generator).contiguous()
 
     def _frames(self, index: int, epoch: int, generator: torch.Generator) -> torch.Tensor:
         if not self.num_starts:
@@ -210,18 +243,18 @@ class RandomClips(Dataset[T], ABC, Generic[T]):
         )
 
     def _decode(self, index: int, epoch: int, generator: torch.Generator) -> torch.Tensor:
-        record = self.record(index)
+        record, cut = self.record(index), self.cut(index)
         list_it = partial(self.quarantine.add, record, epoch=epoch, unreadable=True)
         seconds = None if self.time_limit is None else 2 * self.time_limit
         stuck = ended_if_stuck(record.name, seconds=seconds, report=list_it)
         with stuck, self.places.at(index, epoch):
             return read_clip(
                 self.files.local(record.path),
-                num_frames=self.num_frames,
+                num_frames=cut.num_frames,
                 seconds=self.spacing.seconds,
                 stride=self.spacing.stride,
                 generator=generator,
-                short_side=self.transform.short_side,
+                short_side=cut.transform.short_side,
                 span=record.span,
                 time_limit=self.time_limit,
             )
@@ -253,6 +286,7 @@ class ClipDataset(RandomClips[Sample]):
         tokenizer: turns captions into ids.
         max_text_length: longest caption in tokens.
         num_noise: uniform random numbers that come with each sample.
+        cut_of: how the clip of an index is cut; None: all as `reading` says.
         **reading: how clips are read, as for RandomClips.
     """
 
@@ -263,9 +297,11 @@ class ClipDataset(RandomClips[Sample]):
         tokenizer: Tokenizer,
         max_text_length: int,
         num_noise: int,
+        cut_of: Callable[[int], ClipCut] | None = None,
         **reading: Any,
     ) -> None:
         super().__init__(**reading)
+        self.cut_of = cut_of
         require_records(records)
         self.records = records
         self.tokenizer = tokenizer
@@ -284,6 +320,10 @@ class ClipDataset(RandomClips[Sample]):
         if isinstance(self.records, ClipMixture):
             return self.records.clips_of(self.records.source_of(index))
         return super().others_like(index)
+
+    def cut(self, index: int) -> ClipCut:
+        """How the clip of an index is cut."""
+        return super().cut(index) if self.cut_of is None else self.cut_of(index)
 
     def sample(self, index: int, *, epoch: int, generator: torch.Generator) -> Sample:
         """A clip with one of its captions."""

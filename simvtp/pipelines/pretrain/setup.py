@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from simvtp.batch import Collator
 from simvtp.config import DataConfig, DataSource, ModelConfig, PretrainConfig
-from simvtp.config.data_source import names_of
+from simvtp.config.data_source import names_of, sizes_of
 from simvtp.data import (
     ClipDataset,
     ClipMixture,
@@ -29,6 +29,7 @@ from simvtp.data import (
     vocabulary_size,
 )
 from simvtp.data.corpus.rendering import render_corpus
+from simvtp.data.datasets.clips import ClipCut, CutBySource
 from simvtp.data.shards.fetch import ClipFiles
 from simvtp.data.sources import require_captions
 from simvtp.files import write_whole
@@ -228,6 +229,7 @@ def build_collator(
         decode_masker=decode_masker,
         whole_words=masking.text_unit == "word",
         source_ends=source_ends,
+        tubelet=sizes.tubelet if sizes.clip_sizes == "up_to" else None,
     )
 
 
@@ -281,6 +283,22 @@ def _order(
     return ShardOrder(shard_sizes, global_batch=global_batch, shuffle_buffer=buffer)
 
 
+def _cut(data: DataConfig, sizes: ModelConfig) -> ClipCut:
+    crop = MultiScaleCrop(
+        sizes.image_size, scales=data.crop_scales, flip_probability=data.flip_probability
+    )
+    return ClipCut(sizes.num_frames, crop)
+
+
+def _cuts(config: PretrainConfig, train: ClipTable | ClipMixture) -> CutBySource | None:
+    """How the clips of each source are cut; None where all are cut alike."""
+    sizes = [sizes_of(source, config.model) for source in config.data.sources]
+    if all(size == config.model for size in sizes):
+        return None
+    ends = train.ends if isinstance(train, ClipMixture) else (len(train),)
+    return CutBySource(ends, tuple(_cut(config.data, size) for size in sizes))
+
+
 def _build_dataset(
     config: PretrainConfig,
     *,
@@ -295,11 +313,8 @@ def _build_dataset(
         tokenizer=tokenizer,
         num_frames=sizes.num_frames,
         spacing=data.spacing,
-        transform=MultiScaleCrop(
-            sizes.image_size,
-            scales=data.crop_scales,
-            flip_probability=data.flip_probability,
-        ),
+        transform=_cut(data, sizes).transform,
+        cut_of=_cuts(config, train),
         max_text_length=sizes.max_text_length,
         num_noise=collator.num_noise(max_text_length=sizes.max_text_length),
         seed=config.run.seed,
