@@ -181,7 +181,8 @@ def test_python_runs_from_the_first_block_to_the_last(document, clips, tmp_path,
 _OPERATORS = "&|;()"
 _OURS = ("simvtp", "export", "benchmarks")
 # Programs that are not the library's, and their options that the text speaks of.
-_OTHERS = {"cd", "curl", "docker", "git", "mkdocs", "source", "pip", "pytest", "python", "sleep", "srun"}
+_OTHERS = {"cd", "curl", "docker", "git", "mkdocs", "pip", "pytest", "python", "sleep"}
+_OTHERS |= {"source", "srun"}
 _OTHERS_OPTIONS = {"--model-repository", "--no-deps", "--nproc-per-node"}
 _OTHERS_OPTIONS |= {"--dist", "--signals-to-handle", "--requeue"}
 
