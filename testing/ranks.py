@@ -5,12 +5,18 @@ from pathlib import Path
 import torch
 from torch import distributed, multiprocessing
 
+from simvtp.data.processes import import_ahead
+
 RANKS = 2
 
 
 def run_ranks(function, folder: Path, *, ranks=RANKS):
     """Results of `function(rank)` on each of some processes."""
-    multiprocessing.spawn(_join_group, args=(function, folder, ranks), nprocs=ranks)
+    # Forked from a process that has imported the library: each would take seconds to do so.
+    import_ahead("testing.sample_batches")
+    multiprocessing.start_processes(
+        _join_group, args=(function, folder, ranks), nprocs=ranks, start_method="forkserver"
+    )
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(ranks)]
 
 

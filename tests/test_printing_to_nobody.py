@@ -31,3 +31,14 @@ def test_a_closed_output_is_told_on_the_standard_error():
         "tee"
     )
     process.stderr.close()
+
+
+def test_the_list_of_commands_may_be_read_in_part():
+    code = "from simvtp.pipelines.console import main; raise SystemExit(main(['--help']))"
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **piped) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 0

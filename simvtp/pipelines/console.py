@@ -10,12 +10,13 @@ import runpy
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from rich.table import Table
 
 from simvtp.extras import MissingPackageError, needs
-from simvtp.printing import Console
+from simvtp.printing import Console, OutputClosedError
 
 
 class Command(NamedTuple):
@@ -60,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the first words name; the exit code is its own, 2 for no such one."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
-        _tell_commands()
+        with suppress(OutputClosedError):
+            _tell_commands()
         return 0
     if words[0] == "completion":
         return _print_completion(words[1:])

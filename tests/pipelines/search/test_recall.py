@@ -10,11 +10,14 @@ from simvtp.data.corpus.rendering import render_corpus
 from simvtp.pipelines import evaluate
 from simvtp.pipelines.search.demo import demo_index
 from simvtp.pipelines.search.searcher import Searcher
+from testing.by_hand import by_hand
+
+LONG = (pytest.mark.slow, pytest.mark.timeout(1800))
 
 
 @pytest.mark.parametrize(
     ("num_held_out", "num_others", "top"),
-    [(8, 8, 3), pytest.param(256, 1744, 10, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])],
+    [(8, 8, 3), (16, 112, 10), by_hand(256, 1744, 10, marks=LONG)],
 )
 def test_recall_is_that_of_evaluation(num_held_out, num_others, top, shapes, tmp_path):
     sizes = {"num_train": num_others, "num_validation": num_held_out}
