@@ -1,5 +1,6 @@
 """What a model does with video files that are named in Python: embed them, rank them by a text."""
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
@@ -8,8 +9,11 @@ from torch import Tensor
 
 from simvtp.config.checks import require_at_least
 from simvtp.data.captions import caption_list
+from simvtp.data.tokenizer import is_mostly_unknown
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     # At run time this would import PyAV and torchvision for models that open no file.
     from simvtp.clip_features import ClipEmbedder
     from simvtp.data.listed_files import File, LeftOut
@@ -112,6 +116,7 @@ class FileMethods:
         queries = caption_list(query)
         if top is not None:
             require_at_least(1, top=top)
+        _warn_of_unknown(getattr(self, "tokenizer", None), queries)
         self.eval()
         with torch.no_grad():
             text = self.encode_text(queries).cpu()
@@ -133,6 +138,16 @@ class FileMethods:
             for row in (text @ features.T).tolist()
         ]
         return ranked[0] if isinstance(query, str) else ranked
+
+
+def _warn_of_unknown(tokenizer: "Tokenizer | None", queries: Sequence[str]) -> None:
+    unknown = [q for q in queries if tokenizer is not None and is_mostly_unknown(tokenizer, q)]
+    if unknown:
+        warnings.warn(
+            f"{unknown[0]!r:.80} is mostly words that the model's vocabulary lacks: scores mean "
+            "little; a model knows the words it was pre-trained with",
+            stacklevel=3,
+        )
 
 
 def _order(scores: Sequence[float]) -> list[int]:

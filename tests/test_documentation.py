@@ -184,7 +184,7 @@ _OURS = ("simvtp", "export", "benchmarks")
 _OTHERS = {"cd", "curl", "docker", "git", "mkdocs", "pip", "pytest", "python", "sleep"}
 _OTHERS |= {"source", "srun"}
 _OTHERS_OPTIONS = {"--model-repository", "--no-deps", "--nproc-per-node"}
-_OTHERS_OPTIONS |= {"--dist", "--signals-to-handle", "--requeue"}
+_OTHERS_OPTIONS |= {"--dist", "--signals-to-handle", "--requeue", "--index-url"}
 
 
 class Parsed(BaseException):

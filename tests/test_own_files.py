@@ -14,7 +14,7 @@ from simvtp.retrieval.embedding import embed
 from simvtp.retrieval.gallery import embed_gallery
 from testing.data.video_files import write_video_file
 
-QUERIES = ["a red circle moves left", "a green box stands still"]
+QUERIES = ["a red circle moves left", "a green moon gets bigger"]
 LENGTHS = {"b": 40, "a": 24, "c": 9}
 
 
@@ -170,3 +170,9 @@ def test_a_model_of_no_numbers_is_told(files):
         next(broken.encoder.parameters()).fill_(float("nan"))
     with pytest.raises(ValueError, match=r"features of .*b\.mp4 are not finite"):
         broken.embed_files(files)
+
+
+def test_a_query_of_unknown_words_is_warned_of(model, files):
+    with pytest.warns(UserWarning, match="'zebra yawns' is mostly words that the model's vocab"):
+        ranked = model.rank("zebra yawns", files)
+    assert len(ranked) == len(files)

@@ -1,10 +1,10 @@
 """Ask a Triton server that serves a repository of `python -m export.triton`.
 
     pip install 'tritonclient[http]'
-    python examples/triton/client.py --text "a red circle moves left"
+    python examples/triton/client.py --text "a red circle moves to the left"
     python examples/triton/client.py --video clip.mp4
-    python examples/triton/client.py --video clip.mp4 --text "a red circle moves left"
-    python examples/triton/client.py --text "a red circle moves left" --among CLIPS
+    python examples/triton/client.py --video clip.mp4 --text "a red circle moves to the left"
+    python examples/triton/client.py --text "a red circle moves to the left" --among CLIPS
 
 Prints an embedding, or for both the probability that they belong together, or the videos of a
 folder in the order of their similarity. `--save FILE.npy` keeps the embedding.

@@ -2,7 +2,7 @@
 
 import re
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ from tokenizers.trainers import WordPieceTrainer
 SPECIAL_NAMES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _WRITTEN_SPECIAL = re.compile(r"\[(PAD|UNK|CLS|SEP|MASK)\]")
 _MIN_LENGTH = 3
+_CONTINUED = "##"
+_SHORT_PIECE = 2
 # Scripts that put no spaces between words: each letter with its marks is a word of its own.
 _SPACELESS = ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan")
 # WordPiece makes [UNK] of words that are longer than this.
@@ -173,11 +175,23 @@ def encode_caption(tokenizer: Tokenizer, text: str, *, max_length: int) -> Encod
 
 
 def is_mostly_unknown(tokenizer: Tokenizer, text: str) -> bool:
-    """Whether more than half of a caption's tokens are [UNK], so that others look the same."""
+    """Whether more than half of a caption's words are none of the vocabulary's.
+
+    Such a word is [UNK], or is put together of pieces of one or two letters.
+    """
     special = special_token_ids(tokenizer)
-    ids = tokenizer.encode(_spelt_out(text)).ids
-    words = [token for token in ids if token not in (special.cls, special.sep)]
-    return 2 * words.count(special.unknown) > len(words)
+    encoding = tokenizer.encode(_spelt_out(text))
+    pieces: dict[int, list[str]] = {}
+    for word, token in zip(encoding.word_ids, encoding.ids, strict=True):
+        if word is not None and token not in (special.cls, special.sep):
+            piece = "" if token == special.unknown else tokenizer.id_to_token(token)
+            pieces.setdefault(word, []).append(piece.removeprefix(_CONTINUED))
+    unknown = sum(_is_spelt(word) for word in pieces.values())
+    return 2 * unknown > len(pieces)
+
+
+def _is_spelt(pieces: Sequence[str]) -> bool:
+    return "" in pieces or (len(pieces) > 1 and max(map(len, pieces)) <= _SHORT_PIECE)
 
 
 def _spelt_out(text: str) -> str:

@@ -15,7 +15,7 @@ _MOST_LOOKED_AT = 10_000
 def tell_unknown_captions(
     console: Console, tokenizer: Tokenizer | None, records: Sequence[ClipRecord]
 ) -> None:
-    """Say how many captions are mostly unknown, of clips chosen evenly where there are very many.
+    """Say how many captions are mostly unknown words; of very many clips some are looked at.
 
     Nothing is said where none is.
     """
@@ -35,10 +35,10 @@ def tell_unknown_texts(
     if not unknown:
         return
     console.note(
-        f"note: {len(unknown):,} of {len(texts):,} {what} are mostly [UNK], words that the "
-        f"vocabulary lacks, such as {shown(unknown[0])}: the model cannot tell them apart. A model "
-        "knows the language it was pre-trained with: --data.tokenizer with a vocabulary of that "
-        "language, or without, which trains one on the captions",
+        f"note: {len(unknown):,} of {len(texts):,} {what} are mostly words that the vocabulary "
+        f"lacks, such as {shown(unknown[0])}: their scores mean little. A model knows the words it "
+        "was pre-trained with (shapes knows drawn shapes only). For other words pre-train one on "
+        "captions that hold them: --data.tokenizer with a vocabulary, or without, which trains one",
         style="yellow",
     )
 

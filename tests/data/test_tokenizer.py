@@ -228,3 +228,10 @@ def test_captions_that_are_mostly_unknown(vocab_file: Path):
         is_mostly_unknown(tokenizer, text)
         for text in ("a dog", "a zebra", "a wild zebra", "一只狗", "", "[UNK]")
     ] == [False, False, True, True, False, False]
+
+
+def test_words_that_are_spelt_letter_by_letter_are_unknown():
+    tokenizer = train_tokenizer(["a red circle moves left", "a dig in"])
+    assert is_mostly_unknown(tokenizer, "dogs cried")
+    assert not is_mostly_unknown(tokenizer, "a red dogs")
+    assert not is_mostly_unknown(tokenizer, "a red circled")

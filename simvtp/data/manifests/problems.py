@@ -59,7 +59,7 @@ class Problems:
             self.first.append(problem)
 
     def __str__(self) -> str:
-        lines = [f"{self.count} problem{'s' * (self.count > 1)}", *self.first]
+        lines = [f"{self.count} problem{'s' * (self.count > 1)}:", *self.first]
         if self.count > _MAX_REPORTED:
             lines.append(f"... and {self.count - _MAX_REPORTED} more")
         return "\n  ".join(lines)

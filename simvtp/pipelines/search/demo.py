@@ -56,6 +56,8 @@ def demo_index(corpus: Corpus, model: SimVTP, *, num_others: int, num_workers: i
         words = [f"--model={SHIPPED}", f"--data={manifest}", f"--workers={num_workers}"]
         if index([*words, f"--out={place}"]):
             raise RuntimeError(f"the demo was not indexed: mend what is said, or delete {place}")
+        if not _is_whole(place, len(clips)):
+            raise RuntimeError("the demo is not indexed to its end; the same command goes on")
     return place
 
 

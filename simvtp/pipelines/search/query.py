@@ -51,7 +51,8 @@ def text_vector(model: SimVTP, text: str) -> Tensor:
     """
     if not text.strip():
         raise ValueError(
-            "the query is empty; write what the video shows, such as 'a red circle moves left'"
+            "the query is empty; write what the video shows, such as 'a red circle moves to the "
+            "left'"
         )
     return model.encode_text(text)[0].cpu()
 

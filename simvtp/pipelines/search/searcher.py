@@ -38,7 +38,7 @@ class Searcher:
     """Searches an index with its model::
 
         searcher = Searcher.open("my-index")
-        for hit in searcher.search("a red circle moves left", rerank=16).hits:
+        for hit in searcher.search("a red circle moves to the left", rerank=16).hits:
             print(hit.file, hit.start, hit.score)
 
     Args:

@@ -200,7 +200,7 @@ def test_another_models_vectors_are_refused(refused, shapes, tmp_path):
 
 
 def test_words_that_the_model_does_not_know_are_told(search):
-    assert "1 of 1 queries are mostly [UNK]" in search("犬が走る")
+    assert "1 of 1 queries are mostly words that the vocabulary lacks" in search("犬が走る")
 
 
 def test_an_index_from_elsewhere_opens_no_video_by_itself(index_folder, videos, tmp_path, capsys):
