@@ -2,32 +2,24 @@
 
 import time
 from datetime import timedelta
+from functools import partial
 
 import pytest
-import torch
 from torch import distributed
-from torch.multiprocessing.spawn import spawn
 
 from simvtp.training import Agreement, MainFailedError, is_main, main_first, require_same
+from testing.ranks import run_ranks
 
 TIMEOUT_SECONDS = 3
 
 
-def join(rank, function, folder):
-    distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/group",
-        rank=rank,
-        world_size=2,
-        timeout=timedelta(seconds=TIMEOUT_SECONDS),
-    )
-    torch.save(function(folder), folder / f"{rank}.pt")
-    distributed.destroy_process_group()
+def on_rank(function, folder, rank):
+    return function(folder)
 
 
 def results_of(function, folder):
-    spawn(join, args=(function, folder), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    timeout = timedelta(seconds=TIMEOUT_SECONDS)
+    return run_ranks(partial(on_rank, function, folder), folder, timeout=timeout)
 
 
 def slow_main(folder):
