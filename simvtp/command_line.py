@@ -130,7 +130,8 @@ def add_data_options(
         group: of options that exclude each other, of which `--data` is one.
     """
     (group or parser).add_argument("--data", required=required, help=said)
-    parser.add_argument("--root", type=Path, help="folder of the clips of --data; default: its own")
+    said = "folder of the clips of --data, or https:// or s3:// address; default: its own folder"
+    parser.add_argument("--root", type=str, help=said)
     parser.add_argument(
         "--columns",
         metavar="path=X,caption=Y",

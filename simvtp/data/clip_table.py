@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from simvtp.data.manifests.checks import MAX_CAPTION_CHARACTERS
 from simvtp.data.manifests.problems import shown
-from simvtp.data.places import Command, Place, Url
+from simvtp.data.places import Command, Place, Url, named_root
 from simvtp.printing import printable
 
 _ROWS_PER_BATCH = 16_384
@@ -92,7 +92,7 @@ class ClipTable(Sequence[ClipRecord]):
 
     Args:
         file: as `write_clip_table` made it.
-        root: folder that the names in it are relative to.
+        root: folder, or address, that the names in it are relative to.
         source: what the table was read from, for messages.
         shards: where each shard lies, by its name in the table; None when each clip has a file of
             its own.
@@ -113,7 +113,7 @@ class ClipTable(Sequence[ClipRecord]):
         shards: Mapping[str, Place] | None = None,
     ) -> None:
         self.file = Path(file)
-        self.root = Path(root) if isinstance(root, str) else root
+        self.root = named_root(root)
         self.source = source
         self.shards = shards
         try:
@@ -237,10 +237,17 @@ class ClipTable(Sequence[ClipRecord]):
                 runs.append((name, size))
         return runs
 
-    def _below_root(self, name: str) -> Path:
+    def _below_root(self, name: str) -> Path | Url:
         path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or isinstance(self.root, Url):
-            raise ValueError(f"{self.file}: {name!r} is no file below {self.root}; make it again")
+        try:
+            if isinstance(self.root, Url):
+                return self.root.below(name)
+            if path.is_absolute() or ".." in path.parts:
+                raise ValueError("it leaves the root")
+        except ValueError as error:
+            raise ValueError(
+                f"{self.file}: {name!r} is no file below {self.root} ({error}); make it again"
+            ) from error
         return Path(self.root, path)
 
 

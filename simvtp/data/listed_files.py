@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from simvtp.data.clip_table import ClipRecord
 from simvtp.data.video.clips import ClipError
+from simvtp.decoding.frame_names import has_frames
 from simvtp.printing import PlainColumn, progress_console
 
 File = str | os.PathLike[str]
@@ -39,7 +40,7 @@ def records_of(files: Sequence[File], *, left_out: LeftOut | None = None) -> lis
     records = [ClipRecord(Path(file).name, Path(file), ()) for file in files]
     if not records:
         raise ValueError("there must be at least one video file, got none")
-    missing = [record.name for record in records if not Path(str(record.path)).is_file()]
+    missing = [record.name for record in records if not _is_there(Path(str(record.path)))]
     if missing and left_out is None:
         raise ValueError(
             f"{len(missing)} of the {len(records)} files are not there: "
@@ -47,6 +48,10 @@ def records_of(files: Sequence[File], *, left_out: LeftOut | None = None) -> lis
             f"paths, or {_HOW_TO_LEAVE_OUT}"
         )
     return records
+
+
+def _is_there(path: Path) -> bool:
+    return path.is_file() or (path.is_dir() and has_frames(path))
 
 
 _HOW_TO_LEAVE_OUT = (

@@ -8,8 +8,12 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 _PIPE = "pipe:"
+# What ends a path there, or stands for several files; `quote` disarms the rest.
+_STRANGE_IN_HTTP = re.compile(r"[\x00-\x1f\x7f\\]")
+_STRANGE_IN_STORE = re.compile(r"[\x00-\x1f\x7f\\*?\[\]{}#%]")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -35,6 +39,33 @@ class Url:
             )
         return Url(f"{self.address.rstrip('/')}/{name}")
 
+    def below(self, name: str) -> "Url":
+        """The file of this name, as `name_below` gives it, below the address."""
+        self.name_below(name)
+        is_http = self.address.startswith(("http://", "https://"))
+        return Url(f"{self.address.rstrip('/')}/{quote(name) if is_http else name}")
+
+    def name_below(self, written: str) -> str:
+        """A file's name below the address, from what stands in a table: that name, or its URL.
+
+        What a table says opens nothing but single files below what a user typed.
+
+        Raises:
+            ValueError: it is a URL elsewhere, or may mean something else than one such file.
+        """
+        begin, name = self.address.rstrip("/") + "/", written
+        is_http = begin.startswith(("http://", "https://"))
+        if "://" in written:
+            if not written.startswith(begin):
+                raise ValueError(f"it does not begin with {begin}, the root")
+            name = written.removeprefix(begin)
+            name = unquote(name, errors="strict") if is_http else name
+        parts = name.split("/")
+        strange = _STRANGE_IN_HTTP if is_http else _STRANGE_IN_STORE
+        if strange.search(name) or "::" in name or any(part in ("", ".", "..") for part in parts):
+            raise ValueError("it names no single file below the root")
+        return name
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -47,6 +78,18 @@ class Command:
 
 
 Place = Path | Url | Command
+
+
+def named_root(named: str | Path | Url) -> Path | Url:
+    """What a user means by a root: a folder, or an address that clips lie below.
+
+    Raises:
+        ValueError: it is a command.
+    """
+    place = named_place(named)
+    if isinstance(place, Command):
+        raise ValueError(f"a root must be a folder or an address, got the command {place}")
+    return place
 
 
 def named_place(named: str | Place) -> Place:

@@ -8,7 +8,7 @@ from simvtp.data.clip_table import ClipRecord, ClipTable
 from simvtp.data.manifests.loading import LISTERS, MANIFEST_ENDINGS, load_manifest
 from simvtp.data.manifests.names import VIDEO_ENDINGS
 from simvtp.data.manifests.problems import ManifestError
-from simvtp.data.places import Place, named_place
+from simvtp.data.places import Place, Url, named_place
 from simvtp.data.shards.fetch import ShardCache
 from simvtp.data.shards.index import TABLE_NAME, ShardError
 from simvtp.data.shards.listing import load_shards
@@ -19,7 +19,7 @@ _CAPTIONED = (".csv", ".tsv", ".jsonl", ".parquet")
 def load_clips(
     source: str | Place,
     *,
-    root: str | Path | None = None,
+    root: str | Path | Url | None = None,
     columns: str | None = None,
     follow_links: bool = False,
     cache: ShardCache | None = None,
@@ -30,7 +30,7 @@ def load_clips(
     Args:
         source: as `load_manifest` or `load_shards` takes it. A string is what a user typed:
             it may be a URL or a `pipe:` command, so never pass one that stands in a file.
-        root: folder of a manifest's clips.
+        root: folder of a manifest's clips, or the address that they lie below.
         columns: columns of a table, as `path=file,caption=text`.
         follow_links: clips and folders of them may be links that lead out of the root.
         cache: holds copies of remote shards.

@@ -17,6 +17,7 @@ from simvtp.decoding.decoded_frames import (
     to_array,
 )
 from simvtp.decoding.display import pixel_shape, shown_sides
+from simvtp.decoding.frame_folder import FrameFolder, open_frames
 from simvtp.decoding.limits import DEFAULT_LIMITS, ClipError, Deadline, Limits
 from simvtp.decoding.timeline import (
     LostPlaceError,
@@ -27,7 +28,7 @@ from simvtp.decoding.timeline import (
     packet_timeline,
     reads_from_start,
 )
-from simvtp.decoding.video_file import Source, named_errors, open_video
+from simvtp.decoding.video_file import Source, is_folder, named_errors, open_video
 
 _SECONDS = 0.25
 _DIGITS = 6
@@ -136,7 +137,8 @@ def read_clips(
     it follows the clock. A still image is a video of one frame.
 
     Args:
-        source: video file, or the bytes of one.
+        source: video file, the bytes of one, or a folder of numbered pictures, of which no others
+            are read than a clip shows.
         positions: place of each clip's start among all possible ones, in [0, 1]; None is the
             centre.
         num_frames: frames of a clip.
@@ -161,6 +163,9 @@ def read_clips(
     request = _Request(num_frames, seconds, stride, tuple(positions), short_side, part)
     _check_request(request)
     deadline = Deadline(time_limit, limits)
+    if is_folder(source):
+        with named_errors(source):
+            return _read_pictures(open_frames(source), request, deadline)
     opened: _Opened = {"source": source, "span": span, "deadline": deadline}
     with named_errors(source):
         with suppress(LostPlaceError), open_video(**opened) as (container, stream):
@@ -256,6 +261,24 @@ def _read(
         limits=limits,
     )
     starts = tuple((clips[:, 0] * seconds).tolist())
+    return SharedFrames(frames, places.reshape(clips.shape), starts)
+
+
+def _read_pictures(pictures: FrameFolder, request: _Request, deadline: Deadline) -> SharedFrames:
+    """Clips of a folder of pictures: each frame is a file, and no other one is opened."""
+    interval = float(1 / pictures.rate)
+    deadline.limits.check_frames(len(pictures.names))
+    clips = _places(len(pictures.names), request, interval=interval)
+    distinct, places = np.unique(np.floor(clips + _ROUNDING), return_inverse=True)
+    numbers = [int(number) for number in distinct]
+    frames = to_array(
+        pictures.frames(numbers, deadline),
+        num_frames=len(numbers),
+        short_side=request.short_side,
+        shape=pictures.shape(numbers[0], deadline),
+        limits=deadline.limits,
+    )
+    starts = tuple((clips[:, 0] * interval).tolist())
     return SharedFrames(frames, places.reshape(clips.shape), starts)
 
 

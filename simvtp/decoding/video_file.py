@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import SEEK_END, BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import av
 import av.logging
@@ -14,6 +14,7 @@ from av.error import ArgumentError, ExitError, FFmpegError
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from simvtp.decoding.frame_folder import open_frames
 from simvtp.decoding.limits import TOO_SLOW, ClipError, Deadline
 from simvtp.decoding.mp4_index import claimed_entries
 
@@ -81,7 +82,7 @@ def open_video(
     """Open a local file and its main video stream; nothing in it can make FFmpeg open another.
 
     Args:
-        source: the file, or the bytes of one.
+        source: the file, the bytes of one, or a folder of numbered pictures.
         span: offset and size, in bytes, of the video in the file; None when the file is the video.
         deadline: also ends single calls that wait for data; with it come the limits.
 
@@ -90,6 +91,8 @@ def open_video(
     """
     deadline = Deadline(None) if deadline is None else deadline
     limits = deadline.limits
+    if is_folder(source):
+        source = open_frames(source).joined(deadline)
     address, protocols = _address(source, span)
     settings: dict[str, Any] = {
         "options": {"protocol_whitelist": protocols, "format_whitelist": _DEMUXERS},
@@ -131,6 +134,11 @@ def open_video(
         limits.check_pixels(stream.codec_context.width, stream.codec_context.height)
         limits.check_frames(stream.frames)
         yield container, stream
+
+
+def is_folder(source: Source) -> TypeGuard[str | Path]:
+    """Whether a video is a folder of pictures."""
+    return not isinstance(source, bytes) and Path(source).is_dir()
 
 
 def _check_before(source: Source, span: tuple[int, int] | None, deadline: Deadline) -> bytes:

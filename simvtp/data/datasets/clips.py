@@ -16,7 +16,7 @@ from simvtp.data.clip_table import ClipRecord
 from simvtp.data.datasets.quarantine import KILLED, Quarantine, TooManyBadClips
 from simvtp.data.datasets.reading_places import ReadingPlaces, ended_if_stuck
 from simvtp.data.mixtures.clips import ClipMixture
-from simvtp.data.shards.fetch import ClipFiles, ShardCache
+from simvtp.data.shards.fetch import ClipFiles, ShardCache, local_clip
 from simvtp.data.tokenizer import encode_caption
 from simvtp.data.video.clips import ClipError, read_clip
 from simvtp.data.video.decoded_clips import DecodedClips
@@ -249,7 +249,7 @@ class RandomClips(Dataset[T], ABC, Generic[T]):
         stuck = ended_if_stuck(record.name, seconds=seconds, report=list_it)
         with stuck, self.places.at(index, epoch):
             return read_clip(
-                self.files.local(record.path),
+                local_clip(self.files, record),
                 num_frames=cut.num_frames,
                 seconds=self.spacing.seconds,
                 stride=self.spacing.stride,

@@ -14,7 +14,7 @@ from simvtp.config.checks import require_at_least
 from simvtp.data.clip_table import ClipRecord
 from simvtp.data.datasets.clips import require_records
 from simvtp.data.processes import Lost, isolated
-from simvtp.data.shards.fetch import ShardCache
+from simvtp.data.shards.fetch import ShardCache, local_clip
 from simvtp.data.video.clips import ClipError, read_clips
 from simvtp.data.video.transforms import CentreCrop
 
@@ -91,7 +91,7 @@ class ViewDataset(Dataset[ViewedClip]):
         record = self.records[index]
         try:
             shared = read_clips(
-                self.cache.local(record.path),
+                local_clip(self.cache, record),
                 positions=self.positions,
                 num_frames=self.num_frames,
                 seconds=self.spacing.seconds,
@@ -173,13 +173,14 @@ def read_views(
         FetchError: a remote shard cannot be copied.
     """
     cache = ShardCache() if cache is None else cache
-    settings = {**settings, "time_limit": time_limit}
+    settings = {**settings, "time_limit": time_limit, "cache": cache}
 
     def jobs() -> Iterator[_Job]:
         for index in range(start, len(records)):
             record = records[index]
-            # Here, since a copy over the network may take longer than any video.
-            yield _Job(index, replace(record, path=cache.local(record.path)), settings)
+            # Here, since a copy of a shard may take longer than any video; of a clip it does not.
+            path = record.path if record.span is None else cache.local(record.path)
+            yield _Job(index, replace(record, path=path), settings)
 
     if num_workers == 0:
         for job in jobs():

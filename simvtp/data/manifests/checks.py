@@ -6,10 +6,14 @@ import stat
 import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from simvtp.data.manifests.problems import ProblemError, shown
 from simvtp.data.manifests.rows import Row
+from simvtp.data.places import Url
+from simvtp.decoding.frame_names import frame_rate, has_frames
+from simvtp.decoding.limits import ClipError
 
 MAX_CAPTION_CHARACTERS = 10_000
 _BROKEN_CHARACTERS = re.compile("[\0\ud800-\udfff]")
@@ -99,15 +103,30 @@ def checked_path(row: Row, base: str, *, check_files: bool, follow_links: bool =
             found = next(filter(None, map(_followed, _written_alike(path, base))), None)
             if found is None:
                 continue
-            path, target = found
+            path, target, is_folder = found
             if not follow_links and not _is_below(target, _real_folder(base)):
                 message = (
                     f"path {shown(written)} is a link out of the root; set root to hold its "
                     "target, or follow such links (--follow-links)"
                 )
                 raise ProblemError(row.line, message)
+            if is_folder:
+                _require_rate(row, target)
         return path.removeprefix(base.rstrip("/") + "/")
     raise MissingFileError(row)
+
+
+def checked_address(row: Row, base: str, **_: object) -> str:
+    """The first of the row's paths as a name below an address; nobody asks whether it is there."""
+    written = row.paths[0]
+    if not isinstance(written, str) or not written.strip():
+        raise ProblemError(row.line, f"path must be a non-empty text, got {shown(written)}")
+    _require_whole_characters(row, "path", written)
+    try:
+        return Url(base).name_below(written)
+    except ValueError as error:
+        message = f"path {shown(written)}: {error}; give a name below {base}, or change root"
+        raise ProblemError(row.line, message) from error
 
 
 def _written_alike(path: str, base: str) -> Iterator[str]:
@@ -118,10 +137,10 @@ def _written_alike(path: str, base: str) -> Iterator[str]:
         yield from (base + unicodedata.normalize(form, inside) for form in ("NFC", "NFD"))
 
 
-def _followed(path: str) -> tuple[str, str] | None:
-    """The path and the file it leads to in the end; one call of the system unless it is a link.
+def _followed(path: str) -> tuple[str, str, bool] | None:
+    """The path, the file it leads to in the end, and whether that is a folder of a video's frames.
 
-    None where there is no file.
+    One call of the system unless it is a link or a folder; None where there is neither.
     """
     try:
         folder, name = os.path.split(path)
@@ -130,9 +149,18 @@ def _followed(path: str) -> tuple[str, str] | None:
         if stat.S_ISLNK(status.st_mode):
             target = os.path.realpath(target, strict=True)
             status = os.stat(target)  # noqa: PTH116
+        is_folder = stat.S_ISDIR(status.st_mode) and has_frames(target)
     except (OSError, RuntimeError):
         return None
-    return (path, target) if stat.S_ISREG(status.st_mode) else None
+    return (path, target, is_folder) if is_folder or stat.S_ISREG(status.st_mode) else None
+
+
+def _require_rate(row: Row, target: str) -> None:
+    """Refuse a folder of pictures that nobody knows the speed of."""
+    try:
+        frame_rate(Path(target))
+    except ClipError as error:
+        raise ProblemError(row.line, str(error)) from error
 
 
 @lru_cache(maxsize=1024)

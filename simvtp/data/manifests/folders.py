@@ -1,4 +1,7 @@
-"""A folder of videos: its files and those of its folders, each with the captions beside it."""
+"""A folder of videos: its files and those of its folders, each with the captions beside it.
+
+A folder of numbered pictures is a video, too, where `fps.txt` says how many a second they are.
+"""
 
 import hashlib
 import json
@@ -13,6 +16,7 @@ from simvtp.data.manifests.names import VIDEO_ENDINGS, is_video
 from simvtp.data.manifests.problems import ManifestError, ProblemError
 from simvtp.data.manifests.rows import Listing, Row, Rows
 from simvtp.data.manifests.text import marked_encoding
+from simvtp.decoding.frame_names import RATE_NAME, frame_names
 
 _SIDECARS = (".txt", ".json")
 _MAX_SIDECAR_BYTES = 1 << 22
@@ -23,9 +27,10 @@ class FoundVideos(NamedTuple):
 
     Attributes:
         base: the root, absolute and without dots.
-        names: videos, from the root, in alphabetical order.
+        names: videos, from the root, in alphabetical order; some may be folders of pictures.
         sidecars: file of captions of a video, by the video's name.
         num_links: folders that are links and were not entered.
+        num_pictured: videos that are folders of pictures.
         follow_links: files and folders may lie anywhere.
     """
 
@@ -33,6 +38,7 @@ class FoundVideos(NamedTuple):
     names: list[str]
     sidecars: dict[str, str]
     num_links: int
+    num_pictured: int
     follow_links: bool
 
     def state(self) -> str:
@@ -56,7 +62,8 @@ class FoundVideos(NamedTuple):
         counts = [f"{kinds.count(kind)} {kind}" for kind in _SIDECARS if kind in kinds]
         beside = f"captions in {' and '.join(counts)} beside them" if counts else "no captions"
         links = f"; {self.num_links} linked folders not entered" if self.num_links else ""
-        return Listing(f"videos of a folder, {beside}{links}", self._rows(asked))
+        pictured = f", {self.num_pictured} of them folders of pictures" if self.num_pictured else ""
+        return Listing(f"videos of a folder{pictured}, {beside}{links}", self._rows(asked))
 
     def _rows(self, asked: Mapping[str, str]) -> Rows:
         for name in self.names:
@@ -96,6 +103,8 @@ class FoundVideos(NamedTuple):
 def find_videos(source: Path, base: str, *, follow_links: bool) -> FoundVideos:
     """Videos of a folder and of all folders in it, without hidden ones (`._a.mp4`), or one video.
 
+    Numbered pictures are a video where there is none beside them and their rate is told.
+
     Args:
         source: the folder, or the video, below the root.
         base: the root, absolute and without dots.
@@ -105,8 +114,8 @@ def find_videos(source: Path, base: str, *, follow_links: bool) -> FoundVideos:
         OSError: a folder cannot be read.
         ManifestError: there is no video.
     """
-    found = FoundVideos(base, [], {}, 0, follow_links)
-    num_links = 0
+    found = FoundVideos(base, [], {}, 0, 0, follow_links)
+    num_links, pictured, timeless = 0, 0, ""
     is_folder = source.is_dir()
     top = str(source if is_folder else source.parent)
     for place, files, links in _walk(top, follow_links=follow_links):
@@ -114,21 +123,48 @@ def find_videos(source: Path, base: str, *, follow_links: bool) -> FoundVideos:
         inside = os.path.relpath(place, base)
         begin = "" if inside == "." else f"{inside}/"
         sidecars = {name.lower(): name for name in files if name.lower().endswith(_SIDECARS)}
-        for name in files if is_folder else [source.name]:
-            if is_video(name):
-                found.names.append(begin + name)
-                if (sidecar := _sidecar_of(name.lower(), sidecars)) is not None:
-                    found.sidecars[begin + name] = begin + sidecar
+        videos = [name for name in (files if is_folder else [source.name]) if is_video(name)]
+        for name in videos:
+            found.names.append(begin + name)
+            if (sidecar := _sidecar_of(name.lower(), sidecars)) is not None:
+                found.sidecars[begin + name] = begin + sidecar
         if not is_folder:
             break
+        if not videos and inside != "." and frame_names(files):
+            if not _has_rate(place):
+                timeless = timeless or inside
+                continue
+            pictured += 1
+            found.names.append(inside)
+            beside = (f"{inside}{ending}" for ending in _SIDECARS)
+            if sidecar := next((name for name in beside if Path(base, name).is_file()), None):
+                found.sidecars[inside] = sidecar
     if not found.names:
-        linked = f" ({num_links} folders in it are links)" if num_links else ""
         raise ManifestError(
-            f"{source}: no video in it or in its folders{linked}; a video ends in "
-            f"{', '.join(VIDEO_ENDINGS)}"
+            f"{source}: no video in it or in its folders{_why_none(num_links, timeless)}"
         )
     found.names.sort()
-    return found._replace(num_links=num_links if is_folder else 0)
+    return found._replace(num_links=num_links if is_folder else 0, num_pictured=pictured)
+
+
+def _why_none(num_links: int, timeless: str) -> str:
+    """What to say where no video was found.
+
+    Args:
+        num_links: folders that are links and were not entered.
+        timeless: a folder of pictures whose rate nobody tells; empty for none.
+    """
+    if timeless:
+        return (
+            f"; {timeless} holds numbered pictures: write how many a second they are into "
+            f"{RATE_NAME} in there, or in the folder above"
+        )
+    linked = f" ({num_links} folders in it are links)" if num_links else ""
+    return f"{linked}; a video ends in {', '.join(VIDEO_ENDINGS)}"
+
+
+def _has_rate(folder: str) -> bool:
+    return any((place / RATE_NAME).is_file() for place in (Path(folder), Path(folder).parent))
 
 
 def _sidecar_of(video: str, sidecars: Mapping[str, str]) -> str | None:

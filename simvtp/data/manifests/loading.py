@@ -21,6 +21,7 @@ import numpy as np
 from simvtp.data.clip_table import ClipRecord, ClipTable, write_clip_table
 from simvtp.data.manifests.checks import (
     MissingFileError,
+    checked_address,
     checked_captions,
     checked_id,
     checked_path,
@@ -33,7 +34,8 @@ from simvtp.data.manifests.parquet import PARQUET_ENDINGS, list_parquet
 from simvtp.data.manifests.problems import ManifestError, ProblemError, Problems, shown
 from simvtp.data.manifests.rows import Listing, Rows
 from simvtp.data.manifests.tables import TABLE_ENDINGS, list_table
-from simvtp.data.places import cache_folder
+from simvtp.data.places import Url, cache_folder, named_root
+from simvtp.decoding.frame_names import has_frames
 
 _FORMAT = 2
 SHEET_ENDINGS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
@@ -48,7 +50,7 @@ MANIFEST_ENDINGS = (*LISTERS, *SHEET_ENDINGS)
 def load_manifest(
     path: str | Path,
     *,
-    root: str | Path | None = None,
+    root: str | Path | Url | None = None,
     columns: str | None = None,
     follow_links: bool = False,
     check_files: bool = True,
@@ -67,7 +69,8 @@ def load_manifest(
       `{path: caption or [captions]}`, which is read whole: prefer the others for millions of rows;
     - a folder, which stands for the videos in it and in its folders; the lines of `a.txt`, else
       what `a.json` has as captions, are the captions of `a.mp4` beside it. One video is a folder of
-      one.
+      one. A folder of numbered pictures is a video: `fps.txt` in it, or in the folder above, says
+      how many a second they are.
 
     Without an id the path is the id. Rows of the same id and path become one clip with several
     captions, in the order of their first row. Where there is no column of captions, or nothing
@@ -80,7 +83,9 @@ def load_manifest(
 
     Args:
         path: the manifest, a folder of videos, or a video.
-        root: folder that holds every clip; paths are relative to it. Default: the manifest's.
+        root: folder that holds every clip; paths are relative to it. Default: the manifest's. Or
+            an address, such as `https://host/clips/` or `s3://bucket/clips/`: paths are names below
+            it, or URLs that begin with it, and a file is copied when it is first read.
         columns: columns of a table or fields of JSON, as `path=file,caption=text`; those that are
             not named are found by their usual names.
         follow_links: clips that are links, and folders that are, may lead out of the root.
@@ -93,20 +98,24 @@ def load_manifest(
     """
     source = Path(path)
     if root is None:
-        root = source if source.is_dir() else source.parent
-    base = os.path.normpath(Path(root).absolute())
-    checks = _Checks(base, check_files=check_files, follow_links=follow_links)
+        is_folder = source.is_dir() and not has_frames(source)
+        root = source if is_folder else source.absolute().parent
+    place = named_root(root)
+    is_remote = isinstance(place, Url)
+    base = str(place) if is_remote else os.path.normpath(place.absolute())
+    checks = _Checks(base, check_files and not is_remote, follow_links)
+    root = place if is_remote else base
     try:
         asked = parse_columns(columns)
         state, read = _opened(source, checks, asked)
         file = _cached_file(source, [*checks, asked], state)
-        if check_files and not Path(base).is_dir():
+        if checks.check_files and not Path(base).is_dir():
             raise ManifestError(
                 f"{source}: root {root} is not a folder; set root to the clips' folder"
             )
         # A table that a crash of the machine has damaged is made again.
         with suppress(ValueError, OSError):
-            return ClipTable(file, root=base, source=source)
+            return ClipTable(file, root=root, source=source)
         listing = read()
     except ColumnsError as error:
         raise ManifestError(f"{source}: {error}") from error
@@ -116,11 +125,11 @@ def load_manifest(
             f"{_told_near(source)}"
         ) from error
     file = _build(file, source, listing, checks, left_out)
-    return ClipTable(file, root=base, source=source)
+    return ClipTable(file, root=root, source=source)
 
 
 class _Checks(NamedTuple):
-    """What is asked of each clip's file: to lie below `base`, and to be there."""
+    """What is asked of each clip's file: to lie below `base`, a folder or address, and be there."""
 
     base: str
     check_files: bool
@@ -222,13 +231,14 @@ def _checked_rows(
 ) -> Iterator[ClipRecord]:
     """A record for each good row, and its place; every faulty row becomes one problem."""
     names = NearNames(checks.base)
+    checked_place = checked_address if "://" in checks.base else checked_path
     for row in rows:
         try:
             if isinstance(row, ProblemError):
                 raise row
             captions = checked_captions(row)
             video_id = checked_id(row)
-            path = checked_path(row, **checks._asdict())
+            path = checked_place(row, **checks._asdict())
         except MissingFileError as problem:
             near = names.find(problem.row.paths[0])
             problems.add(MissingFileError(problem.row, near=near))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from simvtp.data.clip_table import ClipRecord, ClipTable
 from simvtp.data.mixtures.clips import ClipMixture
+from simvtp.data.places import Url
 
 
 def clips_in_both(train: ClipTable | ClipMixture, held_out: ClipTable) -> Iterator[ClipRecord]:
@@ -23,6 +24,9 @@ def _names(part: ClipTable, paths: set[str]) -> list[str]:
     """What these files, or shards, are called in a table."""
     if part.shards is not None:
         return [name for name, place in part.shards.items() if str(place) in paths]
-    root = str(part.root)
+    root = part.root
+    if isinstance(root, Url):
+        begin = str(root).rstrip("/") + "/"
+        return [root.name_below(path) for path in paths if path.startswith(begin)]
     files = (Path(path) for path in paths)
     return [str(file.relative_to(root)) for file in files if file.is_relative_to(root)]

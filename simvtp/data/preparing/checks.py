@@ -11,7 +11,7 @@ from simvtp.data.clip_table import ByteSpan, ClipRecord
 from simvtp.data.preparing.inspection import Inspection, inspect_video
 from simvtp.data.preparing.transcode import Encoding, transcode
 from simvtp.data.processes import Lost, isolated
-from simvtp.data.shards.fetch import ShardCache
+from simvtp.data.shards.fetch import ShardCache, local_clip
 from simvtp.decoding.limits import ClipError
 
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -43,6 +43,7 @@ class _Job(NamedTuple):
     span: ByteSpan | None
     target: Path | None
     encoding: Encoding
+    fault: str
 
 
 def check_clips(
@@ -83,8 +84,12 @@ def check_clips(
             target = None
             if encoding is not None and scratch is not None:
                 target = scratch / f"{number}.mp4"
-            path = cache.local(record.path)
-            yield _Job(number, path, record.span, target, encoding or Encoding())
+            path, fault = Path(str(record.path)), ""
+            try:
+                path = local_clip(cache, record)
+            except ClipError as error:
+                fault = str(error)
+            yield _Job(number, path, record.span, target, encoding or Encoding(), fault)
 
     results = isolated(_check, jobs(), num_processes=num_processes, time_limit=time_limit)
     with closing(results):
@@ -94,6 +99,8 @@ def check_clips(
 
 def _check(job: _Job) -> Inspection | str:
     """What the clip holds, or why it is bad."""
+    if job.fault:
+        return job.fault
     try:
         inspection = inspect_video(job.path, span=job.span)
         if job.target is None:

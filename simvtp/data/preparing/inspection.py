@@ -8,9 +8,10 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from simvtp.decoding.display import pixel_shape, shown_sides
+from simvtp.decoding.frame_folder import open_frames
 from simvtp.decoding.limits import ClipError, Deadline
 from simvtp.decoding.timeline import Timeline, header_timeline, may_jump, packet_timeline
-from simvtp.decoding.video_file import named_errors, open_video
+from simvtp.decoding.video_file import is_folder, named_errors, open_video
 
 _BLOCK_BYTES = 1 << 20
 # Endings that name each of FFmpeg's containers; those not listed cannot lie in a shard.
@@ -63,14 +64,17 @@ def inspect_video(path: str | Path, *, span: tuple[int, int] | None = None) -> I
         ClipError: any part of it cannot be decoded, or it ends before the length it states.
     """
     with named_errors(path):
-        num_bytes, sha256 = _hashed(path, span)
-        with open_video(path, span=span) as (container, stream):
+        pictures = open_frames(path).joined(Deadline(None)) if is_folder(path) else None
+        num_bytes, sha256 = _hashed(path, span) if pictures is None else _digest(pictures)
+        with open_video(pictures or path, span=span) as (container, stream):
             frames = _decoded(container, stream)
             ticks = float(stream.time_base or 1)
             rate = float(stream.average_rate or 1 / ticks)
             codec = stream.codec_context.name
             high_range = _HIGH_RANGES.get(stream.codec_context.color_trc)
-            endings = _ENDINGS.get(container.format.name, (None,))
+            # Pictures lie in no shard as they are.
+            kind = "" if pictures else container.format.name
+            endings = _ENDINGS.get(kind, (None,))
         if frames.are_ordered and frames.last > frames.first:
             rate = (frames.number - 1) / ((frames.last - frames.first) * ticks)
         elif not frames.are_ordered:
@@ -130,6 +134,10 @@ def _require_whole(timeline: Timeline | None, times: list[int], length: int) -> 
     last = timeline.start + (timeline.num_frames - 1) * timeline.interval
     if last > times[-1] + max(length, timeline.interval) + timeline.interval:
         raise ClipError("its pictures end before the length that the file states")
+
+
+def _digest(pictures: bytes) -> tuple[int, str]:
+    return len(pictures), hashlib.sha256(pictures).hexdigest()
 
 
 def _hashed(path: str | Path, span: tuple[int, int] | None) -> tuple[int, str]:

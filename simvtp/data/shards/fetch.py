@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -12,7 +11,9 @@ import fsspec
 from filelock import FileLock
 
 from simvtp.config.checks import require_at_least
+from simvtp.data.clip_table import ClipRecord
 from simvtp.data.places import Command, Place, Url, cache_folder
+from simvtp.decoding.limits import ClipError
 from simvtp.files import publish
 from simvtp.printing import printable
 
@@ -36,6 +37,21 @@ class ClipFiles(Protocol):
     def local(self, place: Place | str) -> Path:
         """Where the file lies; it is brought there if need be."""
         ...
+
+
+def local_clip(files: ClipFiles, record: ClipRecord) -> Path:
+    """Where a clip's file lies on this machine.
+
+    Raises:
+        ClipError: the clip has a file of its own that cannot be copied.
+        FetchError: so it is with a shard, and all that lies in it.
+    """
+    try:
+        return files.local(record.path)
+    except FetchError as error:
+        if record.span is not None:
+            raise
+        raise ClipError(str(error)) from error
 
 
 class ShardCache:
@@ -62,7 +78,7 @@ class ShardCache:
             version: changes when the remote file does.
 
         Raises:
-            FetchError: a remote file cannot be copied.
+            FetchError: a remote file cannot be copied, or has more than `max_bytes`.
         """
         if not isinstance(place, Url | Command):
             return Path(place)
@@ -73,7 +89,7 @@ class ShardCache:
         with FileLock(f"{target}.lock"):
             if not _touched(target):
                 partial = target.with_suffix(".partial")
-                _copy(place, partial)
+                _copy(place, partial, self.max_bytes)
                 publish(partial, target)
                 self._make_room()
         return target
@@ -108,7 +124,7 @@ def _touched(path: Path) -> bool:
     return True
 
 
-def _copy(source: Url | Command, target: Path) -> None:
+def _copy(source: Url | Command, target: Path, max_bytes: int) -> None:
     """Copy a file whole; a network that fails is tried again after 1, 2, 4 and 8 seconds."""
     for attempt in range(_NUM_TRIES):
         try:
@@ -117,8 +133,11 @@ def _copy(source: Url | Command, target: Path) -> None:
                     _run(source, file.fileno())
                     return
                 with fsspec.open(source.address, "rb") as remote:
-                    shutil.copyfileobj(cast(BinaryIO, remote), file, _BLOCK_BYTES)
                     expected = getattr(remote, "size", None)
+                    _require_room(expected or 0, max_bytes)
+                    while block := cast(BinaryIO, remote).read(_BLOCK_BYTES):
+                        file.write(block)
+                        _require_room(file.tell(), max_bytes)
             if expected is not None and target.stat().st_size != expected:
                 raise OSError(f"{target.stat().st_size} of {expected} bytes came")
             return
@@ -132,6 +151,14 @@ def _copy(source: Url | Command, target: Path) -> None:
                     "times); check the address, the rights and the network"
                 ) from error
             time.sleep(2.0**attempt)
+
+
+def _require_room(num_bytes: int, max_bytes: int) -> None:
+    if num_bytes > max_bytes:
+        raise ValueError(
+            f"it has {num_bytes:,} bytes or more, and copies may have {max_bytes:,} together; "
+            "raise the size of the cache (--data.shard_cache_gb)"
+        )
 
 
 def _run(command: Command, output: int) -> None:

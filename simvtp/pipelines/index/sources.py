@@ -69,6 +69,11 @@ def roots_of(listed: list[ListedFile]) -> tuple[str, ...]:
 def _listed(record: ClipRecord, records: ClipTable) -> ListedFile:
     path = record.path
     if record.span is None:
+        if isinstance(path, Url):
+            raise ValueError(
+                f"{records.source}: an index keeps files of this machine or shards, and {path} is "
+                "neither; prepare shards of them, or copy them"
+            )
         root = str(records.root)
         return ListedFile(root, str(Path(str(path)).relative_to(root)), None, record)
     if isinstance(path, Command):
