@@ -3,7 +3,8 @@
 Every clip is decoded whole, by processes whose crash or hang costs no more than one clip. Good
 clips go into tar shards with an index; bad ones, and faulty rows or members, are listed in
 report.json. A run that was stopped, however hard, goes on when the same command is given again.
-With --check nothing is written: a table tells what the clips are. With --dedupe clips that show
+With --check nothing is written: a table tells what the clips are. --shots DIR cuts long videos into
+clips, with a table whose captions are to be filled in. With --dedupe clips that show
 what another one shows are left out. --manifest FILE writes down which clips and captions were
 understood, and decodes none.
 """
@@ -42,6 +43,7 @@ from simvtp.pipelines.prepare.report import (
     prepared_table,
     summarize,
 )
+from simvtp.pipelines.prepare.shots import add_shot_options, cut_into_shots
 from simvtp.printing import Console, PlainColumn, progress_console, quietly, tracebacks
 from simvtp.retrieval.copies import COPY_THRESHOLD
 
@@ -61,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     again.add_argument("--short-side", type=whole, metavar="PIXELS", help="shrink larger clips")
     again.add_argument("--fps", type=Fraction, help="frames per second, such as 12 or 30000/1001")
     again.add_argument("--gop", type=whole, metavar="N", help="frames between keyframes; 16")
+    add_shot_options(parser)
     copies = parser.add_argument_group("leave out copies of clips that stay")
     copies.add_argument("--dedupe", metavar="INDEX", help="of the clips: simvtp.pipelines.index")
     copies.add_argument(
@@ -110,6 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows = [DroppedClip("", str(options.data), reason)._asdict() for reason in faulty]
             if options.manifest is not None:
                 return _write_down(clips, rows, options, console)
+            if options.shots is not None:
+                return cut_into_shots(clips, rows, options, console)
             if options.check:
                 return _check(clips, rows, options, console)
             require_captions(clips, source=options.data, purpose="a shard")
@@ -130,9 +135,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _require_fitting(
     parser: argparse.ArgumentParser, options: argparse.Namespace, encoding: Encoding
 ) -> None:
-    chosen = (options.check, options.out is not None, options.manifest is not None)
-    if sum(chosen) != 1:
-        parser.error("give one of --out DIR, for shards, --check and --manifest FILE")
+    folders = (options.out, options.manifest, options.shots)
+    if options.check + sum(folder is not None for folder in folders) != 1:
+        parser.error("give one of --out DIR, for shards, --check, --shots DIR and --manifest FILE")
+    if options.shots is None and (options.shortest, options.longest) != (None, None):
+        parser.error("--shortest and --longest go with --shots DIR")
     if options.out is None and (encoding != Encoding() or options.shuffle_seed is not None):
         parser.error("clips are looked at as they are: leave out the settings of shards")
     if options.dedupe is None and options.threshold is not None:
