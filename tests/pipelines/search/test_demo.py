@@ -38,6 +38,11 @@ def test_a_demo_that_was_stopped_goes_on(indexed, capsys, monkeypatch):
     monkeypatch.setattr(demo, "index", lambda words: 1)
     assert main(["--demo", "a red circle moves left"]) == 2
     assert "the demo was not indexed: mend what is said" in capsys.readouterr().out
+    # Stopped by a signal, `index` ends in order.
+    monkeypatch.setattr(demo, "index", lambda words: 0)
+    monkeypatch.setattr(demo, "_NUM_OTHERS", 5)
+    assert main(["--demo", "a red circle moves left"]) == 2
+    assert "the demo is not indexed to its end" in capsys.readouterr().out
 
 
 def test_a_demo_without_a_query_is_a_page(indexed, monkeypatch):
