@@ -46,7 +46,7 @@ def search_page(service: SearchService) -> gr.Blocks:
         with gr.Row(elem_id="ask", equal_height=True):
             query = gr.Textbox(
                 "",
-                placeholder="a red circle shrinks while a green ring bounces up and down",
+                placeholder="a red circle shrinks while a small green ring bounces up and down",
                 max_length=MOST_QUERY_CHARACTERS,
                 show_label=False,
                 container=False,
