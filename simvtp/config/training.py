@@ -69,6 +69,7 @@ class RunConfig:
             others again (a third more work, far less memory).
         parallel: several processes hold whole copies of the model (DDP) or shares of it (FSDP2).
         checkpoint_minutes: minutes between two saves of the latest state.
+        async_save: write a checkpoint while training goes on, from a copy in the host's memory.
         keep_every_epochs: epochs between two checkpoints that are kept; 0 keeps only the latest.
         evaluate_every_epochs: epochs between two held-out evaluations; 0 only at the end.
         log_every: optimiser steps between two lines of the log.
@@ -89,6 +90,7 @@ class RunConfig:
     recompute: Literal["none", "block"] = "none"
     parallel: Literal["ddp", "fsdp"] = "ddp"
     checkpoint_minutes: float = 10.0
+    async_save: bool = True
     keep_every_epochs: int = 0
     evaluate_every_epochs: int = 0
     log_every: int = 10

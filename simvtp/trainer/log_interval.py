@@ -121,8 +121,8 @@ class LogInterval:
         figures, finite = self.read()
         samples = torch.tensor(self.samples(agreement))
         return {
-            "names": self.names,
-            "details": self.details,
+            "names": list(self.names),
+            "details": list(self.details),
             "figures": figures,
             "finite": finite,
             "samples": samples,

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from simvtp.config import RunConfig
@@ -48,8 +47,13 @@ def not_finite(state: dict[str, Any]) -> list[str]:
     return [
         place
         for place, tensor in _tensors(parts)
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+        if tensor.is_floating_point() and not _is_finite(tensor)
     ]
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # A sum is read in one pass without a tensor between, and is not finite if a value is not.
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def _tensors(value: Any, place: str = "") -> Iterator[tuple[str, Tensor]]:

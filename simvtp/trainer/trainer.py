@@ -31,6 +31,9 @@ from simvtp.training import (
     scatter_state,
     world_size,
 )
+from simvtp.training.state_writer import StateWriter
+
+Evaluate = Callable[[Any], float]
 
 
 class Trainer:
@@ -78,6 +81,7 @@ class Trainer:
         self.patience = patience
         self.step = 0
         self.agreement = Agreement()
+        self._writer = StateWriter(store, in_background=plan.run.async_save)
         self._profiler = StepProfiler(plan)
         self._rate = run_step.device_rate() if run_step.tells_flops and is_main() else None
         self._interval = LogInterval()
@@ -101,7 +105,7 @@ class Trainer:
         log: RunLog,
         *,
         stop: StopRequest,
-        evaluate: Callable[[Any], float] | None = None,
+        evaluate: Evaluate | None = None,
     ) -> bool:
         """Run to the last step, or until a stop is requested; the state is saved either way.
 
@@ -124,13 +128,11 @@ class Trainer:
             return self._train(log, stop, evaluate)
         finally:
             self._profiler.close(self.step, log=log)
+            self._writer.wait()
 
-    def _train(
-        self, log: RunLog, stop: StopRequest, evaluate: Callable[[Any], float] | None
-    ) -> bool:
+    def _train(self, log: RunLog, stop: StopRequest, evaluate: Evaluate | None) -> bool:
         run = self.plan.run
-        batches = self._batches()
-        saved_at = time.monotonic()
+        batches, saved_at = self._batches(), time.monotonic()
         self.objective.train()
         failure = self._evaluate(evaluate, stop)
         while True:
@@ -140,6 +142,7 @@ class Trainer:
             if not finished and failure is None:
                 micro_batches, failure = self._load(batches, stop)
             due = time.monotonic() - saved_at > 60 * run.checkpoint_minutes
+            self._writer.raise_failure()
             flags = (stop.received is not None, failure is not None, due)
             stopped, failed, due = self.agreement.any(*flags)
             if finished or stopped or failed:
@@ -165,7 +168,7 @@ class Trainer:
         """All that a resume needs, on however many ranks; all ranks must ask, rank 0 gets it."""
         return {
             "step": self.step,
-            **gather_state(self.objective, self.optimizer),
+            **gather_state(self.objective, self.optimizer, copied=self.plan.run.async_save),
             "sampler": self._place,
             "interval": self._interval.state_dict(self.agreement),
             "bad_streak": self._bad_streak,
@@ -293,13 +296,14 @@ class Trainer:
             return
         state = self._finite_state()
         if is_main():
-            every = self.plan.run.keep_every_epochs
-            keep = self.plan.is_due(self.step, every_epochs=every)
-            self.store.save(state, step=self.step, keep=keep)
+            keep = self.plan.is_due(self.step, every_epochs=self.plan.run.keep_every_epochs)
+            self._writer.save(state, step=self.step, keep=keep)
         self._saved = (self.step, self._evaluated)
 
     def _finite_state(self) -> dict[str, Any]:
         """The state, which an update may have spoilt after a loss that was sound; all ranks ask."""
+        # One copy of a state at a time.
+        self._writer.wait()
         state = self.state_dict()
         spoilt = self.agreement.gather(not_finite(state))[0]
         if spoilt:
@@ -307,9 +311,7 @@ class Trainer:
             raise spoilt_state(spoilt, step=self.step, last=last)
         return state
 
-    def _evaluate(
-        self, evaluate: Callable[[Any], float] | None, stop: StopRequest
-    ) -> Exception | None:
+    def _evaluate(self, evaluate: Evaluate | None, stop: StopRequest) -> Exception | None:
         """Evaluate after those steps that ask for it, if that was not done before a stop."""
         every = self.plan.run.evaluate_every_epochs
         due = self.plan.is_due(self.step, every_epochs=every) and self._evaluated < self.step
@@ -343,4 +345,4 @@ class Trainer:
             self._best = self.step, value
         state = self._finite_state()
         if is_main():
-            self.store.save_best(state, step=self.step, value=value)
+            self._writer.save_best(state, step=self.step, value=value)

@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
-from simvtp.layers.gather import world_size
+from simvtp.layers.gather import rank, world_size
 
 
 def shard(module: nn.Module, *, blocks: Iterable[nn.Module], methods: Iterable[str] = ()) -> None:
@@ -53,25 +53,51 @@ def gather_parameters(module: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in parameters.items() if isinstance(value, Tensor)}
 
 
-def gather_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def gather_state(
+    module: nn.Module, optimizer: torch.optim.Optimizer, *, copied: bool = False
+) -> dict[str, Any]:
     """Parameters and optimiser state by name, on the CPU, in the same form for any ranks.
 
     Every rank must call it; on several ranks the state arrives at rank 0 and is empty elsewhere.
+
+    Args:
+        module: sharded or not.
+        optimizer: its optimiser.
+        copied: nothing in the state changes with later steps. What comes from a GPU is then in
+            pinned memory, which is faster to copy to.
     """
+    sharded, device = is_sharded(module), next(module.parameters()).device
+    if not sharded and rank() > 0:
+        return {"parameters": {}, "optimizer": None}
     # An optimiser without state would be given one by a made-up step.
     started = bool(optimizer.state)
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    options = StateDictOptions(full_state_dict=sharded, cpu_offload=sharded)
     optimizers = (optimizer,) if started else ()
     parameters, state = get_state_dict(module, optimizers, options=options)
-    if not started:
-        return {"parameters": dict(parameters), "optimizer": None}
-    # Loading turns tuples into lists; in one form, a state is equal before and after.
-    saved: dict[str, Any] = dict(state)
-    groups = [
-        {key: list(value) if isinstance(value, tuple) else value for key, value in group.items()}
-        for group in saved.get("param_groups", [])
-    ]
-    return {"parameters": dict(parameters), "optimizer": {**saved, "param_groups": groups}}
+    # What was gathered from GPUs is new, but for numbers that were on the CPU before.
+    new = sharded and device.type == "cuda"
+    gathered = {"parameters": parameters, "optimizer": state if started else None}
+    gathered = _on_host(gathered, copied=copied, new=new)
+    if copied and device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+    return gathered
+
+
+def _on_host(value: Any, *, copied: bool, new: bool) -> Any:
+    """What is nested in a state, on the CPU; tuples become lists, as they do by loading."""
+    if isinstance(value, Tensor):
+        value = value.detach()
+        if not copied or (new and value.dim() > 0):
+            return value.cpu()
+        if value.is_cuda:
+            pinned = torch.empty_like(value, device="cpu", pin_memory=True)
+            return pinned.copy_(value, non_blocking=True)
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: _on_host(each, copied=copied, new=new) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_on_host(each, copied=copied, new=new) for each in value]
+    return value
 
 
 def scatter_state(
