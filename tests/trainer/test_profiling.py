@@ -2,7 +2,7 @@
 
 import gzip
 import json
-import math
+from itertools import count
 from types import SimpleNamespace
 
 import pytest
@@ -91,9 +91,9 @@ def test_a_profile_that_cannot_be_written_is_told(tmp_path):
 
 
 def test_the_table_adds_up():
-    def event(key, host, own, count):
+    def event(key, host, own, calls):
         times = {"cpu_time_total": host, "self_cpu_time_total": own, "self_device_time_total": 0}
-        return SimpleNamespace(key=key, count=count, **times)
+        return SimpleNamespace(key=key, count=calls, **times)
 
     events = [
         event(DATA_WAIT, 4000, 4000, 2),
@@ -164,11 +164,11 @@ def test_the_share_of_the_rate_is_work_over_time(monkeypatch):
     assert interval.model_flops_utilization(100.0) is None
 
 
-def test_the_rate_is_products_over_time():
-    """Against the profiler, which sees how many there were."""
-    side, seconds = 256, 0.05
+def test_the_rate_is_products_over_time(monkeypatch):
+    """Of a clock that goes on by 20 ms with each look: 1, 2 and 3 products, after one ahead."""
+    clock = count(step=0.02)
+    monkeypatch.setattr("simvtp.training.matrix_rate.time.perf_counter", lambda: next(clock))
     with profile(acc_events=True) as record:
-        rate = matrix_rate(torch.device("cpu"), torch.float32, side=side, seconds=seconds)
-    count = next(each.count for each in record.key_averages() if each.key == "aten::mm") - 1
-    assert count >= 1
-    assert math.isclose(2 * side**3 * count / rate, seconds, rel_tol=0.5)
+        rate = matrix_rate(torch.device("cpu"), torch.float32, side=64, seconds=0.05)
+    assert sum(each.count for each in record.key_averages() if each.key == "aten::mm") == 4
+    assert rate == pytest.approx(2 * 64**3 * 3 / 0.06)
