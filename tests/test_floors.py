@@ -7,7 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
-    5: ("simvtp.pipelines", "export"),
+    6: ("simvtp.pipelines",),
+    5: ("export",),
     4: ("simvtp.retrieval",),
     3: (
         *("simvtp.model", "simvtp.objective", "simvtp.batch", "simvtp.layer_decay"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -97,27 +97,53 @@ def isolated(
     Yields:
         each job with its result, in order.
     """
-    import_ahead(function.__module__)
-    pool = ProcessPool(num_processes, initializer=end_with_parent, context=worker_context())
+    pool = IsolatedPool(function, num_processes=num_processes, time_limit=time_limit)
     pending: deque[tuple[Job, Future[Result]]] = deque()
     try:
         for job in jobs:
-            pending.append((job, pool.schedule(function, args=[job], timeout=time_limit)))
+            pending.append((job, pool.begin(job)))
             if len(pending) >= ahead * num_processes:
                 first, future = pending.popleft()
-                yield first, _outcome(future, time_limit)
+                yield first, pool.outcome(future)
         while pending:
             first, future = pending.popleft()
-            yield first, _outcome(future, time_limit)
+            yield first, pool.outcome(future)
     finally:
-        pool.stop()
-        pool.join()
+        pool.close()
 
 
-def _outcome(future: Future[Result], time_limit: float) -> Result | Lost:
-    try:
-        return future.result()
-    except ProcessExpired as error:
-        return Lost(f"the process that decoded it crashed (exit code {error.exitcode})")
-    except TimeoutError:
-        return Lost(f"it was not decoded within {time_limit:g} seconds")
+class IsolatedPool(Generic[Job, Result]):
+    """Worker processes whose crash or hang costs no more than the job that it is in.
+
+    Args:
+        function: does one job; a function of a module, not of the script that is run.
+        num_processes: worker processes.
+        time_limit: seconds after which a job is given up, from when a process takes it.
+    """
+
+    def __init__(
+        self, function: Callable[[Job], Result], *, num_processes: int, time_limit: float
+    ) -> None:
+        import_ahead(function.__module__)
+        self._function = function
+        self._time_limit = time_limit
+        settings = {"initializer": end_with_parent, "context": worker_context()}
+        self._pool = ProcessPool(num_processes, **settings)
+
+    def begin(self, job: Job) -> "Future[Result]":
+        """Queue a job; a future that is cancelled ends the process that is at it."""
+        return self._pool.schedule(self._function, args=[job], timeout=self._time_limit)
+
+    def outcome(self, begun: "Future[Result]") -> Result | Lost:
+        """What a job gave, or why there is nothing; waits for it."""
+        try:
+            return begun.result()
+        except ProcessExpired as error:
+            return Lost(f"the process that decoded it crashed (exit code {error.exitcode})")
+        except TimeoutError:
+            return Lost(f"it was not decoded within {self._time_limit:g} seconds")
+
+    def close(self) -> None:
+        """End the processes, whatever they are at."""
+        self._pool.stop()
+        self._pool.join()

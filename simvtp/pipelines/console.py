@@ -38,6 +38,7 @@ COMMANDS: dict[str, Command] = {
             ("embed", ".command", "features of clips and captions, as Parquet"),
             ("index", ".command", "moments of your videos in a data base, to search"),
             ("search", ".command", "moments by words, pictures or clips; --demo needs no data"),
+            ("serve", ".command", "a model over HTTP, with OpenAI's routes"),
             ("prepare", ".command", "check clips, and pack them in shards"),
             ("convert", "", "weights from elsewhere into a model folder"),
             ("visualize", "", "pictures of what a model fills in"),

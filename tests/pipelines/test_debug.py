@@ -12,6 +12,7 @@ COMMANDS = {
     "simvtp.pipelines.predict": ["--model=NONE", "--data=NONE"],
     "simvtp.pipelines.prepare": ["--data=NONE", "--check"],
     "simvtp.pipelines.convert": ["NONE", "--out=OUT"],
+    "simvtp.pipelines.serve": ["--model=NONE"],
     "simvtp.pipelines.visualize": ["--model=NONE", "--data=NONE", "--out=OUT"],
     "export.onnx": ["--model=NONE", "--out=OUT"],
     "export.trt": ["--onnx=NONE", "--out=OUT"],

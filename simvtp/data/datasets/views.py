@@ -17,6 +17,7 @@ from simvtp.data.processes import Lost, isolated
 from simvtp.data.shards.fetch import ShardCache, local_clip
 from simvtp.data.video.clips import ClipError, read_clips
 from simvtp.data.video.transforms import CentreCrop
+from simvtp.decoding.limits import DEFAULT_LIMITS, Limits
 
 
 class ViewedClip(NamedTuple):
@@ -54,6 +55,7 @@ class ViewDataset(Dataset[ViewedClip]):
             None: all of it.
         cache: finds shards on this machine.
         time_limit: seconds after which a video counts as unreadable.
+        limits: what a video may have at most.
 
     Raises:
         ValueError: a count is below 1, or there are no records.
@@ -71,6 +73,7 @@ class ViewDataset(Dataset[ViewedClip]):
         part: tuple[float, float] | None = None,
         cache: ShardCache | None = None,
         time_limit: float | None = 60.0,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         require_records(records)
         require_at_least(1, num_clips=num_clips, num_crops=num_crops)
@@ -83,6 +86,7 @@ class ViewDataset(Dataset[ViewedClip]):
         self.crop = CentreCrop(image_size)
         self.cache = ShardCache() if cache is None else cache
         self.time_limit = time_limit
+        self.limits = limits
 
     def __len__(self) -> int:
         return len(self.records)
@@ -100,6 +104,7 @@ class ViewDataset(Dataset[ViewedClip]):
                 part=self.part,
                 span=record.span,
                 time_limit=self.time_limit,
+                limits=self.limits,
             )
         except ClipError as error:
             return ViewedClip(None, index, str(error))

@@ -1,21 +1,16 @@
-"""What the page answers: this machine's own browser and programs, and what the page needs.
-
-A page of another site that is open in the same browser can send requests to a loopback server, and
-reads the answers where a name of its own leads to 127.0.0.1 (DNS rebinding). So the name that was
-asked for must be one of this machine, and the page that asks must be the server's own.
-"""
+"""What the page answers: this machine's own browser and programs, and what the page needs."""
 
 import re
 from collections.abc import Iterable
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+from simvtp.pipelines.local_requests import foreign_host, foreign_site
+
 # The browser itself refuses what is not of this server; Gradio makes its templates by `Function`.
 CONTENT_POLICY = "; ".join(
     (
@@ -78,7 +73,7 @@ class LocalOnly:
 
     async def _checked(self, request: Request) -> tuple[ASGIApp, Receive]:
         """Who answers a request, and what is left to read of it."""
-        reason = foreign(request.headers, request.method)
+        reason = foreign_host(request.headers) or foreign_site(request.headers, request.method)
         if reason is not None:
             return PlainTextResponse(reason, 403), request.receive
         path = request.scope["path"]
@@ -94,29 +89,6 @@ class LocalOnly:
 
 async def _refuse_socket(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "websocket.close", "code": 1008})
-
-
-def foreign(headers: Headers, method: str) -> str | None:
-    """Why a request is not of this machine's own page or programs; None if it is."""
-    host = headers.get("host", "")
-    if _name_of(f"//{host}") not in LOOPBACK:
-        return f"{host[:100]!a} is no name of this machine; ask for 127.0.0.1 or localhost"
-    origin = headers.get("origin")
-    if origin is not None and origin != f"http://{host}":
-        return "requests from other sites are refused"
-    # What a browser of today says of every request, also where it sends no Origin.
-    site = headers.get("sec-fetch-site", "none")
-    is_visit = method == "GET" and headers.get("sec-fetch-mode") == "navigate"
-    if site not in ("none", "same-origin") and not is_visit:
-        return "requests from other sites are refused"
-    return None
-
-
-def _name_of(address: str) -> str | None:
-    try:
-        return urlsplit(address).hostname
-    except ValueError:
-        return None
 
 
 async def _event_body(request: Request) -> bytes | None:

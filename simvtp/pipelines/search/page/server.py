@@ -1,8 +1,6 @@
 """The server of the search page: on loopback, for the browser and the programs of this machine."""
 
-import socket
 from contextlib import suppress
-from ipaddress import ip_address
 
 import simvtp
 from simvtp.data.datasets import views
@@ -15,6 +13,7 @@ with needs("search", "the search page"):
     import uvicorn
     from fastapi import FastAPI
 
+    from simvtp.pipelines.local_requests import address_of, is_loopback, listening_socket
     from simvtp.pipelines.search.page.blocks import STYLE, THEME, search_page
     from simvtp.pipelines.search.page.guard import LocalOnly
     from simvtp.pipelines.search.page.routes import search_routes
@@ -61,35 +60,19 @@ def serve(searcher: Searcher, *, host: str = "127.0.0.1", port: int = 7860) -> N
     Raises:
         ValueError: the host is no loopback address, or the port is taken.
     """
-    listening = _listen(host, port)
+    if not is_loopback(host):
+        raise ValueError(
+            f"the page is served on this machine alone, host must be 127.0.0.1 or ::1, got "
+            f"{host!r}; from another machine reach it with ssh -L {port}:127.0.0.1:{port}"
+        )
+    listening = listening_socket(host, port)
     # Uploads are decoded in processes that are forked from one that has imported it all.
     import_ahead(views.__name__)
     app = search_application(searcher)
-    name = f"[{host}]" if ":" in host else host
-    address = f"http://{name}:{listening.getsockname()[1]}"
+    address = address_of(listening)
     Console(soft_wrap=True).print(
         f"search page: {address} (for programs {address}/openapi.json); Ctrl-C ends it"
     )
     settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
     with listening, suppress(KeyboardInterrupt):
         uvicorn.Server(settings).run(sockets=[listening])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        is_local = host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        is_local = False
-    if not is_local:
-        raise ValueError(
-            f"the page is served on this machine alone, host must be 127.0.0.1 or ::1, got "
-            f"{host!r}; from another machine reach it with ssh -L {port}:127.0.0.1:{port}"
-        )
-    try:
-        return socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-        )
-    except (OSError, OverflowError) as error:
-        raise ValueError(
-            f"port {port} of {host} cannot be used ({error}); take --port 0"
-        ) from error
