@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from simvtp.layers.blocked_attention import attend_in_blocks
 from simvtp.layers.input_checks import require_alike, require_tensor
 from simvtp.layers.packing import PackedLayout, Run, to_device
+from simvtp.layers.precision import bf16_products
 
 # What a call of attention and a filled-up element cost, in multiply-adds of attention, forward and
 # backward on two cores; only their rough size matters (docs/performance.md).
 _CALL_COST, _FILLING_COST = 2_000_000, 40
-# Up to this length plain products are faster in half precision on a CPU than its flash attention:
-# twice at 176 tokens.
+# Up to this length products of a few heads at once are faster in half precision on any CPU than its
+# flash attention: twice at 176 tokens. On those that multiply bf16 by AVX-512 they always are.
 _SHORT = 512
 
 
@@ -39,6 +41,8 @@ def attend_padded(
     """
     check_heads(query, key, value, "(batch, tokens, heads, head_width)")
     check_key_mask(key_mask, query)
+    if _is_faster_in_blocks(query):
+        return attend_in_blocks(query, key, value, key_mask=key_mask)
     mask = None
     if key_mask is not None:
         # ONNX Runtime's Attention operator takes the mask only in its full shape.
@@ -46,6 +50,14 @@ def attend_padded(
         mask = key_mask[:, None, None, :].expand(-1, 1, tokens, -1)
     heads_first = (tensor.transpose(1, 2) for tensor in (query, key, value))
     return functional.scaled_dot_product_attention(*heads_first, attn_mask=mask).transpose(1, 2)
+
+
+def _is_faster_in_blocks(query: Tensor) -> bool:
+    # What is exported or compiled keeps attention as one operator.
+    if torch.compiler.is_compiling() or query.device.type != "cpu" or query.itemsize != 2:
+        return False
+    is_fast = query.dtype == torch.bfloat16 and bf16_products() == "avx512"
+    return is_fast or query.shape[1] <= _SHORT
 
 
 def check_heads(query: Tensor, key: Tensor, value: Tensor, shape: str) -> None:
@@ -124,28 +136,14 @@ class _Group(NamedTuple):
 
 def _attend_group(group: _Group, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     padding, parts = group.padding, (query, key, value)
-    is_short = query.device.type == "cpu" and query.itemsize == 2 and group.longest <= _SHORT
-    attend_batch = _attend_by_products if is_short else attend_padded
     if padding is None:
         parts = (part.unflatten(0, (-1, group.longest)) for part in parts)
-        return attend_batch(*parts).flatten(0, 1)
+        return attend_padded(*parts).flatten(0, 1)
     filled = (
         part.index_select(0, padding.take).unflatten(0, (-1, group.longest)) for part in parts
     )
-    output = attend_batch(*filled, key_mask=padding.is_real).flatten(0, 1)
+    output = attend_padded(*filled, key_mask=padding.is_real).flatten(0, 1)
     return output.index_select(0, padding.real_rows)
-
-
-def _attend_by_products(
-    query: Tensor, key: Tensor, value: Tensor, *, key_mask: Tensor | None = None
-) -> Tensor:
-    """`attend_padded` with all scores at once, in float32 as flash attention has them."""
-    query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
-    with torch.autocast(query.device.type, enabled=False):
-        scores = (query.float() * query.shape[-1] ** -0.5) @ key.float().transpose(-1, -2)
-        if key_mask is not None:
-            scores = scores.masked_fill(~key_mask[:, None, None, :], float("-inf"))
-        return (scores.softmax(dim=-1).to(value.dtype) @ value).transpose(1, 2)
 
 
 @lru_cache(maxsize=8)

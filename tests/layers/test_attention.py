@@ -14,7 +14,6 @@ from simvtp.layers import (
     attend,
     attend_padded,
     attention_backend,
-    padded_attention,
 )
 from simvtp.layers import attention as attention_module
 
@@ -86,16 +85,6 @@ def test_scores_in_half_precision_are_not_rounded():
     expected = reference(*tensors, [176])
     # Scores rounded to bfloat16 make an error of more than 1 %.
     assert (output.double() - expected).norm() < 4e-3 * expected.norm()
-
-
-@pytest.mark.parametrize("length", [512, 513])
-def test_the_way_of_short_sequences_meets_that_of_long_ones(length, monkeypatch):
-    generator = torch.Generator().manual_seed(0)
-    tensors = [torch.randn(2 * length, 2, 16, generator=generator).bfloat16() for _ in range(3)]
-    layout = PackedLayout((length, length), CPU)
-    output = attend(*tensors, layout=layout)
-    monkeypatch.setattr(padded_attention, "_SHORT", 0)
-    torch.testing.assert_close(output, attend(*tensors, layout=layout), atol=2e-2, rtol=2e-2)
 
 
 @settings(max_examples=30)
