@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
@@ -21,6 +21,12 @@ from simvtp.training.matrix_rate import matrix_rate
 _MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 _MATRIX_SECONDS = 3.0
 _CUDA_SECONDS = 1.0
+
+Clock = Literal["wall", "processor"]
+CLOCKS: dict[Clock, Callable[[], float]] = {
+    "wall": time.perf_counter,
+    "processor": time.process_time,
+}
 
 
 class Spread(NamedTuple):
@@ -41,22 +47,29 @@ class Spread(NamedTuple):
         return f"{self.median:.{digits}f} ({low} to {high})"
 
 
-def timed(function: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call, until the device has finished."""
+def timed(function: Callable[[], object], device: torch.device, clock: Clock = "wall") -> float:
+    """Seconds of one call, until the device has finished.
+
+    The processor's are those that this process computed for, whatever else a shared machine did;
+    with several threads those that wait for each other count too.
+    """
+    now = CLOCKS[clock]
     synchronize(device)
-    started = time.perf_counter()
+    started = now()
     function()
     synchronize(device)
-    return time.perf_counter() - started
+    return now() - started
 
 
-def step_seconds(function: Callable[[], object], device: torch.device) -> float:
+def step_seconds(
+    function: Callable[[], object], device: torch.device, clock: Clock = "wall"
+) -> float:
     """Seconds of one call in a row of them.
 
     On CUDA the mean over calls for a second, after one that is not counted: the host runs ahead of
     the device as it does in training, and memory that was given back is there again.
     """
-    first = timed(function, device)
+    first = timed(function, device, clock)
     if device.type != "cuda":
         return first
     count = max(1, round(_CUDA_SECONDS / first))
@@ -97,13 +110,16 @@ def interleave(
     return figures
 
 
-def sustained_rate(device: torch.device, dtype: torch.dtype) -> Callable[[], float]:
+def sustained_rate(
+    device: torch.device, dtype: torch.dtype, clock: Clock = "wall"
+) -> Callable[[], float]:
     """A measurement of the machine's matrix-product rate, in operations a second.
 
     That of products of two large square matrices over three seconds on end.
     """
     side = _MATRIX_SIDE.get(device.type, 2048)
-    return partial(matrix_rate, device, dtype, side=side, seconds=_MATRIX_SECONDS)
+    size = {"side": side, "seconds": _MATRIX_SECONDS}
+    return partial(matrix_rate, device, dtype, clock=CLOCKS[clock], **size)
 
 
 def peak_memory(function: Callable[[], object], device: torch.device) -> int:

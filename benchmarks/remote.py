@@ -10,7 +10,7 @@ from torch import multiprocessing
 from benchmarks.components import component_seconds
 from benchmarks.contestants import Contestant
 from benchmarks.flops import count_flops
-from benchmarks.measure import peak_memory, step_seconds
+from benchmarks.measure import Clock, peak_memory, step_seconds
 from simvtp.training import keep_freed_memory
 
 
@@ -21,15 +21,21 @@ class RemoteStep:
         build: makes the contestant; a function of a module, with arguments that can be pickled.
         arguments: its keyword arguments.
         keep_memory: call `keep_freed_memory` there first, as the pre-training job does.
+        clock: which seconds count.
     """
 
     def __init__(
-        self, build: Callable[..., Contestant], arguments: dict[str, Any], *, keep_memory: bool
+        self,
+        build: Callable[..., Contestant],
+        arguments: dict[str, Any],
+        *,
+        keep_memory: bool,
+        clock: Clock = "wall",
     ) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, build, arguments, keep_memory), daemon=True
+            target=_serve, args=(theirs, build, arguments, keep_memory, clock), daemon=True
         )
         self._process.start()
         theirs.close()
@@ -75,14 +81,18 @@ class RemoteStep:
 
 
 def _serve(
-    connection: Any, build: Callable[..., Contestant], arguments: dict[str, Any], keep_memory: bool
+    connection: Any,
+    build: Callable[..., Contestant],
+    arguments: dict[str, Any],
+    keep_memory: bool,
+    clock: Clock,
 ) -> None:
     if keep_memory:
         keep_freed_memory()
     contestant = build(**arguments)
     device = contestant.device
     answers: dict[str, Callable[[], Any]] = {
-        "seconds": lambda: step_seconds(contestant.run, device),
+        "seconds": lambda: step_seconds(contestant.run, device, clock),
         "flops": lambda: count_flops(contestant.run),
         "memory": lambda: peak_memory(contestant.run, device),
         "components": lambda: component_seconds(contestant),

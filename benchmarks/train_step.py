@@ -27,6 +27,7 @@ from benchmarks.contestants import (
 )
 from benchmarks.flops import reference_step_flops
 from benchmarks.measure import (
+    CLOCKS,
     command_line,
     interleave,
     machine,
@@ -111,6 +112,12 @@ def _parser() -> argparse.ArgumentParser:
         type=_contestant_names,
         help=f"comma-separated, of {','.join(NAMES)}; each needs memory of its own; all of them",
     )
+    parser.add_argument(
+        "--clock",
+        choices=tuple(CLOCKS),
+        default="wall",
+        help="processor: of a shared machine only what the steps compute; with OMP_NUM_THREADS=1",
+    )
     parser.add_argument("--json", type=Path, help="file for the figures")
     return parser
 
@@ -170,7 +177,9 @@ def _contestants(
     if importlib.util.find_spec("transformers") is None:
         del plans[VIDEOMAE]
     return {
-        name: stack.enter_context(RemoteStep(build, arguments, keep_memory=kept))
+        name: stack.enter_context(
+            RemoteStep(build, arguments, keep_memory=kept, clock=options.clock)
+        )
         for name, (build, arguments, kept) in plans.items()
         if name in options.contestants
     }
@@ -183,7 +192,7 @@ def _timings(
     dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
     questions = {name: step.seconds for name, step in steps.items()}
     answers = interleave(
-        {**questions, PEAK: sustained_rate(device, dtype)},
+        {**questions, PEAK: sustained_rate(device, dtype, options.clock)},
         rounds=options.rounds,
         warmup=options.warmup,
     )
