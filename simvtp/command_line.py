@@ -68,6 +68,16 @@ def add_computing(parser: ArgumentParser) -> None:
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
 
+def add_precision(parser: ArgumentParser) -> None:
+    """Let a command whose figures are to be the same on every machine take `--precision`."""
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="fp32",
+        help="of matrix products; auto: bf16 on GPUs and on CPUs that multiply it; %(default)s",
+    )
+
+
 def add_max_bad_share(parser: ArgumentParser) -> None:
     """Let a command that reads clips take `--max-bad-share`."""
     said = "more clips that cannot be read give exit code 1; %(default)s"

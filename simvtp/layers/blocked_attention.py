@@ -61,7 +61,7 @@ class _BlockedAttention(torch.autograd.Function):
         for heads, probabilities in _probabilities(query, key, key_mask):
             torch.bmm(probabilities.mT, gradient[heads], out=by_value[heads])
             by_probability = torch.bmm(gradient[heads], value[heads].mT)
-            by_score = torch._softmax_backward_data(
+            by_score = torch.ops.aten._softmax_backward_data(
                 by_probability, probabilities, -1, probabilities.dtype
             )
             torch.bmm(by_score, key[heads], out=by_query[heads])

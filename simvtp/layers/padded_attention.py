@@ -11,13 +11,12 @@ from torch.nn import functional
 from simvtp.layers.blocked_attention import attend_in_blocks
 from simvtp.layers.input_checks import require_alike, require_tensor
 from simvtp.layers.packing import PackedLayout, Run, to_device
-from simvtp.layers.precision import bf16_products
 
 # What a call of attention and a filled-up element cost, in multiply-adds of attention, forward and
 # backward on two cores; only their rough size matters (docs/performance.md).
 _CALL_COST, _FILLING_COST = 2_000_000, 40
-# Up to this length products of a few heads at once are faster in half precision on any CPU than its
-# flash attention: twice at 176 tokens. On those that multiply bf16 by AVX-512 they always are.
+# Up to this length products of a few heads at once are faster in half precision on a CPU than its
+# flash attention: twice at 176 tokens. At 1,568 they gain less than a tenth.
 _SHORT = 512
 
 
@@ -56,8 +55,7 @@ def _is_faster_in_blocks(query: Tensor) -> bool:
     # What is exported or compiled keeps attention as one operator.
     if torch.compiler.is_compiling() or query.device.type != "cpu" or query.itemsize != 2:
         return False
-    is_fast = query.dtype == torch.bfloat16 and bf16_products() == "avx512"
-    return is_fast or query.shape[1] <= _SHORT
+    return query.shape[1] <= _SHORT
 
 
 def check_heads(query: Tensor, key: Tensor, value: Tensor, shape: str) -> None:

@@ -1,4 +1,4 @@
-"""Number formats of sums and losses, and those that a CPU multiplies."""
+"""Number formats of sums, losses and matrix products."""
 
 from typing import Literal
 
@@ -14,12 +14,10 @@ def full_precision(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def bf16_products() -> Literal["amx", "avx512"] | None:
-    """Which instructions of this CPU multiply bf16; None where there are none or torch cannot tell.
+def products_in(precision: Literal["fp32", "bf16"], device: torch.device) -> torch.autocast:
+    """A context in which the matrix products of this thread are in a number format.
 
-    "amx" multiplies tiles, many times as fast as float32; "avx512" pairs, some twice as fast.
+    In the outermost one weights are cast once, at their first use; what is entered within, for a
+    batch, casts none again. A weight that changes meanwhile goes unnoticed.
     """
-    told = getattr(torch.cpu, "get_capabilities", dict)()
-    if told.get("amx_bf16"):
-        return "amx"
-    return "avx512" if told.get("avx512_bf16") else None
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -11,6 +11,7 @@ from simvtp.clip_features import require_finite
 from simvtp.config.checks import require_at_least
 from simvtp.data import ClipRecord, ShardCache
 from simvtp.data.datasets.clip_batches import ClipBatch, clip_batches
+from simvtp.layers.precision import products_in
 from simvtp.model import SimVTP
 
 Precision = Literal["fp32", "bf16"]
@@ -166,7 +167,7 @@ def _embedded(
 @torch.no_grad()
 def encode(model: SimVTP, batch: Tensor | Sequence[str], *, precision: Precision) -> Tensor:
     """Features of clips or captions, `(rows, width)` float32 of unit norm, on the CPU."""
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with products_in(precision, model.device):
         if isinstance(batch, Tensor):
             return model.encode_video(batch).cpu()
         return model.encode_text(batch).cpu()

@@ -10,6 +10,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.profiler import record_function
 
 from simvtp.config import OptimConfig
+from simvtp.layers.precision import products_in
 from simvtp.losses import Losses
 from simvtp.seeding import derive_seed
 from simvtp.training import all_true, build_optimizer, is_sharded, rank, whole, world_size
@@ -179,7 +180,7 @@ class OptimizerStep:
 
     def autocast(self) -> torch.autocast:
         """Number format of the matrix products within."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        return products_in(self.precision, self.device)
 
     @contextmanager
     def _sync(self, last: bool) -> Iterator[None]:

@@ -5,7 +5,6 @@ from typing import Literal
 import torch
 
 from simvtp.config import RunConfig
-from simvtp.layers.precision import bf16_products
 
 
 def choose_device(run: RunConfig) -> str:
@@ -25,4 +24,10 @@ def choose_precision(run: RunConfig, *, device: torch.device) -> Literal["fp32",
     """The precision asked for; auto takes bf16 on CUDA, and on CPUs that multiply it natively."""
     if run.precision != "auto":
         return run.precision
-    return "bf16" if device.type == "cuda" or bf16_products() else "fp32"
+    return "bf16" if device.type == "cuda" or _has_bf16_products() else "fp32"
+
+
+def _has_bf16_products() -> bool:
+    """Whether this CPU multiplies bf16 (AMX or AVX-512), and torch can tell."""
+    told = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(told.get("amx_bf16") or told.get("avx512_bf16"))

@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
 from rich.progress import Progress
 
 from simvtp.command_line import (
     add_computing,
     add_data_options,
     add_max_bad_share,
+    add_precision,
     at_least,
     clips_by_crops,
     command_parser,
@@ -30,6 +32,7 @@ from simvtp.data import ClipRecord, ClipTable, TooManyBadClips, load_clips
 from simvtp.data.annotations import Missing, load_retrieval
 from simvtp.data.corpus.rendering import held_out_manifest
 from simvtp.data.datasets.quarantine import require_few_bad
+from simvtp.layers.precision import products_in
 from simvtp.model import SimVTP
 from simvtp.pipelines.evaluate.report import (
     COMPARISON_NOTE,
@@ -53,7 +56,7 @@ from simvtp.retrieval.methods import COSINE, DUAL_SOFTMAX, Evaluation, evaluate
 from simvtp.retrieval.sheet import make_sheet
 from simvtp.retrieval.sheet_files import draw_sheet, require_sheet_name
 from simvtp.retrieval.table import retrieval_table
-from simvtp.training import choose_device
+from simvtp.training import choose_device, choose_precision
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -108,6 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--seed", type=int, default=0, help="seed of the resamples")
     add_computing(parser)
+    add_precision(parser)
     add_max_bad_share(parser)
     add("--json", type=Path, metavar="FILE", help="write everything measured to FILE")
     add(
@@ -145,17 +149,18 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         console.note(f"data: {records.summary()}")
     for model in models:
         tell_unknown_captions(console, model.tokenizer, records)
-    evaluations = evaluate(
-        models,
-        records,
-        top=options.rerank,
-        with_dual_softmax=options.dual_softmax,
-        views=options.views,
-        batch_size=options.batch_size,
-        num_workers=options.workers,
-        console=progress_console(),
-    )
-    learned = _measure_learned(options, models[0], records, evaluations[0])
+    with _products(options, models[0]):
+        evaluations = evaluate(
+            models,
+            records,
+            top=options.rerank,
+            with_dual_softmax=options.dual_softmax,
+            views=options.views,
+            batch_size=options.batch_size,
+            num_workers=options.workers,
+            console=progress_console(),
+        )
+        learned = _measure_learned(options, models[0], records, evaluations[0])
     findings = _judge(evaluations, num_samples=options.bootstrap, seed=options.seed)
     _print(findings, records, console)
     if learned is not None:
@@ -179,14 +184,15 @@ def _evaluate_video(options: argparse.Namespace, records: ClipTable, console: Co
     """Figures of clips that need no captions."""
     console.note(f"data: {records.summary()}")
     (model,) = _load_models(options, console)
-    learned = measure_pixels(
-        model,
-        records,
-        seed=options.seed,
-        batch_size=options.batch_size,
-        num_workers=options.workers,
-        console=console,
-    )
+    with _products(options, model):
+        learned = measure_pixels(
+            model,
+            records,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            num_workers=options.workers,
+            console=console,
+        )
     console.print(learned_table(learned))
     if options.json is not None:
         figures = {"num_clips": learned.num_clips, "figures": learned.as_dict()}
@@ -244,6 +250,11 @@ def _load_models(options: argparse.Namespace, console: Console) -> list[SimVTP]:
     for name, model in zip(names, models, strict=True):
         console.note(printable(f"clips for {name}: {_cut_of(model)}"))
     return models
+
+
+def _products(options: argparse.Namespace, model: SimVTP) -> torch.autocast:
+    run = RunConfig(precision=options.precision)
+    return products_in(choose_precision(run, device=model.device), model.device)
 
 
 def _cut_of(model: SimVTP) -> str:

@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from simvtp.command_line import at_least, command_parser, run_command
+from simvtp.command_line import add_precision, at_least, command_parser, run_command
 from simvtp.config import RunConfig
 from simvtp.config.json_file import write_json
+from simvtp.layers.precision import products_in
 from simvtp.pipelines.search.demo import demo_searcher
 from simvtp.pipelines.search.query import image_vector, video_place, video_vector
 from simvtp.pipelines.search.results import as_values, results_page, results_table, save_moments
@@ -25,7 +27,7 @@ from simvtp.pipelines.search.searcher import Found, Searcher
 from simvtp.pipelines.unknown_words import tell_unknown_texts
 from simvtp.printing import Console
 from simvtp.retrieval.html_page import write_page
-from simvtp.training import choose_device
+from simvtp.training import choose_device, choose_precision
 
 _STANDARD_OUTPUT = Path("-")
 
@@ -68,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1", help="of the page, a loopback address; %(default)s")
     add("--port", type=at_least(0), default=7860, metavar="N", help="of the page; %(default)s")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add_precision(parser)
     return parser
 
 
@@ -121,11 +124,13 @@ def _is_page(options: argparse.Namespace) -> bool:
 
 
 def _open(options: argparse.Namespace) -> Searcher:
-    device = choose_device(RunConfig(device=options.device))
+    run = RunConfig(device=options.device, precision=options.precision)
+    device = choose_device(run)
+    precision = choose_precision(run, device=torch.device(device))
     if options.demo:
-        return demo_searcher(device=device)
-    opened = {"model": options.model, "roots": options.root, "device": device}
-    return Searcher.open(options.index, **opened)
+        return demo_searcher(device=device, precision=precision)
+    where = {"model": options.model, "roots": options.root}
+    return Searcher.open(options.index, device=device, precision=precision, **where)
 
 
 def _say_what_plays(searcher: Searcher, console: Console) -> None:
@@ -168,12 +173,13 @@ def _search(searcher: Searcher, options: argparse.Namespace, console: Console) -
 
 
 def _query(searcher: Searcher, options: argparse.Namespace) -> str | Tensor:
-    if options.image is not None:
-        return image_vector(searcher.model, options.image)
-    if options.video is not None:
+    if options.query is not None:
+        return options.query
+    with products_in(searcher.precision, searcher.model.device):
+        if options.image is not None:
+            return image_vector(searcher.model, options.image)
         place = video_place(options.video)
         return video_vector(searcher.model, place.path, seconds=place.seconds)
-    return options.query
 
 
 def _title(options: argparse.Namespace) -> str:

@@ -12,6 +12,7 @@ from simvtp.files import write_whole
 from simvtp.model import SimVTP
 from simvtp.pipelines.index import main as index
 from simvtp.pipelines.search.searcher import Searcher
+from simvtp.retrieval.embedding import Precision
 from simvtp.retrieval.video_index import VideoIndex, VideoIndexError, model_digest
 
 SHIPPED = "shapes"
@@ -19,11 +20,12 @@ SHIPPED = "shapes"
 _NUM_OTHERS = 744
 
 
-def demo_searcher(*, device: str = "cpu") -> Searcher:
+def demo_searcher(*, device: str = "cpu", precision: Precision = "fp32") -> Searcher:
     """Searches the embedded corpus's held-out clips among others with `shapes`.
 
     Args:
         device: where the model computes.
+        precision: as for `Searcher`.
 
     Raises:
         RuntimeError: the clips could not be indexed; why has been printed.
@@ -34,7 +36,7 @@ def demo_searcher(*, device: str = "cpu") -> Searcher:
         corpus = render_corpus(num_up_front=_NUM_OTHERS)
     model = SimVTP.from_pretrained(SHIPPED).to(device)
     place = demo_index(corpus, model, num_others=_NUM_OTHERS)
-    return Searcher(model, VideoIndex.open(place), name=SHIPPED)
+    return Searcher(model, VideoIndex.open(place), name=SHIPPED, precision=precision)
 
 
 def demo_index(corpus: Corpus, model: SimVTP, *, num_others: int, num_workers: int = 1) -> Path:

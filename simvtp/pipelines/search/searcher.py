@@ -10,9 +10,11 @@ from torch import Tensor
 
 from simvtp.config.checks import require_at_least
 from simvtp.data.read_video import read_video
+from simvtp.layers.precision import products_in
 from simvtp.model import SimVTP
 from simvtp.model_folder import find_model_folder
 from simvtp.pipelines.search.query import text_vector
+from simvtp.retrieval.embedding import Precision
 from simvtp.retrieval.reranking import TEMPERATURE, seen_in_training
 from simvtp.retrieval.video_index import Hit, VideoIndex, VideoIndexError
 from simvtp.retrieval.video_index.tables import quoted
@@ -45,15 +47,25 @@ class Searcher:
         model: what the index was made with; it is put into evaluation mode.
         index: where to search.
         name: what the user calls the model.
+        precision: number format of the matrix products where videos are matched; words alone are
+            too little work for another than fp32.
 
     Raises:
         VideoIndexError: the index is of another model.
     """
 
-    def __init__(self, model: SimVTP, index: VideoIndex, *, name: str | None = None) -> None:
+    def __init__(
+        self,
+        model: SimVTP,
+        index: VideoIndex,
+        *,
+        name: str | None = None,
+        precision: Precision = "fp32",
+    ) -> None:
         index.require_model(model, name=name)
         self.model = model.eval()
         self.index = index
+        self.precision: Precision = precision
         self.name = index.about.model if name is None else name
 
     @classmethod
@@ -64,6 +76,7 @@ class Searcher:
         model: str | Path | None = None,
         roots: Sequence[str | Path] | None = None,
         device: str = "cpu",
+        precision: Precision = "fp32",
     ) -> "Searcher":
         """Open an index and the model that it was made with.
 
@@ -73,6 +86,7 @@ class Searcher:
                 this machine, where it is here still.
             roots: folders of the videos, as for `VideoIndex.open`.
             device: where the model computes.
+            precision: as for the searcher itself.
 
         Raises:
             VideoIndexError: there is no index, its model is not here, or it is of another model.
@@ -96,7 +110,7 @@ class Searcher:
                 "name it with --model"
             ) from error
         loaded = SimVTP.from_pretrained(folder).to(device)
-        return cls(loaded, index, name=named)
+        return cls(loaded, index, name=named, precision=precision)
 
     def search(
         self,
@@ -142,7 +156,8 @@ class Searcher:
             hit.key: hit.score if words is None else float(self.index.vector_of(hit.key) @ vector)
             for hit in hits[:rerank]
         }
-        found = self._reranked(query, hits[:rerank], cosines)
+        with products_in(self.precision, self.model.device):
+            found = self._reranked(query, hits[:rerank], cosines)
         rest = hits[rerank:]
         matches = (*found.matches, *(None for _ in rest))
         return Found((*found.hits, *rest)[:top], matches[:top])

@@ -243,3 +243,18 @@ def test_video_alone_needs_no_captions(model_folder, corpus, tmp_path, capsys):
     assert set(learned["figures"]) >= {"pixel error", "pixel error: patch mean floor"}
     assert evaluate.main([*command, "--video-alone", "--rerank=3"]) == 2
     assert "leave --rerank away" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("arguments", "is_half"), [((), False), (("--precision=bf16",), True)])
+def test_products_are_of_the_precision_asked_for(
+    evaluated, captioned, monkeypatch, arguments, is_half
+):
+    seen, encode = set(), SimVTP.encode_video
+
+    def spy(model, video):
+        seen.add(torch.is_autocast_enabled("cpu"))
+        return encode(model, video)
+
+    monkeypatch.setattr(SimVTP, "encode_video", spy)
+    evaluated(captioned, *arguments)
+    assert seen == {is_half}

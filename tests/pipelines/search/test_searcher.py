@@ -62,6 +62,15 @@ def test_re_ranking_is_that_of_evaluation(searcher, shapes, records, gallery):
     ]
 
 
+def test_re_ranking_in_half_precision_is_close(searcher, shapes, captions):
+    half = Searcher(shapes, searcher.index, precision="bf16")
+    full, close = (one.search(captions[0], top=4, rerank=4) for one in (searcher, half))
+    matches = dict(zip((hit.key for hit in full.hits), full.matches, strict=True))
+    found = [matches[hit.key] for hit in close.hits]
+    assert list(close.matches) != found
+    assert list(close.matches) == pytest.approx(found, abs=0.1)
+
+
 def test_a_video_that_is_gone_comes_after_those_that_were_read(searcher, monkeypatch, captions):
     query = captions["000003.mp4"]
     best, *others = names(searcher.search(query, rerank=4, top=4))
