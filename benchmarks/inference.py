@@ -1,8 +1,9 @@
 """Time attention and the encoding of clips in half precision: `python -m benchmarks.inference`.
 
-Contestants take turns in one process: attention over the tokens of a clip by torch and as
-`simvtp.layers` chooses it, forward and both ways; `encode_video` in fp32 and bf16, and
-transformers' VideoMAE of the same sizes. Ratios are taken within a round.
+Contestants take turns in one process: attention by torch's flash kernel and by products of a few
+heads, forward and both ways, over the tokens that pre-training sees of a clip and over all of them;
+`encode_video` in fp32 and bf16, and transformers' VideoMAE of the same sizes. Ratios are taken
+within a round.
 """
 
 import argparse
@@ -27,13 +28,13 @@ from benchmarks.measure import (
     timed,
 )
 from simvtp.config import PRESETS, ModelConfig
-from simvtp.layers import attend_padded
+from simvtp.layers.blocked_attention import attend_in_blocks
 from simvtp.layers.precision import products_in
 from simvtp.printing import Console
 from simvtp.training import keep_freed_memory
 
 _CPU = torch.device("cpu")
-_FLASH, _CHOSEN = "torch's flash attention", "the library's"
+_FLASH, _BLOCKS = "flash", "blocks"
 _FP32, _BF16 = "encode_video, fp32", "encode_video, bf16"
 _VIDEOMAE = "VideoMAE, {}"
 
@@ -85,19 +86,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _attention(config: ModelConfig, *, clips: int) -> dict[str, Callable[[], object]]:
-    """Over the tokens of whole clips in bf16, by the heads of the encoder and of the decoder."""
+    """In bf16, by the heads of the encoder and of the decoder."""
     found: dict[str, Callable[[], object]] = {}
-    for heads, width in (
-        (config.num_heads, config.width // config.num_heads),
-        (config.decoder_heads, config.decoder_width // config.decoder_heads),
+    encoder = (config.num_heads, config.width // config.num_heads)
+    decoder = (config.decoder_heads, config.decoder_width // config.decoder_heads)
+    num_tokens = config.num_video_tokens
+    for tokens, (heads, width) in (
+        (num_tokens // 10, encoder),
+        (num_tokens, encoder),
+        (num_tokens, decoder),
     ):
         generator = torch.Generator().manual_seed(0)
-        size = (clips, config.num_video_tokens, 3, heads, width)
-        projected = torch.randn(size, generator=generator).bfloat16()
+        projected = torch.randn((clips, tokens, 3, heads, width), generator=generator).bfloat16()
         parts = [part.detach().requires_grad_() for part in projected.unbind(2)]
-        for name, attend in ((_FLASH, _flash), (_CHOSEN, attend_padded)):
-            found[f"{heads} heads, forward, {name}"] = partial(_forward, attend, parts)
-            found[f"{heads} heads, both ways, {name}"] = partial(_both_ways, attend, parts)
+        for name, attend in ((_FLASH, _flash), (_BLOCKS, attend_in_blocks)):
+            about = f"{tokens} tokens, {heads} heads"
+            found[f"{about}, forward, {name}"] = partial(_forward, attend, parts)
+            found[f"{about}, both ways, {name}"] = partial(_both_ways, attend, parts)
     return found
 
 
@@ -164,12 +169,13 @@ def _against(name: str, seconds: dict[str, list[float]]) -> list[str]:
     if name in (_FP32, _BF16):
         others = [_VIDEOMAE.format(name.rpartition(" ")[2]), *([_FP32] if name == _BF16 else [])]
     else:
-        others = [name.replace(_CHOSEN, _FLASH)] if _CHOSEN in name else []
+        others = [name.replace(_BLOCKS, _FLASH)] if name.endswith(_BLOCKS) else []
     ratios = {
         other: [b / a for a, b in zip(seconds[name], seconds[other], strict=True)]
         for other in others
     }
-    return ["; ".join(f"{Spread.of(each).text()} x {other}" for other, each in ratios.items())]
+    said = (f"{Spread.of(each).text()} x {other.split(', ')[-1]}" for other, each in ratios.items())
+    return ["; ".join(said)]
 
 
 if __name__ == "__main__":

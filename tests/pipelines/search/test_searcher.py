@@ -63,8 +63,9 @@ def test_re_ranking_is_that_of_evaluation(searcher, shapes, records, gallery):
 
 
 def test_re_ranking_in_half_precision_is_close(searcher, shapes, captions):
+    query = next(iter(captions.values()))
     half = Searcher(shapes, searcher.index, precision="bf16")
-    full, close = (one.search(captions[0], top=4, rerank=4) for one in (searcher, half))
+    full, close = (one.search(query, top=4, rerank=4) for one in (searcher, half))
     matches = dict(zip((hit.key for hit in full.hits), full.matches, strict=True))
     found = [matches[hit.key] for hit in close.hits]
     assert list(close.matches) != found
