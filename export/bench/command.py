@@ -31,7 +31,15 @@ from simvtp.command_line import at_least, command_parser, run_command
 from simvtp.config.json_file import write_json
 from simvtp.printing import Console
 
-_PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13", "torch")
+_PACKAGES = (
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx-cu13",
+    "torch",
+)
 
 _CAPTION = "difference: the largest one from the outputs of the first contestant"
 
@@ -75,8 +83,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "export.bench",
         description="Latency and throughput of an exported folder by batch: ONNX Runtime on every\n"
-        "provider that is there, TensorRT engines, and torch where --model is given. Each call\n"
-        "takes numpy arrays and gives some back, so the way to a GPU and back counts.",
+        "provider that is there, OpenVINO, TensorRT engines, and torch where --model is given.\n"
+        "Each call takes numpy arrays and gives some back, so the way to a GPU and back counts.",
     )
     usual, whole = BenchOptions(), at_least(1)
     parser.add_argument("--dir", required=True, type=Path, help="written by export.onnx")

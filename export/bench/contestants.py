@@ -1,4 +1,4 @@
-"""What can run a graph on this machine: ONNX Runtime, TensorRT engines, torch; and what cannot."""
+"""What can run a graph here: ONNX Runtime, OpenVINO, TensorRT engines, torch; and what cannot."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,6 +14,8 @@ _RUNTIMES = {
     "onnxruntime-cpu": {"provider": "cpu"},
     "onnxruntime-cuda": {"provider": "cuda"},
     "onnxruntime-tensorrt": {"provider": "tensorrt"},
+    "openvino": {"backend": "openvino"},
+    "openvino-bf16": {"backend": "openvino", "precision": "bf16"},
     "tensorrt": {"backend": "tensorrt"},
     "rtx": {"backend": "rtx"},
 }

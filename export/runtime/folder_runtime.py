@@ -1,4 +1,4 @@
-"""Run an exported folder, on ONNX Runtime or TensorRT, without torch."""
+"""Run an exported folder, on ONNX Runtime, OpenVINO or TensorRT, without torch."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from export.runtime.folder import GraphSpec, read_exported_folder
 from export.runtime.input_checks import check_batch, check_inputs
 from export.runtime.token_checks import check_attention_mask, check_indices
 
-BACKENDS = ("onnxruntime", "tensorrt", "rtx")
+BACKENDS = ("onnxruntime", "openvino", "tensorrt", "rtx")
 TokenArrays = tuple[np.ndarray, np.ndarray]
 Text = str | Sequence[str] | TokenArrays
 
@@ -27,12 +27,14 @@ class Runtime:
 
     Args:
         folder: written by `python -m export.onnx`.
-        backend: "onnxruntime", or engines that `python -m export.trt` put into the folder:
-            "tensorrt" (.plan) or "rtx" (.engine).
+        backend: "onnxruntime"; "openvino" for CPUs; or engines that `python -m export.trt` put
+            into the folder: "tensorrt" (.plan) or "rtx" (.engine).
         provider: of ONNX Runtime: "cpu" (the default), "cuda" or "tensorrt"; a provider that is
             not there is an error, never replaced by another.
+        precision: of OpenVINO: "fp32" (the default), or "bf16" for float32 products that are
+            computed in bf16, which is faster on CPUs that multiply it.
         device: number of the GPU.
-        threads: of one operator on the CPU; by default ONNX Runtime takes all cores.
+        threads: of one operator on the CPU; by default all cores.
 
     Raises:
         ValueError: the folder is damaged, or the backend or provider is missing here.
@@ -44,6 +46,7 @@ class Runtime:
         *,
         backend: str = "onnxruntime",
         provider: str | None = None,
+        precision: str | None = None,
         device: int = 0,
         threads: int | None = None,
     ) -> None:
@@ -57,6 +60,7 @@ class Runtime:
         self.folder = read_exported_folder(folder)
         self.backend = backend
         self.provider = _check_backend(backend, provider)
+        self.precision = _check_precision(backend, precision)
         self._device = device
         self._threads = threads
         self._sessions: dict[str, _Session] = {}
@@ -161,6 +165,11 @@ class Runtime:
 
     def _open(self, spec: GraphSpec) -> "_Session":
         # Each backend is imported only where it is used: a server needs one of them.
+        if self.precision is not None:
+            from export.runtime.openvino_session import OpenVinoSession
+
+            file = self.folder.file(spec.name)
+            return OpenVinoSession(file, spec, precision=self.precision, threads=self._threads)
         if self.provider is None:
             from export.runtime.engine import Engine
             from export.runtime.engine_file import find_engine_file
@@ -236,7 +245,28 @@ def _check_backend(backend: str, provider: str | None) -> str | None:
             f"provider is a setting of backend 'onnxruntime', got {provider!r} with {backend!r}; "
             "leave it out"
         )
-    from export.runtime.engine import import_tensorrt
+    if backend != "openvino":
+        from export.runtime.engine import import_tensorrt
 
-    import_tensorrt(backend)
+        import_tensorrt(backend)
     return None
+
+
+def _check_precision(backend: str, precision: str | None) -> str | None:
+    """What OpenVINO computes in; None for another backend."""
+    if backend != "openvino":
+        if precision is not None:
+            raise ValueError(
+                f"precision is a setting of backend 'openvino', got {precision!r} with "
+                f"{backend!r}, where it is that of the folder; leave it out"
+            )
+        return None
+    try:
+        from export.runtime.openvino_session import PRECISIONS
+    except ImportError as error:
+        raise ValueError(
+            f"backend 'openvino' cannot be imported ({error}); pip install openvino"
+        ) from error
+    if (precision or "fp32") not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    return precision or "fp32"
