@@ -2,7 +2,7 @@
 
 The library's samples against the loop that anybody would write with PyAV, over the same files and
 the same starts, in one process with one thread, in turn; from tar shards of the same clips too,
-when there are some; and how many cores feed a step.
+when there are some, and by torchcodec where it is installed; and how many cores feed a step.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from av.error import FFmpegError
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.measure import Spread, command_line, interleave, machine, timed
+from benchmarks.measure import CLOCKS, Spread, command_line, interleave, machine, timed
 from simvtp.data import ClipError, ClipRecord, ClipTable, MultiScaleCrop, ShardCache, load_clips
 from simvtp.data.corpus.rendering import render_corpus
 from simvtp.data.video.clips import frame_indices, read_clip
@@ -28,6 +29,7 @@ from simvtp.seeding import derive_generator
 
 BARE, DECODE, READ, SAMPLE = "bare loop", "bare loop, no RGB", "read_clip", "read_clip and crop"
 SHARDS = "read_clip and crop, from shards"
+TORCHCODEC = "torchcodec"
 _STRIDE = 4
 
 
@@ -87,12 +89,14 @@ def _contestants(
         READ: read,
         SAMPLE: sample,
     }
+    if find_spec(TORCHCODEC) is not None:
+        functions[TORCHCODEC] = partial(_by_torchcodec, num_frames=options.num_frames)
     contestants = {
-        name: partial(timed, partial(_all, function, clips), device)
+        name: partial(timed, partial(_all, function, clips), device, options.clock)
         for name, function in functions.items()
     }
     if sharded:
-        contestants[SHARDS] = partial(timed, partial(_all, sample, sharded), device)
+        contestants[SHARDS] = partial(timed, partial(_all, sample, sharded), device, options.clock)
     return contestants
 
 
@@ -105,6 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--image-size", type=int, choices=range(8, 2049), default=224, metavar="N")
     parser.add_argument("--num-frames", type=int, choices=range(1, 1025), default=16, metavar="N")
     parser.add_argument("--rounds", type=int, choices=range(1, 101), default=5, metavar="N")
+    parser.add_argument(
+        "--clock",
+        choices=tuple(CLOCKS),
+        default="wall",
+        help="processor: of a shared machine only what is computed",
+    )
     step = parser.add_mutually_exclusive_group()
     step.add_argument("--step-clips-per-second", type=float, help="rate of the step to feed")
     step.add_argument("--step-results", type=Path, help="JSON file of benchmarks.train_step")
@@ -181,6 +191,18 @@ def _read(
         short_side=crop.short_side,
         span=clip.span,
     )
+
+
+def _by_torchcodec(clip: ClipRecord, generator: torch.Generator, *, num_frames: int) -> Tensor:
+    """The frames of `frame_indices` in full size, by torchcodec with one thread."""
+    from torchcodec.decoders import (  # pyright: ignore[reportMissingImports]
+        VideoDecoder,
+    )
+
+    decoder = VideoDecoder(str(ShardCache().local(clip.path)), num_ffmpeg_threads=1)
+    position = float(torch.rand((), generator=generator, dtype=torch.float64))
+    chosen = frame_indices(len(decoder), num_frames=num_frames, stride=_STRIDE, position=position)
+    return decoder.get_frames_at(chosen).data
 
 
 def _all(function: Callable[[ClipRecord, torch.Generator], Any], clips: list[ClipRecord]) -> None:
