@@ -118,8 +118,8 @@ def sustained_rate(
     That of products of two large square matrices over three seconds on end.
     """
     side = _MATRIX_SIDE.get(device.type, 2048)
-    size = {"side": side, "seconds": _MATRIX_SECONDS}
-    return partial(matrix_rate, device, dtype, clock=CLOCKS[clock], **size)
+    seconds, now = _MATRIX_SECONDS, CLOCKS[clock]
+    return partial(matrix_rate, device, dtype, side=side, seconds=seconds, clock=now)
 
 
 def peak_memory(function: Callable[[], object], device: torch.device) -> int:
