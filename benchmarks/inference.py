@@ -107,8 +107,8 @@ def _attention(config: ModelConfig, *, clips: int) -> dict[str, Callable[[], obj
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    heads_first = (part.transpose(1, 2) for part in (query, key, value))
-    return functional.scaled_dot_product_attention(*heads_first).transpose(1, 2)
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+    return functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
 
 @torch.no_grad()

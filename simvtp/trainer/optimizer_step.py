@@ -94,7 +94,7 @@ class OptimizerStep:
         # Not so fused SGD: a bad first step leaves its momentum as the memory happens to be.
         is_adam = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)
         self._clips_and_skips = is_adam and bool(optimizer.defaults["fused"])
-        self.precision = precision
+        self.precision: Literal["fp32", "bf16"] = precision
         self.clip_norm = clip_norm
         self.device = next(objective.parameters()).device
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
