@@ -164,11 +164,11 @@ def test_the_share_of_the_rate_is_work_over_time(monkeypatch):
     assert interval.model_flops_utilization(100.0) is None
 
 
-def test_the_rate_is_products_over_time(monkeypatch):
+def test_the_rate_is_products_over_time():
     """Of a clock that goes on by 20 ms with each look: 1, 2 and 3 products, after one ahead."""
-    clock = count(step=0.02)
-    monkeypatch.setattr("simvtp.training.matrix_rate.time.perf_counter", lambda: next(clock))
+    looks = count(step=0.02)
     with profile(acc_events=True) as record:
-        rate = matrix_rate(torch.device("cpu"), torch.float32, side=64, seconds=0.05)
+        about = {"side": 64, "seconds": 0.05, "clock": lambda: next(looks)}
+        rate = matrix_rate(torch.device("cpu"), torch.float32, **about)
     assert sum(each.count for each in record.key_averages() if each.key == "aten::mm") == 4
     assert rate == pytest.approx(2 * 64**3 * 3 / 0.06)
