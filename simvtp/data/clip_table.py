@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from simvtp.data.manifests.checks import MAX_CAPTION_CHARACTERS
 from simvtp.data.manifests.problems import shown
-from simvtp.data.places import Command, Place, Url, named_root
+from simvtp.data.places import Command, Place, RowGroup, Url, named_root
 from simvtp.printing import printable
 
 _ROWS_PER_BATCH = 16_384
@@ -70,7 +70,7 @@ def portable_name(record: ClipRecord, root: Place) -> str:
     path = record.path
     if record.span is not None:
         return f"{portable_place(path)}:{record.video_id}"
-    if isinstance(path, Url | Command) or not isinstance(root, Path):
+    if isinstance(path, Url | Command | RowGroup) or not isinstance(root, Path):
         return portable_place(path)
     is_below = Path(path).is_relative_to(root)
     return str(Path(path).relative_to(root)) if is_below else portable_place(path)
@@ -80,6 +80,8 @@ def portable_place(place: Place | str) -> str:
     """Name of a file without its folder or host; that of a command is `pipe`."""
     if isinstance(place, Command):
         return "pipe"
+    if isinstance(place, RowGroup):
+        return f"{place.file.name}#{place.number}"
     path = urlsplit(place.address).path if isinstance(place, Url) else place
     return PurePosixPath(path).name
 

@@ -77,7 +77,19 @@ class Command:
         return f"{_PIPE}{self.text}"
 
 
-Place = Path | Url | Command
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """Rows of a Parquet file on this machine, one of whose columns holds the bytes of videos."""
+
+    file: Path
+    number: int
+    column: str
+
+    def __str__(self) -> str:
+        return f"{self.file}#{self.number}"
+
+
+Place = Path | Url | Command | RowGroup
 
 
 def named_root(named: str | Path | Url) -> Path | Url:
@@ -87,8 +99,8 @@ def named_root(named: str | Path | Url) -> Path | Url:
         ValueError: it is a command.
     """
     place = named_place(named)
-    if isinstance(place, Command):
-        raise ValueError(f"a root must be a folder or an address, got the command {place}")
+    if isinstance(place, Command | RowGroup):
+        raise ValueError(f"a root must be a folder or an address, got {place}")
     return place
 
 

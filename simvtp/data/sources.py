@@ -7,11 +7,13 @@ from pathlib import Path
 from simvtp.data.clip_table import ClipRecord, ClipTable
 from simvtp.data.manifests.loading import LISTERS, MANIFEST_ENDINGS, load_manifest
 from simvtp.data.manifests.names import VIDEO_ENDINGS
+from simvtp.data.manifests.parquet import PARQUET_ENDINGS
 from simvtp.data.manifests.problems import ManifestError
 from simvtp.data.places import Place, Url, named_place
 from simvtp.data.shards.fetch import ShardCache
 from simvtp.data.shards.index import TABLE_NAME, ShardError
-from simvtp.data.shards.listing import load_shards
+from simvtp.data.shards.listing import load_shards, local_matches
+from simvtp.data.shards.row_groups import holds_videos, load_row_groups
 
 _CAPTIONED = (".csv", ".tsv", ".jsonl", ".parquet")
 
@@ -25,11 +27,13 @@ def load_clips(
     cache: ShardCache | None = None,
     left_out: list[str] | None = None,
 ) -> ClipTable:
-    """Read a manifest or a folder of videos, or list the clips of shards.
+    """Read a manifest or a folder of videos, or list the clips of shards or in Parquet.
 
     Args:
-        source: as `load_manifest` or `load_shards` takes it. A string is what a user typed:
-            it may be a URL or a `pipe:` command, so never pass one that stands in a file.
+        source: as `load_manifest` or `load_shards` takes it, or Parquet files, named by stars if
+            there are several, with a column of videos' bytes (Hugging Face `datasets`). A string is
+            what a user typed: it may be a URL or a `pipe:` command, so never pass one that stands
+            in a file.
         root: folder of a manifest's clips, or the address that they lie below.
         columns: columns of a table, as `path=file,caption=text`.
         follow_links: clips and folders of them may be links that lead out of the root.
@@ -42,6 +46,8 @@ def load_clips(
     """
     place = named_place(source)
     if isinstance(place, Path):
+        if files := _with_videos(place, columns):
+            return load_row_groups(files, source=str(place), columns=columns, left_out=left_out)
         is_file = place.suffix.lower() in (*MANIFEST_ENDINGS, *VIDEO_ENDINGS)
         if not _is_prepared(place) if place.is_dir() else is_file:
             return load_manifest(
@@ -57,6 +63,14 @@ def load_clips(
                 "of prepared shards, nor .tar shards; check the path"
             )
     return load_shards(place, cache=cache, left_out=left_out)
+
+
+def _with_videos(place: Path, columns: str | None) -> list[Path]:
+    """Parquet files, which may be named by stars, in which the videos themselves lie."""
+    if place.suffix.lower() not in PARQUET_ENDINGS:
+        return []
+    files = [place] if place.is_file() else local_matches(str(place))
+    return files if files and holds_videos(files[0], columns) else []
 
 
 def _is_prepared(folder: Path) -> bool:

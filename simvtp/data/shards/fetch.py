@@ -12,7 +12,8 @@ from filelock import FileLock
 
 from simvtp.config.checks import require_at_least
 from simvtp.data.clip_table import ClipRecord
-from simvtp.data.places import Command, Place, Url, cache_folder
+from simvtp.data.places import Command, Place, RowGroup, Url, cache_folder
+from simvtp.data.shards.row_group_bytes import write_row_group
 from simvtp.decoding.limits import ClipError
 from simvtp.files import publish
 from simvtp.printing import printable
@@ -80,7 +81,10 @@ class ShardCache:
         Raises:
             FetchError: a remote file cannot be copied, or has more than `max_bytes`.
         """
-        if not isinstance(place, Url | Command):
+        if isinstance(place, RowGroup):
+            status = place.file.stat()
+            version = f"{version} {place.column} {status.st_size} {status.st_mtime_ns}"
+        elif not isinstance(place, Url | Command):
             return Path(place)
         target = self.folder / hashlib.sha256(f"{place}{version}".encode()).hexdigest()[:32]
         if _touched(target):
@@ -124,11 +128,14 @@ def _touched(path: Path) -> bool:
     return True
 
 
-def _copy(source: Url | Command, target: Path, max_bytes: int) -> None:
+def _copy(source: Url | Command | RowGroup, target: Path, max_bytes: int) -> None:
     """Copy a file whole; a network that fails is tried again after 1, 2, 4 and 8 seconds."""
     for attempt in range(_NUM_TRIES):
         try:
             with target.open("wb") as file:
+                if isinstance(source, RowGroup):
+                    write_row_group(source, file)
+                    return
                 if isinstance(source, Command):
                     _run(source, file.fileno())
                     return

@@ -63,7 +63,7 @@ def load_shards(
     reasons_file = file.with_suffix(".json")
     if not (file.is_file() and reasons_file.is_file()):
         _list_clips(place, shards, cache, file, reasons_file)
-    _report(json.loads(reasons_file.read_bytes()), place, left_out)
+    report_left_out(json.loads(reasons_file.read_bytes()), place, left_out)
     return ClipTable(file, root="/", source=str(place), shards=shards)
 
 
@@ -81,7 +81,7 @@ def expand_shards(source: str | Place) -> list[Place]:
         elif isinstance(place, Url):
             shards += _remote_matches(pattern)
         else:
-            found = _local_matches(pattern)
+            found = local_matches(pattern)
             if not found:
                 raise ShardError(f"{pattern}: there is no such shard; check the path")
             shards += found
@@ -97,7 +97,7 @@ def expand_shards(source: str | Place) -> list[Place]:
     return shards
 
 
-def _local_matches(pattern: str) -> list[Path]:
+def local_matches(pattern: str) -> list[Path]:
     """Files of a pattern; what is there as it is written, such as `clips [1]`, is no pattern."""
     written = Path(pattern).expanduser().absolute()
     place = escaped = Path(written.anchor)
@@ -168,7 +168,8 @@ def _scan_all(
             yield replace(record, path=name)
 
 
-def _report(reasons: list[str], source: Place, left_out: list[str] | None) -> None:
+def report_left_out(reasons: list[str], source: Place | str, left_out: list[str] | None) -> None:
+    """Hand on why clips were left out, or warn of how many there are."""
     if left_out is not None:
         left_out += reasons
     elif reasons:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from simvtp.data.clip_table import ClipRecord, ClipTable
-from simvtp.data.places import Command, Url
+from simvtp.data.places import Command, RowGroup, Url
 from simvtp.retrieval.video_index.embedding import SourceFile
 
 
@@ -76,6 +76,11 @@ def _listed(record: ClipRecord, records: ClipTable) -> ListedFile:
             )
         root = str(records.root)
         return ListedFile(root, str(Path(str(path)).relative_to(root)), None, record)
+    if isinstance(path, RowGroup):
+        raise ValueError(
+            f"{records.source}: an index keeps files of this machine or shards, not rows of "
+            "Parquet; prepare shards of them"
+        )
     if isinstance(path, Command):
         root, shard = "pipe:", "pipe"
     elif isinstance(path, Url):
@@ -89,7 +94,7 @@ def _listed(record: ClipRecord, records: ClipTable) -> ListedFile:
 def _stamp(record: ClipRecord) -> tuple[int, int]:
     """Bytes of the video, and when its file was written; 0 where nobody knows."""
     size = None if record.span is None else record.span.size
-    if isinstance(record.path, Url | Command):
+    if isinstance(record.path, Url | Command | RowGroup):
         return size or 0, 0
     status = os.stat(record.path)  # noqa: PTH116
     return (status.st_size if size is None else size), status.st_mtime_ns

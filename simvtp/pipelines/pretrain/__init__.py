@@ -13,7 +13,12 @@ from simvtp.pipelines.pretrain.command import (  # noqa: E402
     main,
 )
 from simvtp.pipelines.pretrain.job import Pretrained, pretrain  # noqa: E402
-from simvtp.pipelines.pretrain.setup import build_model, build_objective  # noqa: E402
+from simvtp.pipelines.pretrain.setup import (  # noqa: E402
+    TrainingData,
+    build_model,
+    build_objective,
+    load_data,
+)
 from simvtp.pipelines.pretrain.step import PretrainStep  # noqa: E402
 
 __all__ = [
@@ -22,9 +27,11 @@ __all__ = [
     "SECTIONS",
     "PretrainStep",
     "Pretrained",
+    "TrainingData",
     "build_model",
     "build_objective",
     "build_parser",
+    "load_data",
     "main",
     "pretrain",
 ]

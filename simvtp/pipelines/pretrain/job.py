@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from tokenizers import Tokenizer
 
-from simvtp.config import PretrainConfig
+from simvtp.config import DataConfig, PretrainConfig
 from simvtp.data import ClipMixture
 from simvtp.layers import Block
 from simvtp.model import SimVTP
@@ -21,7 +21,6 @@ from simvtp.pipelines.pretrain.setup import (
     TrainingData,
     build_tokenizer,
     build_training_loader,
-    load_data,
     sized_to,
     with_corpus_kept,
 )
@@ -76,6 +75,7 @@ class Pretrained(NamedTuple):
 
 
 class _Builders(NamedTuple):
+    data: Callable[[DataConfig], TrainingData]
     model: Callable[..., SimVTP]
     objective: Callable[..., Objective]
     optimizer: Callable[..., torch.optim.Optimizer]
@@ -84,6 +84,7 @@ class _Builders(NamedTuple):
 def pretrain(
     config: PretrainConfig,
     *,
+    load_data: Callable[[DataConfig], TrainingData] = setup.load_data,
     build_model: Callable[..., SimVTP] = setup.build_model,
     build_objective: Callable[..., Objective] = setup.build_objective,
     build_optimizer: Callable[..., torch.optim.Optimizer] = optimizer_of,
@@ -98,6 +99,8 @@ def pretrain(
 
     Args:
         config: settings of the run.
+        load_data: lists the clips, as `load_data(config.data)` does, and finds their files; each
+            rank calls it, and all must get the same clips in the same order.
         build_model: makes the model, as `build_model(config, tokenizer=tokenizer)` does; torch's
             generator is seeded with the run's seed, and `config.model` has the tokenizer's sizes.
         build_objective: makes the losses, as `build_objective(config, model=model)` does.
@@ -116,7 +119,7 @@ def pretrain(
         CheckpointError: a state cannot be read or written.
         StopNow: a stop was asked for; the state is saved.
     """
-    builders = _Builders(build_model, build_objective, build_optimizer)
+    builders = _Builders(load_data, build_model, build_objective, build_optimizer)
     stop = NoStop() if stop is None else stop
     console = Console(soft_wrap=True) if console is None else console
     keep_freed_memory()
@@ -171,7 +174,7 @@ def _prepare(
         run = on_these_ranks(config.run, state, world_size=group.world_size)
         config = replace(config, run=run)
     with main_first():
-        data = load_data(config.data)
+        data = builders.data(config.data)
         begun = resume or not is_main()
         saved = out / "tokenizer.json"
         tokenizer = build_tokenizer(config, train=data.train, saved=saved, begun=begun)

@@ -156,5 +156,5 @@ def test_whatever_a_table_says_stays_below_the_address(written: str):
 
 
 def test_a_root_is_no_command(tmp_path: Path):
-    with pytest.raises(ValueError, match="got the command pipe:cat x"):
+    with pytest.raises(ValueError, match="got pipe:cat x"):
         load_manifest(write_table(tmp_path, "a.mp4"), root="pipe:cat x")

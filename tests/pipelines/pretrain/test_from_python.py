@@ -5,15 +5,23 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from simvtp import SimVTP
 from simvtp.config import PretrainConfig
+from simvtp.data import ClipTable, write_clip_table
 from simvtp.objective import Objective
 from simvtp.pipelines.arguments import parse_settings
-from simvtp.pipelines.pretrain import build_model, build_objective, command, pretrain
+from simvtp.pipelines.pretrain import (
+    TrainingData,
+    build_model,
+    build_objective,
+    command,
+    pretrain,
+)
 from simvtp.step_features import ExtraTerm
 from simvtp.trainer import Trainer
 from testing.kept_calls import Kept
@@ -59,6 +67,38 @@ def test_a_call_does_what_the_command_does_in_any_thread(
     assert_same(dict(called.model.state_dict()), dict(saved))
     assert len(called.data.validation) == 6
     assert 0 <= called.held_out.retrieval.text_to_video.recall[1] <= 1
+
+
+class CopiedWhenAsked:
+    """Finds the clips of a table in another folder, one at a time."""
+
+    def __init__(self, source, folder):
+        self.source, self.folder = source, folder
+
+    def local(self, place):
+        target = self.folder / place.name
+        if not target.exists():
+            target.write_bytes((self.source / place.name).read_bytes())
+        return target
+
+
+def test_clips_of_ones_own_are_trained_on_as_all_others(config_for, corpus, tmp_path):
+    table, copies = corpus.train_clips(), tmp_path / "copies"
+    copies.mkdir()
+
+    def own_data(data):
+        assert data.train == "mine"
+        records = [replace(clip, path=Path(clip.path).name) for clip in table]
+        write_clip_table(tmp_path / "mine.arrow", records)
+        mine = ClipTable(tmp_path / "mine.arrow", root=copies, source="mine")
+        files = CopiedWhenAsked(Path(table[0].path).parent, copies)
+        return TrainingData(mine, None, files)
+
+    config = config_for(tmp_path / "own", data__train="mine", run__epochs=1)
+    pretrain(config, load_data=own_data)
+    assert len(list(copies.iterdir())) == len(table)
+    pretrain(config_for(tmp_path / "usual", run__epochs=1))
+    assert losses_of(tmp_path / "own") == losses_of(tmp_path / "usual")
 
 
 def test_the_builders_get_what_the_usual_ones_get(config_for, tmp_path):
