@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 import av
 import av.logging
 from av.container import InputContainer
-from av.error import ArgumentError, ExitError, FFmpegError
+from av.error import ExitError, FFmpegError
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
@@ -103,9 +103,9 @@ def open_video(
         begin = _check_before(source, span, deadline)
         try:
             container = av.open(address, "r", **settings)
-        except ArgumentError:
+        except FFmpegError as error:
             # By its suffix FFmpeg takes a photograph for a pattern of names.
-            if not begin.startswith(_JPEG):
+            if error.errno != errno.EINVAL or not begin.startswith(_JPEG):
                 raise
             container = av.open(address, "r", format="jpeg_pipe", **settings)
     except InterruptedError:
