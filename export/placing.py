@@ -7,7 +7,7 @@ from export.runtime.folder import REPORT_NAME
 
 # What an export and the builders of engines write: an older one may be replaced, no other folder.
 _OWN_FILES = (
-    *("*.onnx", "*.onnx.data", "report.json", "report.md"),
+    *("*.onnx", "*.onnx.data", "*.pt2", "report.json", "report.md"),
     *("tokenizer.json", "preprocessor.json"),
     *("*.plan", "*.plan.json", "*.engine", "*.engine.json", "*.cache", "*.partial"),
 )

@@ -33,6 +33,7 @@ from simvtp.parts import PART_NAMES
 from simvtp.reconstruction import Reconstruction, hide_words, reconstruct
 
 if TYPE_CHECKING:
+    from export.aoti import AotiSettings
     from export.onnx import ExportSettings
 
 _NO_TOKENIZER = (
@@ -257,7 +258,7 @@ class SimVTP(
         Raises:
             MissingPackageError: the packages of `simvtp[export]` are not installed.
             ValueError: a setting or the folder is not what it must be.
-            export.onnx.graph_file.ExportError: a graph could not be written.
+            export.tracing.ExportError: a graph could not be written.
             export.parity.ParityError: a graph is further from the model than the gate allows.
             OSError: the disk is full or fails.
         """
@@ -265,6 +266,32 @@ class SimVTP(
         with needs("export", "an export"):
             from export.onnx import ExportSettings, export_model
         return export_model(self, directory, settings or ExportSettings()).path
+
+    def export_aoti(self, directory: str | Path, settings: "AotiSettings | None" = None) -> Path:
+        """Write the model as compiled code that was compared with it, for `export.runtime`.
+
+        As `python -m export.aoti` does, which takes a minute or more for each graph; the model is
+        left as it is.
+
+        Args:
+            directory: folder to write; an older export there is replaced.
+            settings: precision, sizes, graphs, device and the like, an `export.aoti.AotiSettings`;
+                None: float32 on the CPU, batches of 1 to 16.
+
+        Returns:
+            The folder. Its .pt2 files are code: who loads one runs what is in it.
+
+        Raises:
+            ValueError: a setting or the folder is not what it must be, or there is no C++ compiler
+                or GPU.
+            export.tracing.ExportError: a graph could not be compiled.
+            export.parity.ParityError: a graph is further from the model than the gate allows.
+            OSError: the disk is full or fails.
+        """
+        # The exporters stand on this model; who exports nothing does not load them.
+        from export.aoti import AotiSettings, compile_model
+
+        return compile_model(self, directory, settings or AotiSettings()).path
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -39,7 +39,7 @@ FLOORS = {
     ),
 }
 # A method of the model that calls what stands on it, and loads it only then.
-REACHES_UP = {("simvtp.model", "export.onnx")}
+REACHES_UP = {("simvtp.model", "export.onnx"), ("simvtp.model", "export.aoti")}
 FILES = sorted([*ROOT.glob("simvtp/**/*.py"), *ROOT.glob("export/**/*.py")])
 
 

@@ -21,6 +21,7 @@ from export.bench.contestants import (
     TorchModel,
     load_torch_model,
     open_contestant,
+    read_compiled_folders,
 )
 from export.bench.machine import describe_machine
 from export.bench.rounds import measure_rounds
@@ -74,6 +75,7 @@ class BenchOptions(NamedTuple):
     warmup: int = 2
     threads: int | None = None
     device: int = 0
+    aoti: Sequence[Path] = ()
     model: Path | None = None
     torch_precision: str | None = None
 
@@ -83,11 +85,22 @@ def build_parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "export.bench",
         description="Latency and throughput of an exported folder by batch: ONNX Runtime on every\n"
-        "provider that is there, OpenVINO, TensorRT engines, and torch where --model is given.\n"
-        "Each call takes numpy arrays and gives some back, so the way to a GPU and back counts.",
+        "provider that is there, OpenVINO, TensorRT engines, with --aoti what torch's AOTInductor\n"
+        "compiled, and torch where --model is given. Each call takes numpy arrays and gives some\n"
+        "back, so the way to a GPU and back counts.",
     )
     usual, whole = BenchOptions(), at_least(1)
-    parser.add_argument("--dir", required=True, type=Path, help="written by export.onnx")
+    parser.add_argument(
+        "--dir", required=True, type=Path, help="written by export.onnx or export.aoti"
+    )
+    parser.add_argument(
+        "--aoti",
+        nargs="+",
+        type=Path,
+        default=usual.aoti,
+        metavar="DIR",
+        help="folders of export.aoti to time, one for each device; code that is run: your own only",
+    )
     parser.add_argument("--graphs", nargs="+", metavar="NAME", help="all there are")
     parser.add_argument(
         "--batches", nargs="+", type=whole, metavar="N", help="smallest, usual and largest"
@@ -118,7 +131,7 @@ def _run(parsed: argparse.Namespace, console: Console) -> None:
     values = vars(parsed)
     directory, target, *_ = (values.pop(name) for name in ("dir", "json", "debug", "quiet"))
     options = BenchOptions(**values)
-    folder = read_exported_folder(directory)
+    folder = read_exported_folder(directory, kind=None)
     if target is not None and not target.parent.is_dir():
         raise ValueError(f"--json {target}: there is no folder {target.parent}")
     timings, skipped = bench(folder, options)
@@ -136,6 +149,7 @@ def bench(folder: ExportedFolder, options: BenchOptions) -> tuple[list[Timing], 
     """
     graphs = list(folder.graphs) if options.graphs is None else list(options.graphs)
     inputs = {graph: dict(_inputs_by_batch(folder, graph, options)) for graph in graphs}
+    compiled = read_compiled_folders(options.aoti, exported=folder)
     model = None
     if options.model is not None:
         model = load_torch_model(
@@ -145,7 +159,7 @@ def bench(folder: ExportedFolder, options: BenchOptions) -> tuple[list[Timing], 
     skipped: list[Skipped] = []
     for graph in graphs:
         with ExitStack() as stack:
-            contestants = _open(folder, graph, options, model, stack, skipped)
+            contestants = _open(folder, graph, options, model, compiled, stack, skipped)
             for batch, arrays in inputs[graph].items():
                 timings += _time(graph, batch, arrays, contestants, options, skipped)
     if not timings:
@@ -178,6 +192,7 @@ def _open(
     graph: str,
     options: BenchOptions,
     model: TorchModel | None,
+    compiled: Mapping[str, ExportedFolder],
     stack: ExitStack,
     skipped: list[Skipped],
 ) -> list[Contestant]:
@@ -186,7 +201,13 @@ def _open(
     for name in options.only:
         try:
             contestant = open_contestant(
-                name, folder, graph, model=model, threads=options.threads, device=options.device
+                name,
+                folder,
+                graph,
+                model=model,
+                compiled=compiled,
+                threads=options.threads,
+                device=options.device,
             )
         except ValueError as error:
             skipped.append(Skipped(graph, name, str(error)))
@@ -272,6 +293,7 @@ def _report(
         "folder": str(folder.path),
         "precision": folder.precision,
         "graphs": {name: graph.sha256 for name, graph in folder.graphs.items()},
+        "aoti": [str(path) for path in options.aoti],
         "command": " ".join(["python", "-m", "export.bench", *sys.argv[1:]]),
         "machine": describe_machine(),
         "threads": options.threads,

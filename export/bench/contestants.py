@@ -1,6 +1,6 @@
-"""What can run a graph here: ONNX Runtime, OpenVINO, TensorRT engines, torch; and what cannot."""
+"""What can run a graph here: ONNX Runtime, OpenVINO, engines, compiled code, torch; what cannot."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from export.runtime import Runtime
-from export.runtime.folder import ExportedFolder, file_sha256
+from export.runtime.aoti_session import read_compiled_for
+from export.runtime.folder import ExportedFolder, file_sha256, read_exported_folder
 
 _RUNTIMES = {
     "onnxruntime-cpu": {"provider": "cpu"},
@@ -20,7 +21,9 @@ _RUNTIMES = {
     "rtx": {"backend": "rtx"},
 }
 _TORCH = ("torch-eager", "torch-compiled", "torch-eager-cuda", "torch-compiled-cuda")
-NAMES = (*_RUNTIMES, *_TORCH)
+# By the device that a folder of export.aoti was compiled for.
+_COMPILED = {"aoti-cpu": "cpu", "aoti-cuda": "cuda"}
+NAMES = (*_RUNTIMES, *_COMPILED, *_TORCH)
 _DTYPES = {"fp32": "float32", "int8": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
@@ -43,10 +46,10 @@ class Contestant(NamedTuple):
 
 
 class TorchModel(NamedTuple):
-    """A model to measure in torch, and the names of its graphs' outputs."""
+    """A model to measure in torch, and in which precision."""
 
     model: Any
-    dtype: Any
+    precision: str
 
 
 def load_torch_model(
@@ -77,7 +80,40 @@ def load_torch_model(
         )
     sizes = {name: exported.model["config"][name] for name in ("num_frames", "image_size")}
     model = resized(model, **sizes)
-    return TorchModel(model, getattr(torch, _DTYPES[precision or exported.precision]))
+    return TorchModel(model, precision or exported.precision)
+
+
+def torch_precision(precision: str, contestant: str) -> str:
+    """The number format in which a contestant of torch runs a folder of some precision."""
+    # Nobody runs torch in float16 on a CPU, where it takes twenty times as long as in float32.
+    is_slow = precision == "fp16" and not contestant.endswith("-cuda")
+    return "float32" if is_slow else _DTYPES[precision]
+
+
+def read_compiled_folders(
+    paths: Sequence[Path], *, exported: ExportedFolder
+) -> dict[str, ExportedFolder]:
+    """Folders of export.aoti, by the device that they were compiled for.
+
+    Raises:
+        ValueError: one is no such folder or that of another model, or two are for one device.
+    """
+    folders: dict[str, ExportedFolder] = {}
+    for path in paths:
+        folder = read_exported_folder(path, kind="aoti")
+        device = read_compiled_for(folder).device
+        if device in folders:
+            raise ValueError(
+                f"{path} and {folders[device].path} were both compiled for {device}; give one"
+            )
+        keys = ("weights_sha256", "config")
+        if any(folder.model.get(key) != exported.model.get(key) for key in keys):
+            raise ValueError(
+                f"{path} was compiled from another model, or for other clips, than "
+                f"{exported.path}; compile the model that it was exported from"
+            )
+        folders[device] = folder
+    return folders
 
 
 def open_contestant(
@@ -86,6 +122,7 @@ def open_contestant(
     graph: str,
     *,
     model: TorchModel | None,
+    compiled: Mapping[str, ExportedFolder],
     threads: int | None,
     device: int,
 ) -> Contestant:
@@ -96,6 +133,7 @@ def open_contestant(
         folder: the exported folder.
         graph: the graph.
         model: for those in torch.
+        compiled: folders of export.aoti by device, which are code that is run.
         threads: on the CPU.
         device: number of the GPU.
 
@@ -104,7 +142,16 @@ def open_contestant(
     """
     if name in _TORCH:
         return Contestant(name, _torch_run(model, name, folder, graph, device), _nothing)
-    runtime = Runtime(folder.path, threads=threads, device=device, **_RUNTIMES[name])
+    if name in _COMPILED:
+        place = _COMPILED[name]
+        if place not in compiled:
+            raise ValueError(
+                f"give what python -m export.aoti --device {place} wrote with --aoti; it is code "
+                "that is run, so give a folder of your own"
+            )
+        runtime = Runtime(compiled[place].path, threads=threads, device=device, backend="aoti")
+    else:
+        runtime = Runtime(folder.path, threads=threads, device=device, **_RUNTIMES[name])
     runtime.open(graph)
     return Contestant(name, partial(runtime.run, graph), runtime.close)
 
@@ -122,9 +169,7 @@ def _torch_run(
     place = torch.device("cuda", device) if name.endswith("-cuda") else torch.device("cpu")
     if place.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("torch finds no GPU here")
-    # Nobody runs torch in float16 on a CPU, where it takes twenty times as long as in float32.
-    is_slow = place.type == "cpu" and loaded.dtype == torch.float16
-    dtype = torch.float32 if is_slow else loaded.dtype
+    dtype = getattr(torch, torch_precision(loaded.precision, name))
     module = build_graph(loaded.model, graph, dtype=dtype).to(place)
     call: Callable[..., Any] = module
     if "compiled" in name:

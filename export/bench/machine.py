@@ -2,9 +2,9 @@
 
 import os
 import platform
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
+
+from export.runtime.processor import processor_fields
 
 # What decides how fast matrix products are on x86, the slowest first.
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
@@ -12,12 +12,7 @@ _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "a
 
 def describe_machine() -> dict[str, Any]:
     """Processor, the vector instructions that it has for matrix products, cores, and system."""
-    fields: dict[str, str] = {}
-    # Linux tells; elsewhere there is a name at most.
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            name, _, value = line.partition(":")
-            fields.setdefault(name.strip(), value.strip())
+    fields = processor_fields()
     flags = set(fields.get("flags", "").split())
     return {
         "processor": fields.get("model name") or platform.processor() or platform.machine(),

@@ -12,30 +12,20 @@ import onnx
 import torch
 from torch import nn
 
-from export.drawn_inputs import example_inputs
 from export.graphs import INPUTS, OUTPUTS
 from export.onnx.external_data import external_files
 from export.runtime.folder import GraphSpec, Range, TensorSpec, file_sha256
+from export.tracing import ExportError, Tracing, first_line, graph_tensors, trace_with
 
 # Others are written wrongly without a word: 17 as 18, and 26 as 18 with operators of 23.
 OPSETS = range(18, 26)
 # A protobuf file may have 2 GiB.
 INLINE_BYTES = 1_500_000_000
-_DYNAMIC = {
-    "frames": ("batch",),
-    "token_ids": ("batch", "tokens"),
-    "attention_mask": ("batch", "tokens"),
-    "keep": ("batch", "kept"),
-}
 _TYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.UINT8: "uint8",
     onnx.TensorProto.INT64: "int64",
 }
-
-
-class ExportError(Exception):
-    """The exporter could not write a graph, or what it wrote is not what was asked for."""
 
 
 def check_opset(opset: int) -> None:
@@ -80,9 +70,9 @@ def write_graph(
         ExportError: the exporter failed, or the file is not what was asked for.
     """
     check_opset(opset)
-    inputs = example_inputs(config, name, **({"tokens": 0} | _traced_sizes(ranges)))
     with _quiet():
-        program = _export(graph, inputs, name=name, ranges=ranges, opset=opset)
+        tracing = trace_with(config, name, ranges=ranges)
+        program = _export(graph, tracing, name=name, opset=opset)
         _forget_sources(program)
         if external_data is None:
             external_data = _num_bytes(program) > INLINE_BYTES
@@ -107,15 +97,16 @@ def check_file(
         # By path, as a model with external data may be larger than a protobuf.
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"{path.name} is no valid ONNX: {_first_line(error)}") from error
+        raise ExportError(f"{path.name} is no valid ONNX: {first_line(error)}") from error
     model = onnx.load(path, load_external_data=False)
     _require_opset(path, model, opset)
     inputs, outputs = (
         tuple(_tensor(value) for value in values)
         for values in (model.graph.input, model.graph.output)
     )
-    _require_equal(path, inputs, tuple(_expected(key, config) for key in INPUTS[name]))
-    _require_equal(path, outputs, tuple(_expected(key, config) for key in OUTPUTS[name]))
+    expected = graph_tensors(config, name)
+    _require_equal(path, inputs, expected.inputs)
+    _require_equal(path, outputs, expected.outputs)
     data = external_files(model)
     files = [path.parent / file for file in (path.name, *data)]
     return GraphSpec(
@@ -142,32 +133,21 @@ def operator_counts(path: Path) -> dict[str, int]:
     return dict(Counter(node.op_type for node in graph.node).most_common())
 
 
-def _export(
-    graph: nn.Module,
-    inputs: Mapping[str, Any],
-    *,
-    name: str,
-    ranges: Mapping[str, Range],
-    opset: int,
-) -> torch.onnx.ONNXProgram:
-    dimensions = {dimension: _dimension(dimension, sizes) for dimension, sizes in ranges.items()}
+def _export(graph: nn.Module, tracing: Tracing, *, name: str, opset: int) -> torch.onnx.ONNXProgram:
     try:
         program = torch.onnx.export(
             graph,
-            tuple(torch.from_numpy(inputs[key]) for key in INPUTS[name]),
+            tracing.inputs,
             dynamo=True,
             opset_version=opset,
             input_names=INPUTS[name],
             output_names=OUTPUTS[name],
-            dynamic_shapes=tuple(
-                {place: dimensions[key] for place, key in enumerate(_DYNAMIC[name_of])}
-                for name_of in INPUTS[name]
-            ),
+            dynamic_shapes=tracing.dynamic_shapes,
             verbose=False,
         )
     except Exception as error:  # Exporter, tracer and version converter share no class but this.
         raise ExportError(
-            f"graph {name!r} cannot be exported with opset {opset}: {_first_line(_root(error))}"
+            f"graph {name!r} cannot be exported with opset {opset}: {first_line(error)}"
         ) from error
     assert program is not None
     return program
@@ -177,26 +157,6 @@ def _forget_sources(program: torch.onnx.ONNXProgram) -> None:
     """Leave out where each node comes from: files of this machine, which are nobody's business."""
     for node in program.model.graph.all_nodes():
         node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
-
-
-def _traced_sizes(ranges: Mapping[str, Range]) -> dict[str, int]:
-    """A size of each dimension to trace with, no two alike.
-
-    Tracing takes a size of 1 for a fixed one, and equal sizes for one dimension.
-    """
-    traced: dict[str, int] = {}
-    for name, sizes in ranges.items():
-        fitting = range(max(2, sizes.smallest), max(2, sizes.largest) + 1)
-        others = traced.values()
-        traced[name] = next((size for size in fitting if size not in others), fitting[0])
-    return traced
-
-
-def _dimension(name: str, sizes: Range) -> torch.export.Dim:
-    if sizes.smallest < sizes.largest:
-        return torch.export.Dim(name, min=sizes.smallest, max=sizes.largest)
-    # The tracer wants more than one size; the declared range still allows one only.
-    return torch.export.Dim(name, min=max(1, sizes.smallest - 1), max=max(2, sizes.largest))
 
 
 def _num_bytes(program: torch.onnx.ONNXProgram) -> int:
@@ -224,23 +184,6 @@ def _tensor(value: onnx.ValueInfoProto) -> TensorSpec:
     return TensorSpec(value.name, _TYPES.get(kind.elem_type, str(kind.elem_type)), shape)
 
 
-def _expected(name: str, config: Mapping[str, Any]) -> TensorSpec:
-    side, width = config["image_size"], config["width"]
-    clip = ("batch", config["num_frames"], 3, side, side)
-    specs: dict[str, tuple[str, tuple[int | str, ...]]] = {
-        "frames": ("uint8", clip),
-        "token_ids": ("int64", ("batch", "tokens")),
-        "attention_mask": ("int64", ("batch", "tokens")),
-        "keep": ("int64", ("batch", "kept")),
-        "video_embed": ("float32", ("batch", width)),
-        "text_embed": ("float32", ("batch", width)),
-        "match_probability": ("float32", ("batch",)),
-        "reconstruction": ("float32", clip),
-        "word_logits": ("float32", ("batch", "tokens", config["vocab_size"])),
-    }
-    return TensorSpec(name, *specs[name])
-
-
 def _require_equal(
     path: Path, found: tuple[TensorSpec, ...], expected: tuple[TensorSpec, ...]
 ) -> None:
@@ -265,15 +208,3 @@ def _require_opset(path: Path, model: onnx.ModelProto, opset: int) -> None:
     found = {domain: versions.get(domain) for domain in sorted(used)}
     if found != {"ai.onnx": opset}:
         raise ExportError(f"{path.name} was written with opset {found}, asked for was {opset}")
-
-
-def _root(error: BaseException) -> BaseException:
-    """What it began with: torch wraps it in advice on how to report it."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"

@@ -1,8 +1,7 @@
 """Exported graphs against the model in torch: what is right, what computes them, how they fare."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,9 +23,7 @@ from export.parity import (
     ranking_change,
 )
 from export.parity.samples import Samples, batch_of, batches_of
-from export.parity.widened import widen
 from export.runtime.folder import GraphSpec
-from export.runtime.onnx_session import OnnxSession
 from simvtp.model import SimVTP
 
 
@@ -48,32 +45,8 @@ def torch_reference(model: SimVTP, name: str) -> Run:
         "match": lambda frames, ids, mask: model.match(frames, ids, attend=mask.bool()),
     }
     if name == "reconstruct":
-        return _torch_run(build_graph(model, name), name)
-    return _torch_run(calls[name], name)
-
-
-def open_candidates(
-    model: SimVTP, spec: GraphSpec, *, folder: Path, scratch: Path, precision: str
-) -> Iterator[Candidate]:
-    """What computes a written graph on this machine.
-
-    Args:
-        model: the model.
-        spec: the graph.
-        folder: where its file is.
-        scratch: folder for a widened copy.
-        precision: of the graph.
-    """
-    threads = torch.get_num_threads()
-    if precision != "bf16":
-        session = OnnxSession(folder / spec.file, spec, threads=threads)
-        yield Candidate("onnxruntime", lambda inputs: as_one(session.run(inputs), inputs))
-        return
-    widened = scratch / f"widened-{spec.file}"
-    session = OnnxSession(widened, widen(folder / spec.file, widened, spec=spec), threads=threads)
-    yield Candidate("onnxruntime, widened", lambda inputs: as_one(session.run(inputs), inputs))
-    graph = build_graph(model, spec.name, dtype=torch.bfloat16)
-    yield Candidate("torch bf16", _torch_run(graph, spec.name))
+        return torch_run(build_graph(model, name), name)
+    return torch_run(calls[name], name)
 
 
 def prove(
@@ -146,7 +119,9 @@ def _embed(
     return Embeddings(**{name: np.concatenate(rows)[:count] for name, rows in parts.items()})
 
 
-def _torch_run(call: nn.Module | Callable[..., Tensor], name: str) -> Run:
+def torch_run(call: nn.Module | Callable[..., Tensor], name: str) -> Run:
+    """A module of torch, or a method of the model, as what computes a graph."""
+
     def run(inputs: Inputs) -> np.ndarray:
         with torch.inference_mode():
             found = call(*(torch.from_numpy(inputs[key]) for key in INPUTS[name]))

@@ -1,4 +1,4 @@
-"""An exported folder run on ONNX Runtime or TensorRT, without torch."""
+"""An exported folder run without the model, on ONNX Runtime and TensorRT without torch too."""
 
 from export.runtime.folder_runtime import Runtime
 

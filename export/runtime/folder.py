@@ -12,6 +12,8 @@ from simvtp.named_files import file_beside
 FORMAT = 1
 REPORT_NAME = "report.json"
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+# What a folder's graphs are; those of "aoti" are compiled code, and loading one runs it.
+KINDS = {"onnx": "ONNX graphs", "aoti": "compiled code (.pt2)"}
 # Of the model's config; the report tells the rest too.
 _SIZES = (
     *("max_text_length", "vocab_size", "num_frames", "tubelet_frames"),
@@ -54,7 +56,7 @@ class Range:
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """One ONNX graph of a folder: its files, inputs, outputs and the ranges they may have.
+    """One graph of a folder: its files, inputs, outputs and the ranges they may have.
 
     `sha256` and `bytes` are those of `file` followed by its external data.
     """
@@ -71,11 +73,15 @@ class GraphSpec:
 
 @dataclass(frozen=True)
 class ExportedFolder:
-    """A folder that `export.onnx` wrote; `report` is the whole of its report.json."""
+    """A folder that `export.onnx` or `export.aoti` wrote; `report` is all of its report.json.
+
+    `opset` is that of ONNX graphs, None of others.
+    """
 
     path: Path
+    kind: str
     precision: str
-    opset: int
+    opset: int | None
     graphs: Mapping[str, GraphSpec]
     model: Mapping[str, Any]
     report: Mapping[str, Any]
@@ -106,12 +112,12 @@ class ExportedFolder:
         if name not in self.graphs:
             raise ValueError(
                 f"{self.path} holds no graph {name!r}, only {', '.join(self.graphs)}; "
-                f"export it with python -m export.onnx --graphs {name} ..."
+                f"export it with python -m export.{self.kind} --graphs {name} ..."
             )
         return self.graphs[name]
 
     def file(self, graph: str) -> Path:
-        """Path of a graph's ONNX file.
+        """Path of a graph's file.
 
         Raises:
             ValueError: the graph was not exported.
@@ -119,16 +125,20 @@ class ExportedFolder:
         return self.path / self.graph(graph).file
 
 
-def read_exported_folder(path: str | Path, *, check_hashes: bool = False) -> ExportedFolder:
-    """Read and check report.json of an exported folder.
+def read_exported_folder(
+    path: str | Path, *, kind: str | None = "onnx", check_hashes: bool = False
+) -> ExportedFolder:
+    """Read and check report.json of an exported folder; no graph is opened.
 
     Args:
         path: the folder.
+        kind: what its graphs must be, "onnx" or "aoti"; None: either, for who reads them only.
         check_hashes: also hash the graphs' files and compare with what the report says.
 
     Raises:
         ValueError: there is no folder or report, the report is damaged, of another format or
-            inconsistent, a graph's file is missing or empty, or a hash differs.
+            inconsistent, its graphs are of another kind, a graph's file is missing or empty, or a
+            hash differs.
     """
     if not isinstance(path, str | Path):
         raise TypeError(f"an exported folder is opened by its path, got {path!r:.80}")
@@ -147,6 +157,11 @@ def read_exported_folder(path: str | Path, *, check_hashes: bool = False) -> Exp
         raise ValueError(
             f"{folder / REPORT_NAME} is damaged: {error}; export the folder anew"
         ) from error
+    if kind not in (None, exported.kind):
+        raise ValueError(
+            f"{folder} holds {KINDS[exported.kind]}, wanted are {KINDS[kind]}; write them with "
+            f"python -m export.{kind}, or take what runs {KINDS[exported.kind]}"
+        )
     for graph in exported.graphs.values():
         _check_files(folder, graph, check_hash=check_hashes)
     return exported
@@ -205,10 +220,15 @@ def _parse_report(folder: Path, report: Mapping[str, Any]) -> ExportedFolder:
     for name in _SIZES:
         if (size := json_field(config, name, int, "'config'")) < 1:
             raise FieldError(f"{name!r} of 'config' must be at least 1, got {size}")
+    # Older reports do not say; there was nothing else.
+    kind = json_value(report.get("kind", "onnx"), str, "'kind'")
+    if kind not in KINDS:
+        raise FieldError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     return ExportedFolder(
         path=folder,
+        kind=kind,
         precision=precision,
-        opset=json_field(report, "opset", int, "the report"),
+        opset=json_field(report, "opset", int, "the report") if kind == "onnx" else None,
         graphs={name: _parse_graph(name, values) for name, values in graphs.items()},
         model=model,
         report=report,

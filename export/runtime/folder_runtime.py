@@ -1,4 +1,4 @@
-"""Run an exported folder, on ONNX Runtime, OpenVINO or TensorRT, without torch."""
+"""Run an exported folder without the model: ONNX Runtime, OpenVINO, TensorRT, AOTInductor."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from export.runtime.folder import GraphSpec, read_exported_folder
 from export.runtime.input_checks import check_batch, check_inputs
 from export.runtime.token_checks import check_attention_mask, check_indices
 
-BACKENDS = ("onnxruntime", "openvino", "tensorrt", "rtx")
+BACKENDS = ("onnxruntime", "openvino", "tensorrt", "rtx", "aoti")
 TokenArrays = tuple[np.ndarray, np.ndarray]
 Text = str | Sequence[str] | TokenArrays
 
@@ -26,15 +26,18 @@ class Runtime:
     to say. It may be called from several threads.
 
     Args:
-        folder: written by `python -m export.onnx`.
-        backend: "onnxruntime"; "openvino" for CPUs; or engines that `python -m export.trt` put
-            into the folder: "tensorrt" (.plan) or "rtx" (.engine).
+        folder: written by `python -m export.onnx`, or for "aoti" by `python -m export.aoti`.
+        backend: "onnxruntime"; "openvino" for CPUs; engines that `python -m export.trt` put into
+            the folder: "tensorrt" (.plan) or "rtx" (.engine); or "aoti", compiled code that torch
+            loads. Code of a folder is run when its backend is named here, and never because it
+            lies there: name it for folders of your own only.
         provider: of ONNX Runtime: "cpu" (the default), "cuda" or "tensorrt"; a provider that is
             not there is an error, never replaced by another.
         precision: of OpenVINO: "fp32" (the default), or "bf16" for float32 products that are
             computed in bf16, which is faster on CPUs that multiply it.
         device: number of the GPU.
-        threads: of one operator on the CPU; by default all cores.
+        threads: of one operator on the CPU; by default all cores. Torch's, for "aoti", are those
+            of the whole process.
 
     Raises:
         ValueError: the folder is damaged, or the backend or provider is missing here.
@@ -57,7 +60,7 @@ class Runtime:
                 raise ValueError(
                     f"{name} must be a whole number of at least {least}, got {number!r}"
                 )
-        self.folder = read_exported_folder(folder)
+        self.folder = read_exported_folder(folder, kind="aoti" if backend == "aoti" else "onnx")
         self.backend = backend
         self.provider = _check_backend(backend, provider)
         self.precision = _check_precision(backend, precision)
@@ -170,6 +173,16 @@ class Runtime:
 
             file = self.folder.file(spec.name)
             return OpenVinoSession(file, spec, precision=self.precision, threads=self._threads)
+        if self.backend == "aoti":
+            from export.runtime.aoti_session import AotiSession, read_compiled_for
+
+            return AotiSession(
+                self.folder.file(spec.name),
+                spec,
+                read_compiled_for(self.folder),
+                device=self._device,
+                threads=self._threads,
+            )
         if self.provider is None:
             from export.runtime.engine import Engine
             from export.runtime.engine_file import find_engine_file
@@ -230,7 +243,7 @@ class _Session(Protocol):
 
 
 def _check_backend(backend: str, provider: str | None) -> str | None:
-    """The provider of ONNX Runtime; None for engines."""
+    """The provider of ONNX Runtime; None for the others."""
     if backend == "onnxruntime":
         try:
             from export.runtime.onnx_session import check_provider
@@ -245,7 +258,11 @@ def _check_backend(backend: str, provider: str | None) -> str | None:
             f"provider is a setting of backend 'onnxruntime', got {provider!r} with {backend!r}; "
             "leave it out"
         )
-    if backend != "openvino":
+    if backend == "aoti":
+        from export.runtime.aoti_session import import_torch
+
+        import_torch()
+    elif backend != "openvino":
         from export.runtime.engine import import_tensorrt
 
         import_tensorrt(backend)

@@ -25,6 +25,7 @@ _CUT = ("num_frames", "frame_seconds", "frame_stride", "image_size")
 _ABOUT = {
     "onnxruntime": "Triton's ONNX Runtime backend",
     "tensorrt": "Triton's TensorRT backend, engines of export.trt --backend tensorrt",
+    "pytorch": "Triton's PyTorch backend, compiled by export.aoti",
     "python": "ONNX Runtime in Triton's Python backend",
 }
 
@@ -71,6 +72,7 @@ def _write(options: argparse.Namespace) -> list[Any]:
     # Here, so that a missing tritonclient is told as one.
     from export.triton.config import ServingSettings
     from export.triton.repository import LISTING, read_gallery, write_repository
+    from export.triton.served import graph_kind
 
     settings = ServingSettings(
         backend=options.backend,
@@ -81,12 +83,8 @@ def _write(options: argparse.Namespace) -> list[Any]:
         top=options.top,
         caption_lengths=options.caption_lengths and tuple(options.caption_lengths),
     )
-    exported = read_exported_folder(options.source, check_hashes=True)
-    if exported.precision == "bf16" and settings.backend != "tensorrt":
-        raise ValueError(
-            f"{options.source} is bf16, for which ONNX Runtime lacks kernels; serve it as TensorRT "
-            "engines (--backend tensorrt), or export it in fp16"
-        )
+    kind = graph_kind(settings.backend)
+    exported = read_exported_folder(options.source, kind=kind, check_hashes=True)
     gallery = None if options.gallery is None else read_gallery(options.gallery)
     target = options.out.resolve()
     _require_replaceable(target, LISTING)

@@ -9,7 +9,7 @@ from tritonclient.grpc import model_config_pb2
 
 from export.runtime.folder import GraphSpec, TensorSpec
 
-BACKENDS = ("onnxruntime", "tensorrt", "python")
+BACKENDS = ("onnxruntime", "tensorrt", "pytorch", "python")
 DEVICES = ("cpu", "gpu")
 # Made at import from their description, so that no type checker knows them.
 _MESSAGES: Any = model_config_pb2
@@ -24,7 +24,19 @@ _KINDS = {
     "cpu": _MESSAGES.ModelInstanceGroup.KIND_CPU,
     "gpu": _MESSAGES.ModelInstanceGroup.KIND_GPU,
 }
-_FILES = {"onnxruntime": "model.onnx", "tensorrt": "model.plan", "python": "model.py"}
+_FILES = {
+    "onnxruntime": "model.onnx",
+    "tensorrt": "model.plan",
+    "pytorch": "model.pt2",
+    "python": "model.py",
+}
+_PLATFORMS = {"tensorrt": "tensorrt_plan", "pytorch": "torch_aoti"}
+# What each backend calls the parameter; Triton's PyTorch backend sets torch's for all its models.
+_THREADS = {
+    "onnxruntime": "intra_op_thread_count",
+    "pytorch": "INTRA_OP_THREAD_COUNT",
+    "python": "threads",
+}
 _FIRST_LENGTH = 8
 
 
@@ -33,8 +45,8 @@ class ServingSettings:
     """Settings of a repository.
 
     Args:
-        backend: what runs the graphs: Triton's ONNX Runtime or TensorRT backend, or ONNX Runtime
-            within its Python backend, for servers that have no other.
+        backend: what runs the graphs: Triton's ONNX Runtime, TensorRT or PyTorch backend, or ONNX
+            Runtime within its Python backend, for servers that have no other.
         device: where the graphs run.
         instances: copies of each graph.
         queue_delay: microseconds that a request waits for others to share its batch.
@@ -79,8 +91,8 @@ def graph_config(graph: GraphSpec, settings: ServingSettings, *, vocab_size: int
         vocab_size: number of token ids.
     """
     config = _base(graph.name, graph.inputs, graph.outputs, graph.ranges["batch"].largest)
-    if settings.backend == "tensorrt":
-        config.platform = "tensorrt_plan"
+    if settings.backend in _PLATFORMS:
+        config.platform = _PLATFORMS[settings.backend]
     else:
         config.backend = settings.backend
     config.default_model_filename = _FILES[settings.backend]
@@ -93,11 +105,21 @@ def graph_config(graph: GraphSpec, settings: ServingSettings, *, vocab_size: int
         tokens = graph.ranges["tokens"]
         _set(config, tokens=f"{tokens.smallest},{tokens.largest}", vocab_size=vocab_size)
     if settings.threads is not None:
-        name = "threads" if settings.backend == "python" else "intra_op_thread_count"
-        _set(config, **{name: settings.threads})
+        _set(config, **{_THREADS[settings.backend]: settings.threads})
     for batch in sorted({sizes.smallest, sizes.usual}):
         _warm_up(config, graph, batch)
+    if settings.backend == "pytorch":
+        _number_tensors(config, tensor_numbers(graph))
     return config
+
+
+def tensor_numbers(graph: GraphSpec) -> dict[str, str]:
+    """What Triton's PyTorch backend calls the tensors of compiled code, by the graph's names."""
+    return {
+        tensor.name: f"{side}__{number}"
+        for side, tensors in (("INPUT", graph.inputs), ("OUTPUT", graph.outputs))
+        for number, tensor in enumerate(tensors)
+    }
 
 
 def python_config(
@@ -118,16 +140,28 @@ def python_config(
     return config
 
 
-def ensemble_config(name: str, steps: Sequence[Config], *, returned: Sequence[str]) -> Config:
+def ensemble_config(
+    name: str,
+    steps: Sequence[Config],
+    *,
+    returned: Sequence[str],
+    names: Mapping[str, Mapping[str, str]] | None = None,
+) -> Config:
     """Config of models one after the other, whose inputs and outputs are joined by their names.
 
     Args:
         name: of the ensemble.
         steps: configs of its models, in the order of the work.
         returned: outputs of the steps that the ensemble has.
+        names: by model and tensor, where a model calls a tensor otherwise than the others.
     """
-    made = {tensor.name: tensor for step in steps for tensor in step.output}
-    wanted = {tensor.name: tensor for step in steps for tensor in step.input}
+    known = names or {}
+
+    def named(step: Config, tensors: Iterable[Any]) -> dict[str, Any]:
+        return {known.get(step.name, {}).get(one.name, one.name): one for one in tensors}
+
+    made = {key: tensor for step in steps for key, tensor in named(step, step.output).items()}
+    wanted = {key: tensor for step in steps for key, tensor in named(step, step.input).items()}
     config = _MESSAGES.ModelConfig(
         name=name, platform="ensemble", max_batch_size=min(step.max_batch_size for step in steps)
     )
@@ -139,10 +173,10 @@ def ensemble_config(name: str, steps: Sequence[Config], *, returned: Sequence[st
         config.output.add(name=key, data_type=made[key].data_type, dims=made[key].dims)
     for step in steps:
         part = config.ensemble_scheduling.step.add(model_name=step.name, model_version=-1)
-        for tensor in step.input:
-            part.input_map[tensor.name] = tensor.name
-        for tensor in step.output:
-            part.output_map[tensor.name] = tensor.name
+        for key, tensor in named(step, step.input).items():
+            part.input_map[tensor.name] = key
+        for key, tensor in named(step, step.output).items():
+            part.output_map[tensor.name] = key
     return config
 
 
@@ -217,3 +251,12 @@ def _warm_up(config: Config, graph: GraphSpec, batch: int) -> None:
             value.input_data_file = tensor.name
         else:
             value.zero_data = True
+
+
+def _number_tensors(config: Config, numbers: Mapping[str, str]) -> None:
+    for tensor in (*config.input, *config.output):
+        tensor.name = numbers[tensor.name]
+    for request in config.model_warmup:
+        for name in list(request.inputs):
+            request.inputs[numbers[name]].CopyFrom(request.inputs[name])
+            del request.inputs[name]

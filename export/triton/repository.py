@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from export.runtime.captions import load_tokenizer
-from export.runtime.engine_file import EngineFile, check_engine_bytes, find_engine_file
-from export.runtime.folder import ExportedFolder, GraphSpec, Range, TensorSpec
+from export.runtime.engine_file import find_engine_file
+from export.runtime.folder import ExportedFolder, GraphSpec, TensorSpec
 from export.runtime.json_fields import json_field, read_json_object
 from export.triton.config import (
     Config,
@@ -22,7 +21,9 @@ from export.triton.config import (
     graph_config,
     print_config,
     python_config,
+    tensor_numbers,
 )
+from export.triton.served import require_servable, served_graph
 from simvtp.config import FrameSpacing
 from simvtp.config.json_file import write_json
 
@@ -64,12 +65,13 @@ def write_repository(
         The configs of its models.
 
     Raises:
-        ValueError: an engine, the tokenizer or a graph is missing or damaged, or the gallery is of
-            another model.
+        ValueError: an engine, the tokenizer or a graph is missing or damaged, the graphs are not
+            for this backend or device, or the gallery is of another model.
         OSError: the disk is full or fails.
     """
+    require_servable(exported, settings)
     graphs = {
-        name: _served(exported, graph, settings)
+        name: served_graph(exported, graph, settings)
         for name, graph in exported.graphs.items()
         if name != "reconstruct"
     }
@@ -94,33 +96,12 @@ def write_repository(
         configs["preprocess"] = _write_preprocess(exported, graphs, repository)
     if gallery is not None:
         configs["rank"] = _write_rank(configs["text"], gallery, repository, settings)
-    for ensemble in _ensembles(configs):
+    for ensemble in _ensembles(configs, _other_names(graphs, settings)):
         configs[ensemble.name] = ensemble
         (_folder(repository, ensemble) / "1").mkdir()
     listing = {"format": 1, "models": sorted(configs), "from": exported.path.resolve().name}
     write_json(repository / LISTING, listing)
     return list(configs.values())
-
-
-def _served(exported: ExportedFolder, graph: GraphSpec, settings: ServingSettings) -> GraphSpec:
-    """The graph with the ranges that it is served with: those of its engine, if it is one."""
-    if settings.backend != "tensorrt":
-        return graph
-    engine = find_engine_file(exported.path, graph, backend="tensorrt")
-    check_engine_bytes(engine)
-    return replace(graph, ranges=_engine_ranges(engine, graph))
-
-
-def _engine_ranges(engine: EngineFile, graph: GraphSpec) -> dict[str, Range]:
-    profile = engine.profiles[0]
-    ranges = {}
-    for tensor in graph.inputs:
-        for place, size in enumerate(tensor.shape):
-            if isinstance(size, str):
-                shapes = profile[tensor.name]
-                ends = (shapes.smallest, shapes.usual, shapes.largest)
-                ranges[size] = Range(*(shape[place] for shape in ends))
-    return ranges
 
 
 def _folder(repository: Path, config: Config) -> Path:
@@ -137,6 +118,9 @@ def _copy_graph(
     if settings.backend == "tensorrt":
         engine = find_engine_file(exported.path, graph, backend="tensorrt")
         shutil.copyfile(engine.path, version / "model.plan")
+        return
+    if settings.backend == "pytorch":
+        shutil.copyfile(exported.path / graph.file, version / "model.pt2")
         return
     shutil.copyfile(exported.path / graph.file, version / "model.onnx")
     for name in graph.external_data:
@@ -245,20 +229,32 @@ def _write_rank(
     return config
 
 
-def _ensembles(configs: dict[str, Any]) -> Iterator[Config]:
+def _other_names(
+    graphs: Mapping[str, GraphSpec], settings: ServingSettings
+) -> dict[str, dict[str, str]]:
+    """Names of tensors that the graphs' models call otherwise, by model and what they call them."""
+    if settings.backend != "pytorch":
+        return {}
+    return {
+        name: {number: tensor for tensor, number in tensor_numbers(graph).items()}
+        for name, graph in graphs.items()
+    }
+
+
+def _ensembles(configs: dict[str, Any], names: Mapping[str, Mapping[str, str]]) -> Iterator[Config]:
     if "text" in configs:
         steps = [configs["tokenize"], configs["text"]]
         returned = ["text_embed"]
         if "rank" in configs:
             steps.append(configs["rank"])
             returned += ["ids", "scores"]
-        yield ensemble_config("search", steps, returned=returned)
+        yield ensemble_config("search", steps, returned=returned, names=names)
     if "video" in configs:
         steps = [configs["preprocess"], configs["video"]]
-        yield ensemble_config("embed_video", steps, returned=["video_embed"])
+        yield ensemble_config("embed_video", steps, returned=["video_embed"], names=names)
     if "match" in configs:
         steps = [configs["preprocess"], configs["tokenize"], configs["match"]]
-        yield ensemble_config("match_video", steps, returned=["match_probability"])
+        yield ensemble_config("match_video", steps, returned=["match_probability"], names=names)
 
 
 def _largest_batch(graphs: dict[str, GraphSpec]) -> int:

@@ -111,7 +111,7 @@ def _export(options: argparse.Namespace, ranges: Mapping[str, Range]) -> Exporte
     try:
         # Needs torch, which building from an exported folder does not.
         from export.onnx.folder import export_folder
-        from export.onnx.graph_file import ExportError
+        from export.tracing import ExportError
     except ImportError as error:
         raise MissingError(
             f"--model needs what exports it ({error}); pip install 'simvtp[export]', or export it "

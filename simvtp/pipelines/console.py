@@ -49,6 +49,7 @@ COMMANDS: dict[str, Command] = {
         for name, summary in (
             ("onnx", "ONNX graphs, compared with the model"),
             ("trt", "TensorRT engines of these graphs"),
+            ("aoti", "graphs compiled by torch, compared with the model"),
             ("triton", "a Triton model repository of them"),
             ("bench", "time everything that can run a model, side by side"),
         )

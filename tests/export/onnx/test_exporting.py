@@ -13,8 +13,9 @@ from torch import nn
 
 from export.drawn_inputs import example_inputs
 from export.graphs import GRAPHS, INPUTS, build_graph
-from export.onnx.graph_file import ExportError, check_file, write_graph
+from export.onnx.graph_file import check_file, write_graph
 from export.runtime.folder import Range
+from export.tracing import ExportError
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import torch
 
 from export.bench.machine import describe_machine, machine_text
 from export.onnx import main
-from export.onnx.report import print_report
+from export.report import print_report
 from export.runtime import Runtime
 from export.runtime.folder import file_sha256, read_exported_folder
 from export.runtime.onnx_session import OnnxSession

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from export.onnx.graph_file import ExportError
+from export.tracing import ExportError
 from export.trt import command as trt
 from export.trt.library import Gpu, open_library
 from export.trt.source import find_source

@@ -14,7 +14,6 @@ from export.runtime.folder import FORMAT, REPORT_NAME, GraphSpec, TensorSpec
 from simvtp.config.json_file import write_json
 from simvtp.printing import Console
 
-_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
 MARKDOWN_NAME = "report.md"
 
 
@@ -26,18 +25,18 @@ class ReportTable(NamedTuple):
     rows: tuple[tuple[str, ...], ...]
 
 
-def describe_versions() -> dict[str, str]:
+def describe_versions(*packages: str) -> dict[str, str]:
     """Versions of Python and of the packages that an export depends on."""
     versions = {"python": platform.python_version()}
-    return versions | {name: version(name) for name in _PACKAGES} | {"simvtp": simvtp.__version__}
+    return versions | {name: version(name) for name in packages} | {"simvtp": simvtp.__version__}
 
 
-def describe_graph(graph: GraphSpec, *, operators: Mapping[str, int]) -> dict[str, Any]:
+def describe_graph(graph: GraphSpec) -> dict[str, Any]:
     """A graph as report.json has it."""
     values = asdict(graph)
     del values["name"]
     values["ranges"] = {name: list(astuple(sizes)) for name, sizes in graph.ranges.items()}
-    return values | {"operators": dict(operators)}
+    return values
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
@@ -93,7 +92,8 @@ def _graph_table(report: Mapping[str, Any]) -> ReportTable:
         )
         for values in report["graphs"].values()
     )
-    title = f"{report['model']['folder']}: {report['precision']}, opset {report['opset']}"
+    made = f"opset {report['opset']}" if "opset" in report else f"compiled for {report['device']}"
+    title = f"{report['model']['folder']}: {report['precision']}, {made}"
     return ReportTable(title, ("file", "MB", "inputs", "outputs", "ranges"), rows)
 
 
