@@ -182,9 +182,10 @@ _OPERATORS = "&|;()"
 _OURS = ("simvtp", "export", "benchmarks")
 # Programs that are not the library's, and their options that the text speaks of.
 _OTHERS = {"cd", "curl", "docker", "git", "mkdocs", "pip", "pytest", "python", "sleep"}
-_OTHERS |= {"source", "srun"}
+_OTHERS |= {"ray", "source", "srun"}
 _OTHERS_OPTIONS = {"--model-repository", "--no-deps", "--nproc-per-node"}
 _OTHERS_OPTIONS |= {"--dist", "--signals-to-handle", "--requeue", "--index-url"}
+_OTHERS_OPTIONS |= {"--disable-usage-stats"}
 
 
 class Parsed(BaseException):

@@ -14,7 +14,10 @@ from simvtp.extras import MissingPackageError, needs
 
 ROOT = Path(__file__).parents[1]
 # Rooms whose extra is asked for when they are entered.
-OF_AN_EXTRA = ("simvtp/retrieval/video_index", "simvtp/pipelines/search/page")
+OF_AN_EXTRA = (
+    *("simvtp/retrieval/video_index", "simvtp/pipelines/search/page"),
+    "simvtp/engines/ray_cluster",
+)
 # PyYAML comes with jsonargparse, whose files of settings it reads.
 COMES_ALONG = {"pyyaml"}
 

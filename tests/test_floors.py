@@ -26,6 +26,7 @@ FLOORS = {
     2: (
         *("simvtp.encoders", "simvtp.decoders", "simvtp.masking", "simvtp.losses"),
         *("simvtp.data", "simvtp.training", "simvtp.metrics", "simvtp.conversion"),
+        "simvtp.engines",
     ),
     1: ("simvtp.layers", "simvtp.decoding", "simvtp.command_line"),
     0: (

@@ -161,6 +161,14 @@ class ClipTable(Sequence[ClipRecord]):
         return f"ClipTable({len(self)} clips of {self.source})"
 
     @property
+    def folders(self) -> tuple[Path, ...]:
+        """Folders of this machine that the clips, or their shards, lie in or below."""
+        shards = () if self.shards is None else self.shards.values()
+        parents = (shard.parent for shard in shards if isinstance(shard, Path))
+        root = (self.root,) if self.shards is None and isinstance(self.root, Path) else ()
+        return tuple(dict.fromkeys((*root, *parents)))
+
+    @property
     def num_captions(self) -> int:
         """Captions of all clips."""
         return sum(len(batch.column("captions").flatten()) for batch in self._batches)

@@ -1,8 +1,10 @@
 """Features of clips and captions, batch by batch, without holding more than a batch of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -182,3 +184,54 @@ def _require_counts(
     require_at_least(0, num_workers=num_workers, start=start)
     if not records:
         raise ValueError("there must be at least one clip to embed, got no records")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoStage:
+    """`embed` as a stage that an engine runs, in parts of whole batches.
+
+    Attributes:
+        model: the model, on the CPU, as it may travel.
+        device: that it computes on.
+        settings: as for `embed`.
+        folders: that the videos lie in.
+    """
+
+    model: SimVTP
+    device: str
+    settings: Mapping[str, Any]
+    folders: tuple[Path, ...] = ()
+
+    def may_cut(self, number: int, item: ClipRecord) -> bool:
+        """Whether a batch ends with this record."""
+        views = self.settings["clips_per_video"]
+        return (number + 1) % max(1, self.settings["batch_size"] // views) == 0
+
+    def results(self, items: Sequence[ClipRecord], start: int) -> Iterator[EmbeddedBatch]:
+        """Batches of the records from number `start` on."""
+        return embed(self.model.to(self.device), items, start=start, **self.settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionStage:
+    """`embed_captions` as a stage that an engine runs, in parts of whole batches.
+
+    Attributes:
+        model: the model, on the CPU, as it may travel.
+        device: that it computes on.
+        settings: as for `embed_captions`.
+        folders: none, since no file is read.
+    """
+
+    model: SimVTP
+    device: str
+    settings: Mapping[str, Any]
+    folders: tuple[Path, ...] = ()
+
+    def may_cut(self, number: int, item: ClipRecord) -> bool:
+        """Whether a batch ends with this record."""
+        return (number + 1) % self.settings["batch_size"] == 0
+
+    def results(self, items: Sequence[ClipRecord], start: int) -> Iterator[EmbeddedCaptions]:
+        """Batches of the records from number `start` on."""
+        return embed_captions(self.model.to(self.device), items, start=start, **self.settings)

@@ -3,7 +3,8 @@
 FILE.parquet gets a row for each clip of each video, in order: video_id, name, view, start in
 seconds and video_embed. With --text, FILE.text.parquet gets one for each caption. Videos that
 cannot be read are listed with the reason in FILE.quarantine.jsonl. A run that was stopped, however
-hard, goes on when the same command is given again. In Python: `for batch in embed(model, records)`.
+hard, goes on when the same command is given again. --engine ray computes on the machines of a Ray
+cluster. In Python: `for batch in embed(model, records)`.
 """
 
 import argparse
@@ -38,16 +39,18 @@ from simvtp.data import (
 from simvtp.data.clip_table import portable_name
 from simvtp.data.datasets.quarantine import require_few_bad
 from simvtp.data.sources import require_captions
+from simvtp.engines import Engine
+from simvtp.engines.options import add_engine, chosen_engine
 from simvtp.layers.precision import products_in
 from simvtp.model import SimVTP
 from simvtp.model_folder import find_model_folder
 from simvtp.pipelines.unknown_words import tell_unknown_captions
 from simvtp.printing import Console, PlainColumn, progress_console, quietly, tracebacks
 from simvtp.retrieval.embedding import (
+    CaptionStage,
     EmbeddedBatch,
     EmbeddedCaptions,
-    embed,
-    embed_captions,
+    VideoStage,
 )
 from simvtp.retrieval.feature_file import QUARANTINE, FeatureFile
 from simvtp.retrieval.feature_tables import ROWS_PER_GROUP, table_of, text_schema, video_schema
@@ -90,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--save-every", type=at_least(0), default=60, metavar="SECONDS", help="%(default)s"
     )
+    add_engine(parser, computes=True)
     return parser
 
 
@@ -102,8 +106,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(soft_wrap=True)
     with StopRequest() as stop:
         try:
-            with tracebacks(options.debug), quietly(options.quiet):
-                return _embed_to_file(options, stop, console)
+            with (
+                tracebacks(options.debug),
+                quietly(options.quiet),
+                chosen_engine(options, console) as engine,
+            ):
+                return _embed_to_file(options, engine, stop, console)
         except StopNow:
             console.print(f"stopped by {stop.name}; the same command goes on")
             return stop.exit_code
@@ -118,7 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2 if isinstance(error, ValueError | OSError) else 1
 
 
-def _embed_to_file(options: argparse.Namespace, stop: StopRequest, console: Console) -> int:
+def _embed_to_file(
+    options: argparse.Namespace, engine: Engine, stop: StopRequest, console: Console
+) -> int:
     with stop.interruptible():
         records = load_clips(
             options.data,
@@ -129,13 +139,15 @@ def _embed_to_file(options: argparse.Namespace, stop: StopRequest, console: Cons
         if options.text:
             require_captions(records, source=options.data, purpose="--text")
         folder = find_model_folder(options.model, download_options={})
-        device = choose_device(RunConfig(device=options.device))
-        model = SimVTP.from_pretrained(folder).to(device)
+        device = engine.device or choose_device(RunConfig(device=options.device))
+        model = SimVTP.from_pretrained(folder)
+        if engine.device is None:
+            model.to(device)
         # Features are kept and compared for long: on CPUs they are fp32 unless told otherwise.
         automatic = "bf16" if device == "cuda" else "fp32"
         precision = automatic if options.precision == "auto" else options.precision
         compute = {"batch_size": options.batch_size, "precision": precision}
-        settings = _settings(options, records, model, folder) | compute
+        settings = _settings(options, records, model, folder, device) | compute
     tables = {VIDEO: video_schema(model.config.width)}
     if options.text:
         tables[TEXT] = text_schema(model.config.width)
@@ -148,21 +160,18 @@ def _embed_to_file(options: argparse.Namespace, stop: StopRequest, console: Cons
         begun = file.next_clip(VIDEO)
         if 0 < begun < len(records):
             console.note(f"going on at video {begun} of {len(records)}")
-        batches = embed(
-            model,
-            records,
-            clips_per_video=options.clips_per_video,
-            num_workers=options.workers,
-            start=begun,
-            time_limit=options.time_limit,
-            **compute,
-        )
+        views = {"clips_per_video": options.clips_per_video}
+        reading = {"num_workers": options.workers, "time_limit": options.time_limit}
+        own = {"settings": views | reading | compute, "folders": records.folders}
+        stage = VideoStage(model=model, device=device, **own)
+        batches = engine.run(stage, records, start=begun)
         rows = _video_rows(batches, records, tables[VIDEO], options.max_bad_share)
         _fill(file, VIDEO, rows, len(records), options.save_every, stop)
         _require_videos(file, len(records), options.max_bad_share)
         if options.text:
             tell_unknown_captions(console, model.tokenizer, records)
-            captions = embed_captions(model, records, start=file.next_clip(TEXT), **compute)
+            stage = CaptionStage(model=model, device=device, settings=compute)
+            captions = engine.run(stage, records, start=file.next_clip(TEXT))
             rows = _caption_rows(captions, records, tables[TEXT])
             _fill(file, TEXT, rows, len(records), options.save_every, stop)
         file.finish()
@@ -188,7 +197,7 @@ def _require_videos(file: FeatureFile, num_videos: int, max_bad_share: float) ->
 
 
 def _settings(
-    options: argparse.Namespace, records: ClipTable, model: SimVTP, folder: Path
+    options: argparse.Namespace, records: ClipTable, model: SimVTP, folder: Path, device: str
 ) -> dict[str, Any]:
     """Everything that the features depend on, as plain values."""
     settings = {
@@ -201,7 +210,7 @@ def _settings(
         # The root decides which videos they are; its name stays here.
         "clips": _digest(records.file, str(records.root).encode()),
         "clips_per_video": options.clips_per_video,
-        "device": model.device.type,
+        "device": device,
         "text": options.text,
     }
     if options.text and model.tokenizer is not None:

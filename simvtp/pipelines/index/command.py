@@ -4,13 +4,14 @@ Every video of the folder, and of the folders in it, is cut into moments, each o
 with its vector: windows of --window seconds, one every --stride seconds, or shots (--shots). The
 same command again adds new videos, does changed ones anew and drops those that are gone; it also
 goes on where it was stopped, however hard. Videos that cannot be read are named with the reason and
-left out. `python -m simvtp.pipelines.search --index INDEX "a red circle"` searches it. With --index
-INDEX in place of --model, --data and --out copies and outliers are looked for.
+left out. `python -m simvtp.pipelines.search --index INDEX "a red circle"` searches it. --engine ray
+computes on the machines of a Ray cluster. With --index INDEX in place of --model, --data and --out
+copies and outliers are looked for.
 """
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from simvtp.data import load_clips
 from simvtp.data.places import named_place
 from simvtp.data.video.moments import Cutting
 from simvtp.data.video.shots import ShotDetector
+from simvtp.engines import Engine
+from simvtp.engines.options import add_engine, chosen_engine
 from simvtp.layers.precision import products_in
 from simvtp.model import SimVTP
 from simvtp.pipelines.index.cleaning import add_cleaning, clean, require_one_task
@@ -28,7 +31,11 @@ from simvtp.pipelines.index.progress import Progress
 from simvtp.pipelines.index.sources import listed_files, roots_of, source_files
 from simvtp.printing import Console, printable, progress_console, quietly, tracebacks
 from simvtp.retrieval.video_index import VideoIndex, model_digest
-from simvtp.retrieval.video_index.embedding import SourceFile, embed_moments
+from simvtp.retrieval.video_index.embedding import (
+    EmbeddedMoments,
+    MomentStage,
+    SourceFile,
+)
 from simvtp.retrieval.video_index.tables import About, connect, existing_about
 from simvtp.retrieval.video_index.writer import IndexWriter
 from simvtp.trainer.faults import is_expected, reason_of
@@ -72,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--save-every", type=at_least(0), default=60, metavar="SECONDS", help="%(default)s"
     )
+    add_engine(parser, computes=True)
     add_cleaning(parser)
     return parser
 
@@ -92,7 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     with stop.interruptible():
                         clean(options, console)
                     return 0
-                return _index(options, stop, console)
+                with chosen_engine(options, console) as engine:
+                    return _index(options, engine, stop, console)
         except StopNow:
             console.print(f"stopped by {stop.name}; the same command goes on")
             return stop.exit_code
@@ -108,11 +117,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
 
 
-def _index(options: argparse.Namespace, stop: StopRequest, console: Console) -> int:
+def _index(options: argparse.Namespace, engine: Engine, stop: StopRequest, console: Console) -> int:
     with stop.interruptible():
-        listed, left_out = _listed(options, console)
-        device = choose_device(RunConfig(device=options.device))
-        model = SimVTP.from_pretrained(options.model).to(device)
+        listed, folders, left_out = _listed(options, console)
+        device = engine.device or choose_device(RunConfig(device=options.device))
+        model = SimVTP.from_pretrained(options.model)
+        if engine.device is None:
+            model.to(device)
         automatic = "bf16" if device == "cuda" else "fp32"
         precision = automatic if options.precision == "auto" else options.precision
         cutting = _cutting(options, model)
@@ -132,9 +143,11 @@ def _index(options: argparse.Namespace, stop: StopRequest, console: Console) -> 
         compute = {"batch_size": options.batch_size, "precision": precision}
         settings = {"cutting": cutting, "known": plan.known, **reading, **compute}
         if plan.pending:
+            stage = MomentStage(model=model, device=device, settings=settings, folders=folders)
+            batches = engine.run(stage, plan.pending)
             # Around all batches: weights are cast once.
             with products_in(precision, model.device):
-                _fill(writer, model, plan.pending, settings, options.save_every, stop)
+                _fill(writer, batches, plan.pending, options.save_every, stop)
         with stop.interruptible(), progress_console().status("Finishing") as status:
             writer.finish(tell=status.update)
     return _report(options.out, left_out + gone, console)
@@ -142,7 +155,7 @@ def _index(options: argparse.Namespace, stop: StopRequest, console: Console) -> 
 
 def _listed(
     options: argparse.Namespace, console: Console
-) -> tuple[list[Any], list[tuple[str, str]]]:
+) -> tuple[list[Any], tuple[Path, ...], list[tuple[str, str]]]:
     faults: list[str] = []
     records = load_clips(
         options.data,
@@ -152,7 +165,7 @@ def _listed(
         left_out=faults,
     )
     console.note(f"data: {records.summary()}")
-    return listed_files(records), [("left out", fault) for fault in faults]
+    return listed_files(records), records.folders, [("left out", fault) for fault in faults]
 
 
 def _cutting(options: argparse.Namespace, model: SimVTP) -> Cutting:
@@ -187,18 +200,16 @@ def _cutting(options: argparse.Namespace, model: SimVTP) -> Cutting:
 
 def _fill(
     writer: IndexWriter,
-    model: SimVTP,
+    batches: Generator[EmbeddedMoments, None, None],
     pending: Sequence[SourceFile],
-    settings: dict[str, Any],
     save_every: int,
     stop: StopRequest,
 ) -> None:
-    """Embed what is pending, and save it every so many seconds.
+    """Take what is embedded, and save it every so many seconds.
 
     Raises:
         StopNow: a stop was asked for; what there was is saved.
     """
-    batches = embed_moments(model, pending, **settings)
     saved = time.monotonic()
     with closing(batches), Progress(pending) as progress:
         while True:

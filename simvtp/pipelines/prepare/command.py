@@ -6,7 +6,7 @@ report.json. A run that was stopped, however hard, goes on when the same command
 With --check nothing is written: a table tells what the clips are. --shots DIR cuts long videos into
 clips, with a table whose captions are to be filled in. With --dedupe clips that show
 what another one shows are left out. --manifest FILE writes down which clips and captions were
-understood, and decodes none.
+understood, and decodes none. --engine ray decodes on the machines of a Ray cluster.
 """
 
 import argparse
@@ -29,12 +29,14 @@ from simvtp.data.clip_table import portable_place
 from simvtp.data.datasets.quarantine import require_few_bad
 from simvtp.data.manifests.writing import write_manifest
 from simvtp.data.places import named_place
-from simvtp.data.preparing.checks import CheckedClip, check_clips
+from simvtp.data.preparing.checks import CheckedClip, CheckStage, OrderedClips, found_here
 from simvtp.data.preparing.shard_writer import REPORT_NAME, DroppedClip, ShardFolder, damaged_shards
 from simvtp.data.preparing.transcode import Encoding
 from simvtp.data.processes import num_usable_cores
 from simvtp.data.shards.index import INDEX_NAME
 from simvtp.data.sources import require_captions
+from simvtp.engines import Engine
+from simvtp.engines.options import add_engine, chosen_engine
 from simvtp.pipelines.prepare.dedupe import LeftOutCopy, copies_among, digest_of
 from simvtp.pipelines.prepare.report import (
     ClipReport,
@@ -84,6 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--manifest", type=Path, metavar="FILE", help="write what was understood as .csv or .jsonl"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="with --check: all figures")
+    add_engine(parser, computes=False)
     return parser
 
 
@@ -115,10 +118,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _write_down(clips, rows, options, console)
             if options.shots is not None:
                 return cut_into_shots(clips, rows, options, console)
-            if options.check:
-                return _check(clips, rows, options, console)
-            require_captions(clips, source=options.data, purpose="a shard")
-            return _prepare(clips, rows, options, encoding, console)
+            if not options.check:
+                require_captions(clips, source=options.data, purpose="a shard")
+            with chosen_engine(options, console) as engine:
+                if options.check:
+                    return _check(clips, rows, options, engine, console)
+                return _prepare(clips, rows, options, encoding, engine, console)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on")
         return 130
@@ -149,6 +154,8 @@ def _require_fitting(
             "--dedupe is for shards; python -m simvtp.pipelines.index --index INDEX --duplicates "
             "tells of copies"
         )
+    if options.engine != "local" and options.out is None and not options.check:
+        parser.error("--engine ray is for --out and --check")
     if options.json is not None and not options.check:
         parser.error(f"--json goes with --check; shards come with {REPORT_NAME}")
     try:
@@ -158,12 +165,14 @@ def _require_fitting(
 
 
 def _check(
-    clips: ClipTable, rows: list[dict[str, str]], options: argparse.Namespace, console: Console
+    clips: ClipTable,
+    rows: list[dict[str, str]],
+    options: argparse.Namespace,
+    engine: Engine,
+    console: Console,
 ) -> int:
     report = ClipReport(rows)
-    checked = check_clips(
-        clips, range(len(clips)), num_processes=options.workers, time_limit=options.time_limit
-    )
+    checked = engine.run(_stage(clips, options), clips)
     with closing(checked), _followed(checked, len(clips), "Checking clips") as results:
         for clip in results:
             report.add(clip)
@@ -197,6 +206,7 @@ def _prepare(
     rows: list[dict[str, str]],
     options: argparse.Namespace,
     encoding: Encoding,
+    engine: Engine,
     console: Console,
 ) -> int:
     order: Sequence[int] = range(len(clips))
@@ -212,17 +222,13 @@ def _prepare(
     with closing(folder):
         if folder.next_clip:
             console.note(f"going on at clip {folder.next_clip} of {len(order)}")
-        checked = check_clips(
-            clips,
-            order,
-            start=folder.next_clip,
-            num_processes=options.workers,
-            time_limit=options.time_limit,
-            encoding=None if encoding == Encoding() else encoding,
-            scratch=folder.scratch,
-        )
+        anew = {"encoding": None if encoding == Encoding() else encoding, "scratch": folder.scratch}
         place = folder.next_clip
-        with closing(checked), _followed(checked, len(order), "Preparing", place) as results:
+        checked = engine.run(
+            _stage(clips, options, **anew), OrderedClips(clips, order), start=place
+        )
+        here = found_here(checked, scratch=folder.scratch)
+        with closing(checked), _followed(here, len(order), "Preparing", place) as results:
             folder.write(results, clips_per_shard=options.clips_per_shard, total=len(order))
         summary = summarize(folder.parts, rows, copies)
         if summary["clips"]:
@@ -248,10 +254,14 @@ def _prepare(
     return 1 if rows else 0
 
 
+def _stage(clips: ClipTable, options: argparse.Namespace, **anew: Any) -> CheckStage:
+    limits = {"num_processes": options.workers, "time_limit": options.time_limit}
+    return CheckStage(clip_folders=clips.folders, **limits, **anew)
+
+
 def _portable(summary: dict[str, Any], clips: ClipTable, data: str) -> dict[str, Any]:
     """The report that lies beside the shards: it tells no folder of this machine."""
-    shards = () if clips.shards is None else clips.shards.values()
-    folders = {clips.root, *(shard.parent for shard in shards if isinstance(shard, Path))}
+    folders = {clips.root, *clips.folders}
     given = named_place(data)
     if isinstance(given, Path):
         folders.add(given.parent)

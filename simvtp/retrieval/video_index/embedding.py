@@ -2,13 +2,16 @@
 
 Short videos share batches. They go together in groups, which begin anew with the first video after
 enough moments: a run that goes on with the first video of a group makes the same batches, so that
-its vectors have the same bits.
+its vectors have the same bits. Some videos, told by their names, end a group in any case: there a
+run may be cut into parts that machines do by themselves, whatever the videos before hold.
 """
 
 import hashlib
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import NamedTuple
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -105,6 +108,10 @@ class EmbeddedMoments(NamedTuple):
     share: float
 
 
+# One video in so many ends its group.
+_VIDEOS_PER_CUT = 32
+
+
 class _Cut(NamedTuple):
     row: MomentRow
     clip: Tensor
@@ -115,6 +122,7 @@ def embed_moments(
     sources: Sequence[SourceFile],
     *,
     cutting: Cutting,
+    start: int = 0,
     known: Collection[str] = (),
     batch_size: int = 16,
     num_workers: int = 1,
@@ -128,6 +136,7 @@ def embed_moments(
         model: the model, on its device; it is put into evaluation mode.
         sources: the videos.
         cutting: how they are cut.
+        start: number of the first one.
         known: keys of moments whose vectors are there already.
         batch_size: moments in one forward pass.
         num_workers: processes that decode; one that crashes or hangs costs only its video. 0
@@ -151,11 +160,12 @@ def embed_moments(
         "cutting": cutting,
         "time_limit": time_limit,
     }
-    jobs = (MomentJob(cache.local(one.path), one.span, **cut) for one in sources)
+    chosen = (sources[number] for number in range(start, len(sources)))
+    jobs = (MomentJob(cache.local(one.path), one.span, **cut) for one in chosen)
     patience = {"num_processes": num_workers, "time_limit": 2 * time_limit}
     decoded = streamed(read_moments, jobs, **patience)
     with closing(decoded):
-        for number, (_, results) in enumerate(decoded):
+        for number, (_, results) in enumerate(decoded, start):
             yield from group.add(number, sources[number], results)
         yield group.end(len(sources))
 
@@ -210,7 +220,7 @@ class _Group:
         self._num_moments += num_moments
         about = (facts.sha256 or None, facts.duration or None, num_moments, damaged, error)
         self._files.append(FileRow(source, *about))
-        if self._num_moments >= self._batch_size:
+        if self._num_moments >= self._batch_size or _ends_group(source):
             yield self.end(number + 1)
 
     def end(self, number: int) -> EmbeddedMoments:
@@ -234,6 +244,37 @@ class _Group:
         seconds, self._seconds = self._seconds, 0.0
         new_rows = tuple(rows[place] for place in new)
         return EmbeddedMoments(new_rows, vectors, files, seconds, number, share)
+
+
+def _ends_group(source: SourceFile) -> bool:
+    digest = hashlib.sha256(source.file.encode(errors="surrogateescape")).digest()
+    return int.from_bytes(digest[:4]) % _VIDEOS_PER_CUT == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MomentStage:
+    """`embed_moments` as a stage that an engine runs, in parts of whole groups.
+
+    Attributes:
+        model: the model, on the CPU, as it may travel.
+        device: that it computes on.
+        settings: as for `embed_moments`.
+        folders: that the videos lie in.
+    """
+
+    model: SimVTP
+    device: str
+    settings: Mapping[str, Any]
+    folders: tuple[Path, ...] = ()
+
+    def may_cut(self, number: int, item: SourceFile) -> bool:
+        """Whether this video ends its group."""
+        return _ends_group(item)
+
+    def results(self, items: Sequence[SourceFile], start: int) -> Iterator[EmbeddedMoments]:
+        """Batches of the videos from number `start` on."""
+        model = self.model.to(self.device)
+        return embed_moments(model, items, start=start, **self.settings)
 
 
 def _cuts(source: SourceFile, facts: VideoFacts, block: MomentBlock) -> list[_Cut]:
