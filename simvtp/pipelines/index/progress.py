@@ -45,7 +45,7 @@ class Progress:
             done += batch.share * (self._ends[batch.place + 1] - done)
         hours = self._seconds / _SECONDS_PER_HOUR
         speed = self._seconds / max(1e-3, time.monotonic() - self._begun)
-        said = f"{hours:.2f} hours of video, {speed:.1f} in an hour"
+        said = f"{hours:.2f} h, {speed:.1f}x as fast as they play"
         if self._unreadable:
-            said += f", {self._unreadable} unreadable"
+            said += f", {self._unreadable} bad"
         self._bar.update(self._task, completed=done, videos=batch.place, hours=said)

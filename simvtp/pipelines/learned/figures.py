@@ -175,10 +175,16 @@ def pair_figures(pairs: MatchedPairs, log_odds: Tensor) -> list[Figure]:
 
 def learned_table(learned: Learned) -> Table:
     """One line for each figure: the model's, and what to read it against."""
+    notes = [
+        "of errors less is better, of shares more; recall is of clips, asked for by captions; "
+        "pixels and words are those that were hidden; as drawn: in the picture, where brightness "
+        "is that of visible patches nearby"
+    ]
+    worse = [figure.name for figure in learned.figures if figure.value > _patch_mean(figure)]
+    if worse:
+        notes.append(f"worse than a patch's own mean: {'; '.join(worse)}")
     table = Table(
-        title=f"what was learned, {learned.num_clips} held-out clips",
-        caption="of errors less is better, of shares more; recall is of clips, asked for by "
-        "captions; pixels and words are those that were hidden",
+        title=f"what was learned, {learned.num_clips} held-out clips", caption="\n".join(notes)
     )
     table.add_column("", no_wrap=True)
     table.add_column("model", justify="right")
@@ -187,6 +193,10 @@ def learned_table(learned: Learned) -> Table:
         beside = (f"{name} {_shown(value, figure)}" for name, value in figure.beside.items())
         table.add_row(figure.name, _shown(figure.value, figure), "\n".join(beside))
     return table
+
+
+def _patch_mean(figure: Figure) -> float:
+    return figure.beside.get("patch mean floor", float("inf"))
 
 
 def _shown(value: float, figure: Figure) -> str:

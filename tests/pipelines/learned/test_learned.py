@@ -13,6 +13,8 @@ from simvtp.masking import TubeMask
 from simvtp.metrics import area_under_curve
 from simvtp.pipelines.learned import measure_learned, measure_pixels, measures
 from simvtp.pipelines.learned.figures import (
+    Figure,
+    Learned,
     MatchedPairs,
     learned_table,
     pair_figures,
@@ -296,3 +298,15 @@ def test_pixels_of_clips_without_captions_are_those_beside_an_empty_one(model, r
 def test_one_clip_is_too_few(model, records):
     with pytest.raises(ValueError, match="two or more clips, but 1 of 2"):
         measure_learned(model, records[1:3], **RATIOS)
+
+
+def test_what_loses_to_a_patch_s_mean_is_named():
+    floors = {"patch mean floor": 0.9, "nearest patch floor": 0.5}
+    figures = (
+        Figure("pixel error", 0.8, floors, is_share=False),
+        Figure("pixel error, contours of objects", 1.1, floors, is_share=False),
+        Figure("word accuracy", 0.99, {"no video": 0.5}),
+    )
+    caption = learned_table(Learned(figures, num_clips=3)).caption
+    assert caption.endswith("worse than a patch's own mean: pixel error, contours of objects")
+    assert "worse" not in learned_table(Learned(figures[:1], num_clips=3)).caption
