@@ -153,6 +153,16 @@ def add_resume(parser: SettingsParser) -> None:
     )
 
 
+def _require_named(parser: SettingsParser, arguments: Sequence[str]) -> None:
+    """Refuse `--data CLIPS`, as commands without settings have it; a YAML file is of settings."""
+    for place, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name == "--data":
+            value = value or next(iter(arguments[place + 1 :]), "CLIPS")
+            if not value.endswith((".yaml", ".yml")):
+                parser.error(f"here clips are named with --data.train: --data.train {value}")
+
+
 def parse_job(
     parser: SettingsParser, arguments: Sequence[str], *, kept: Sequence[str] = ()
 ) -> Namespace:
@@ -163,6 +173,7 @@ def parse_job(
         arguments: what the user typed.
         kept: names of what a run was made from, which no resume can change.
     """
+    _require_named(parser, arguments)
     parsed = parse_settings(parser, arguments)
     if not parsed.resume:
         return parsed

@@ -1,4 +1,4 @@
-"""Held-out retrieval as a table: every method in both directions, beside chance."""
+"""Retrieval as a table: every method in both directions, beside chance."""
 
 from rich.table import Table
 
@@ -7,16 +7,19 @@ from simvtp.retrieval.comparison import Intervals
 from simvtp.retrieval.gallery import Retrieval
 
 
-def retrieval_table(results: dict[str, Retrieval], *, intervals: Intervals | None = None) -> Table:
-    """Held-out retrieval of each method in both directions, beside chance.
+def retrieval_table(
+    results: dict[str, Retrieval], *, what: str = "retrieval", intervals: Intervals | None = None
+) -> Table:
+    """Retrieval of each method in both directions, beside chance.
 
     Args:
         results: by method.
+        what: what it is, such as held-out retrieval, where that is known.
         intervals: by method and direction, to stand below the figures.
     """
     first = next(iter(results.values()))
     table = Table(
-        title=f"held-out retrieval, {first.text_to_video.num_gallery} clips, "
+        title=f"{what}, {first.text_to_video.num_gallery} clips, "
         f"{first.text_to_video.num_queries} captions"
     )
     for column in ("", "R@1", "R@5", "R@10", "MdR", "MnR"):

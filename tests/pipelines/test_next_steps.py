@@ -47,10 +47,32 @@ def test_the_printed_commands_run(settings_for, data, tmp_path, monkeypatch, cap
     for name, *arguments in printed:
         if name in COMMANDS:
             assert COMMANDS[name](arguments) == 0
-    assert [name for name, *_ in printed] == ["evaluate", "visualize", "pretrain"]
+    # Who has clips of his own searches them; the embedded corpus leads to one's own clips.
+    assert [name for name, *_ in printed] == ["evaluate", "visualize", "index"]
     # The same clips, and as much of them hidden as in training.
     drawn = pixels(tmp_path / "reconstruction.png")
     assert np.array_equal(drawn, pixels(out / "reconstruction.png"))
+
+
+def test_a_run_without_held_out_clips_measures_nothing_and_says_so(
+    settings_for, clips, tmp_path, capsys
+):
+    sources = {"data__train": clips / "validation.csv", "data__root": clips}
+    out = tmp_path / "run"
+    settings = settings_for(out, run__epochs=1, data__validation="null", **sources)
+    assert pretrain.main(settings) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "nothing is held out, so nothing was measured" in told
+    assert "saved in" in told
+    assert "--data HELD_OUT.csv" in told
+    assert "retrieval, " not in told
+
+
+@pytest.mark.parametrize("arguments", [["--data", "clips.csv"], ["--data=clips.csv"]])
+def test_clips_named_as_in_other_commands_are_told_their_name(arguments, capsys):
+    with pytest.raises(SystemExit):
+        pretrain.main(arguments)
+    assert "named with --data.train: --data.train clips.csv" in capsys.readouterr().err
 
 
 def lines_of(capsys):

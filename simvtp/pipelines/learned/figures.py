@@ -173,8 +173,13 @@ def pair_figures(pairs: MatchedPairs, log_odds: Tensor) -> list[Figure]:
     ]
 
 
-def learned_table(learned: Learned) -> Table:
-    """One line for each figure: the model's, and what to read it against."""
+def learned_table(learned: Learned, *, clips: str = "clips") -> Table:
+    """One line for each figure: the model's, and what to read it against.
+
+    Args:
+        learned: the figures.
+        clips: what they were measured on, such as held-out clips, where that is known.
+    """
     notes = [
         "of errors less is better, of shares more; recall is of clips, asked for by captions; "
         "pixels and words are those that were hidden; as drawn: in the picture, where brightness "
@@ -183,9 +188,7 @@ def learned_table(learned: Learned) -> Table:
     worse = [figure.name for figure in learned.figures if figure.value > _patch_mean(figure)]
     if worse:
         notes.append(f"worse than a patch's own mean: {'; '.join(worse)}")
-    table = Table(
-        title=f"what was learned, {learned.num_clips} held-out clips", caption="\n".join(notes)
-    )
+    table = Table(title=f"what was learned, {learned.num_clips} {clips}", caption="\n".join(notes))
     table.add_column("", no_wrap=True)
     table.add_column("model", justify="right")
     table.add_column("beside")

@@ -171,7 +171,7 @@ def _tell_clips_in_both(
         console.note(
             f"note: {len(both):,} of the {len(held_out):,} held-out clips are trained on as well, "
             f"such as {printable(both[0].name)}: the held-out figures are too good; name others "
-            "with --data.validation",
+            "on with --data.validation",
             style="yellow",
         )
 
@@ -218,12 +218,19 @@ def finish(
             further=loggers,
         ) as log:
             log_held_out(log, step, result)
-        console.print(retrieval_table({"cosine": result.retrieval}))
+        console.print(retrieval_table({"cosine": result.retrieval}, what="held-out retrieval"))
         if result.learned is not None:
-            console.print(learned_table(result.learned))
+            console.print(learned_table(result.learned, clips="held-out clips"))
     if has_plots():
         _draw(config, model, data)
-    console.note(f"saved and evaluated in {time.monotonic() - started:.0f} s")
+    if data.validation is None:
+        console.note(
+            "note: nothing is held out, so nothing was measured; name clips that are not trained "
+            "on with --data.validation",
+            style="yellow",
+        )
+    done = "saved" if data.validation is None else "saved and evaluated"
+    console.note(f"{done} in {time.monotonic() - started:.0f} s")
     return result
 
 
@@ -276,13 +283,17 @@ def print_next_steps(console: Console, config: PretrainConfig, *, data: Training
     def command(name: str, *arguments: str) -> str:
         return shlex.join(["python", "-m", f"simvtp.pipelines.{name}", *arguments])
 
+    held_out = ["--data", "HELD_OUT.csv"] if data.validation is None else clips
+    own = ["--data.train", "clips.csv", "--data.root", "DIR", "--run.out", "runs/own"]
+    further = {"own clips": command("pretrain", *own)}
+    if config.data.sources:
+        further = {"search": command("index", *model, *clips, "--out", "INDEX")}
     steps = {
         "look at": f"{out}/reconstruction.png, {out}/curves.png",
         "model": f"{out}/model",
-        "evaluate": command("evaluate", *model, *clips),
+        "evaluate": command("evaluate", *model, *held_out),
         "reconstruct": command("visualize", *model, *clips),
-        "own clips": "python -m simvtp.pipelines.pretrain --data.train clips.csv --data.root DIR "
-        "--run.out runs/own",
+        **further,
         "dashboard": "tensorboard --logdir runs",
     }
     needing_plots = () if has_plots() else ("look at", "reconstruct", "dashboard")

@@ -220,7 +220,7 @@ def test_what_was_learned_is_reported_where_it_is_asked_for(
     figures = evaluated(corpus.validation, "--learned", f"--train={corpus.train}")["learned"]
     assert figures["num_clips"] == 6
     assert {"pixel error", "word accuracy: counting captions floor"} <= set(figures["figures"])
-    assert "what was learned, 6 held-out clips" in capsys.readouterr().out
+    assert "what was learned, 6 clips" in capsys.readouterr().out
     command = [f"--model={model_folder}", f"--data={corpus.validation}", "--train=x.csv"]
     assert evaluate.main(command) == 2
     assert "--train x.csv is for --learned" in capsys.readouterr().out
