@@ -36,9 +36,8 @@ def tell_unknown_texts(
         return
     console.note(
         f"note: {len(unknown):,} of {len(texts):,} {what} are mostly words that the vocabulary "
-        f"lacks, such as {shown(unknown[0])}: their scores mean little. A model knows the words it "
-        "was pre-trained with (shapes knows drawn shapes only). For other words pre-train one on "
-        "captions that hold them: --data.tokenizer with a vocabulary, or without, which trains one",
+        f"lacks, such as {shown(unknown[0])}: their scores mean little. A model knows the words of "
+        "the captions it was pre-trained on; shapes knows drawn shapes only",
         style="yellow",
     )
 
