@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 # Rooms whose extra is asked for when they are entered.
 OF_AN_EXTRA = (
     *("simvtp/retrieval/video_index", "simvtp/pipelines/search/page"),
-    "simvtp/engines/ray_cluster",
+    *("simvtp/engines/ray_cluster", "simvtp/pipelines/local_requests", "simvtp/pipelines/serve"),
 )
 # PyYAML comes with jsonargparse, whose files of settings it reads.
 COMES_ALONG = {"pyyaml"}
