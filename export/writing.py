@@ -167,6 +167,10 @@ def _export(trained: SimVTP, folder: Path, out: str | Path, writer: Writer) -> E
         report = _write_and_prove(source, work, writer, samples)
         write_report(work.export, report)
         if settings.repeats:
+            progress_console().print(
+                "Timing the graphs beside torch, which compiles its own first: a minute or more. "
+                "--no-latency leaves that out."
+            )
             timed = _latency(source, work, writer)
             report["latency"] = timed["latency"]
             report["notes"] += timed["notes"]

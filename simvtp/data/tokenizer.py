@@ -184,8 +184,8 @@ def is_mostly_unknown(tokenizer: Tokenizer, text: str) -> bool:
     pieces: dict[int, list[str]] = {}
     for word, token in zip(encoding.word_ids, encoding.ids, strict=True):
         if word is not None and token not in (special.cls, special.sep):
-            piece = "" if token == special.unknown else tokenizer.id_to_token(token)
-            pieces.setdefault(word, []).append(piece.removeprefix(_CONTINUED))
+            piece = None if token == special.unknown else tokenizer.id_to_token(token)
+            pieces.setdefault(word, []).append((piece or "").removeprefix(_CONTINUED))
     unknown = sum(_is_spelt(word) for word in pieces.values())
     return 2 * unknown > len(pieces)
 
