@@ -272,12 +272,14 @@ class RayEngine:
         self._at = {ref: at for ref, at in self._at.items() if at[0] is not actor}
         for part in parts:
             heappush(self._pending, part)
+        # Perhaps the one before it was done and its result was lost: it is done elsewhere then.
         for part in parts[:1]:
             self._losses[part.number] += 1
             if self._losses[part.number] == _MOST_LOSSES:
+                reason = str(error).strip().partition("\n")[0]
                 raise ClusterError(
                     f"the {len(part.items)} clips from number {part.start} on were lost with their "
-                    f"actor {_MOST_LOSSES} times ({error}): mend that, or take them out; the same "
+                    f"actor {_MOST_LOSSES} times ({reason}): mend that, or take them out; the same "
                     "command goes on"
                 ) from error
 

@@ -244,8 +244,10 @@ def index_ends(number: int) -> list[str]:
 
 def test_a_part_that_kills_its_actor_ends_the_run(engine, monkeypatch):
     monkeypatch.setattr(ray_cluster, "_MOST_LOSSES", 1)
-    with pytest.raises(ray_cluster.ClusterError, match="2 clips from number 8 on were lost with"):
-        list(engine.run(Numbers(deadly=(9,)), range(40)))
+    # Of several parts the one before might be blamed, whose result goes down with the actor.
+    with pytest.raises(ray_cluster.ClusterError, match="clips from number 0 on were lost") as error:
+        list(engine.run(Numbers(deadly=(1,)), range(2)))
+    assert "\n" not in str(error.value)
 
 
 def test_what_a_stage_raises_comes_here_as_it_is(engine):
