@@ -181,7 +181,7 @@ def test_shots_begin_at_cuts_and_long_ones_are_parted(tmp_path):
 def test_what_cannot_be_read_says_why(tmp_path):
     (tmp_path / "empty.mp4").touch()
     results = list(read_moments(job(tmp_path / "empty.mp4"), lambda: None))
-    assert results == [Unreadable("Invalid data found when processing input")]
+    assert results == [Unreadable("the file is empty")]
     results = list(read_moments(job(tmp_path / "gone.mp4"), lambda: None))
     assert "No such file" in results[0].reason
 
