@@ -166,11 +166,9 @@ def reference_step(model: SimVTP, batch: Batch, *, negatives: Tensor) -> Contest
     return Contestant(run, model.device)
 
 
-def videomae_step(
-    config: ModelConfig, batch: Batch, *, precision: Literal["fp32", "bf16"]
-) -> Contestant:
-    """transformers' VideoMAE of the same sizes, on frames that are normalised beforehand."""
-    from transformers import VideoMAEConfig, VideoMAEForPreTraining
+def videomae_sizes(config: ModelConfig) -> Any:
+    """The sizes as transformers' `VideoMAEConfig`, with the attention that is fastest there."""
+    from transformers import VideoMAEConfig
 
     sizes = VideoMAEConfig(
         image_size=config.image_size,
@@ -187,6 +185,16 @@ def videomae_step(
         decoder_intermediate_size=4 * config.decoder_width,
     )
     sizes._attn_implementation = "sdpa"
+    return sizes
+
+
+def videomae_step(
+    config: ModelConfig, batch: Batch, *, precision: Literal["fp32", "bf16"]
+) -> Contestant:
+    """transformers' VideoMAE of the same sizes, on frames that are normalised beforehand."""
+    from transformers import VideoMAEForPreTraining
+
+    sizes = videomae_sizes(config)
     device = batch.video.device
     model = torch.nn.Module.to(VideoMAEForPreTraining(sizes), device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)

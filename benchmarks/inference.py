@@ -18,7 +18,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.contestants import build_model
+from benchmarks.contestants import build_model, videomae_sizes
 from benchmarks.measure import (
     CLOCKS,
     Spread,
@@ -122,24 +122,13 @@ def _both_ways(attend: Callable[..., Tensor], parts: list[Tensor]) -> tuple[Tens
 
 
 def _encoding(config: ModelConfig, *, clips: int) -> dict[str, Callable[[], object]]:
-    from transformers import VideoMAEConfig, VideoMAEModel
+    from transformers import VideoMAEModel
 
     size = (clips, config.num_frames, 3, config.image_size, config.image_size)
     generator = torch.Generator().manual_seed(0)
     video = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
     model = build_model(config, _CPU).eval()
-    sizes = VideoMAEConfig(
-        image_size=config.image_size,
-        patch_size=config.patch_size,
-        num_frames=config.num_frames,
-        tubelet_size=config.tubelet_frames,
-        hidden_size=config.width,
-        num_hidden_layers=config.depth,
-        num_attention_heads=config.num_heads,
-        intermediate_size=round(config.width * config.mlp_ratio),
-    )
-    sizes._attn_implementation = "sdpa"
-    peer, pixels = VideoMAEModel(sizes).eval(), video.float() / 255
+    peer, pixels = VideoMAEModel(videomae_sizes(config)).eval(), video.float() / 255
     return {
         _FP32: partial(_encode, model.encode_video, video, "fp32"),
         _BF16: partial(_encode, model.encode_video, video, "bf16"),
