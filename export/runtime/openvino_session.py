@@ -1,7 +1,10 @@
 """One ONNX graph in OpenVINO, on the CPU."""
 
+import ctypes
+import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +42,8 @@ class OpenVinoSession:
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
-            self._compiled = openvino.Core().compile_model(str(file), "CPU", settings)
+            with _own_signal_stack():
+                self._compiled = openvino.Core().compile_model(str(file), "CPU", settings)
         except Exception as error:  # Its errors share no class but this one.
             raise ValueError(
                 f"{file} cannot be loaded by openvino {openvino.__version__}: {_first_line(error)}"
@@ -64,6 +68,34 @@ class OpenVinoSession:
 
     def close(self) -> None:
         """Nothing to do: the graph goes with this object."""
+
+
+class _SignalStack(ctypes.Structure):
+    """`stack_t` of Linux: where a thread's signal handlers run."""
+
+    _fields_ = (
+        ("pointer", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("size", ctypes.c_size_t),
+    )
+
+
+@contextmanager
+def _own_signal_stack() -> Iterator[None]:
+    """Keep the stack that this thread's signal handlers run on.
+
+    OpenVINO's CPU plugin puts one of its own in its place and frees that at its end, maybe from
+    another thread. It would then still be this one's, and the next signal end the process.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    process, before = ctypes.CDLL(None), _SignalStack()
+    process.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        process.sigaltstack(ctypes.byref(before), None)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,7 +1,9 @@
 """OpenVINO against the model in torch, on the graphs that ONNX Runtime runs."""
 
+import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from export.bench import BenchOptions, bench
 from export.runtime import Runtime
 from export.runtime.folder import read_exported_folder
 from testing.export.small_export import CAPTIONS, clips
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +88,30 @@ def test_it_is_timed_beside_onnx_runtime(runtime):
     assert [timing.contestant for timing in timings] == list(only)
     assert not skipped
     assert timings[1].max_difference < 1e-5
+
+
+SIGNALLED = """
+import gc, signal, sys, threading
+from export.runtime import Runtime
+
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+runtimes = [Runtime(sys.argv[1], backend="openvino", threads=1)]
+assert runtimes[0].encode_text("a ball").shape == (1, 32)
+signal.raise_signal(signal.SIGUSR1)
+# Freed by another thread than the one that loaded it.
+ending = threading.Thread(target=lambda: (runtimes.clear(), gc.collect()))
+ending.start()
+ending.join()
+signal.raise_signal(signal.SIGUSR1)
+"""
+
+
+def test_signals_are_handled_while_a_graph_is_loaded_and_after(exported):
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", SIGNALLED, str(exported.path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.split()) == (0, ["handled", "handled"]), done.stderr
