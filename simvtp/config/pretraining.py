@@ -281,6 +281,11 @@ class PretrainConfig:
             f"data.cache_gb {self.data.cache_gb:g} keeps clips of one size, the sources' are of "
             "several; set it to 0",
         )
+        require(
+            self.run.parallel == "ddp" or {self.model} == {self.model, *sizes},
+            "run.parallel fsdp gathers weights for each size of clips, and a rank may lack a size "
+            "that others have: they would wait for ever; use ddp, or clips of one size",
+        )
 
     def _check_masks_of(self, model: ModelConfig) -> None:
         slices, rows, columns = model.grid

@@ -6,6 +6,7 @@ from typing import Literal
 
 from simvtp.config.checks import (
     require,
+    require_at_least,
     require_positive,
     require_range,
     require_share,
@@ -59,6 +60,9 @@ class RunConfig:
         out: folder of the run.
         epochs: passes over the training clips.
         batch_size: clips in one micro-batch of one process.
+        batch_tokens: instead, most tokens in one: it holds as many clips as fit, each counted as
+            its visible tubelets and the longest caption of its source; null is batch_size
+            (pre-training).
         accumulate: micro-batches summed before an optimiser step.
         seed: seed of everything random.
         device: cpu, cuda, or auto for CUDA when there is a device.
@@ -82,6 +86,7 @@ class RunConfig:
     out: str = "runs/pretrain"
     epochs: int = 200
     batch_size: int = 16
+    batch_tokens: int | None = None
     accumulate: int = 1
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -108,6 +113,7 @@ class RunConfig:
         for name in ("keep_every_epochs", "evaluate_every_epochs", "seed"):
             value = getattr(self, name)
             require(value >= 0, f"{name} must be >= 0, got {value}")
+        require_at_least(1, batch_tokens=self.batch_tokens)
         _ = self.profiled_steps
 
     @property

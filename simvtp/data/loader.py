@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._utils import ExceptionWrapper
 from torch.utils.data import Dataset, Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
@@ -101,8 +102,12 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         epoch, first = self.epoch, self.num_consumed
         keys = self.order.keys(seed=self.seed, epoch=epoch)
         for batch in range(first, len(self)):
-            start = batch * self.global_batch + self.rank * self.batch_size
-            yield [(time, index) for time, index in keys[start : start + self.batch_size].tolist()]
+            yield [(time, index) for time, index in keys[self.places(batch)].tolist()]
+
+    def places(self, batch: int) -> slice | Tensor:
+        """Where the clips of this rank's batch stand in an epoch's order."""
+        start = batch * self.global_batch + self.rank * self.batch_size
+        return slice(start, start + self.batch_size)
 
     def advance(self) -> None:
         """Note that the training loop is done with one more batch."""

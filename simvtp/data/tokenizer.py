@@ -3,6 +3,7 @@
 import re
 import string
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ _SHORT_PIECE = 2
 _SPACELESS = ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan")
 # WordPiece makes [UNK] of words that are longer than this.
 _LONGEST_WORD = 100
+_AT_ONCE = 4096
 
 
 class SpecialTokens(NamedTuple):
@@ -172,6 +174,15 @@ def encode_caption(tokenizer: Tokenizer, text: str, *, max_length: int) -> Encod
         token_ids = [*token_ids[: max_length - 1], token_ids[-1]]
         word_ids = [*word_ids[: max_length - 1], word_ids[-1]]
     return EncodedCaption(torch.tensor(token_ids), torch.tensor(word_ids))
+
+
+def longest_caption(tokenizer: Tokenizer, captions: Iterable[str], *, max_length: int) -> int:
+    """Tokens of the longest of some captions, as `encode_caption` makes them; 0 of none."""
+    longest, remaining = 0, iter(captions)
+    while longest < max_length and (texts := list(islice(remaining, _AT_ONCE))):
+        encodings = tokenizer.encode_batch([_spelt_out(text) for text in texts])
+        longest = max(longest, *(len(encoding.ids) for encoding in encodings))
+    return min(longest, max_length)
 
 
 def is_mostly_unknown(tokenizer: Tokenizer, text: str) -> bool:

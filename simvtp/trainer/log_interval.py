@@ -119,7 +119,7 @@ class LogInterval:
         if not self._figures:
             return None
         figures, finite = self.read()
-        samples = torch.tensor(self.samples(agreement))
+        samples = self.samples(agreement)
         return {
             "names": list(self.names),
             "details": list(self.details),
@@ -138,5 +138,5 @@ class LogInterval:
         ]
         self._finite = list(torch.tensor(state["finite"], device=device))
         # The samples of all ranks are in the state; they are gathered again.
-        rows = state["samples"].tolist()
+        rows = [list(row) for row in state["samples"]]
         self._samples = rows if is_main() else [[] for _ in rows]

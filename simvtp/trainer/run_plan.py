@@ -62,10 +62,11 @@ class RunPlan:
         if self.num_steps >= _FEW_STEPS:
             return None
         epochs = math.ceil(_ENOUGH_STEPS / self.steps_per_epoch)
+        name = "batch_size" if self.run.batch_tokens is None else "batch_tokens"
         return (
             f"{self.num_steps} steps are too few to learn much: --run.epochs {epochs} makes "
-            f"{epochs * self.steps_per_epoch}, a smaller --run.batch_size (now "
-            f"{self.run.batch_size}) more in each epoch"
+            f"{epochs * self.steps_per_epoch}, a smaller --run.{name} (now "
+            f"{getattr(self.run, name)}) more in each epoch"
         )
 
     def learning_rate(self, step: int) -> float:

@@ -64,12 +64,26 @@ def _tensors(value: Any, place: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from _tensors(entry, f"{place} {key}".strip())
 
 
+def planned_ranks(state: dict[str, Any]) -> int:
+    """Processes that the batches of a run's state are planned for."""
+    ranks = state["sampler"].get("planned_ranks")
+    return ranks if isinstance(ranks, int) and ranks > 0 else state["world_size"]
+
+
 def on_these_ranks(run: RunConfig, state: dict[str, Any], *, world_size: int) -> RunConfig:
     """Settings with the batch of a rank that keeps the global batch, on another number of ranks.
 
     Raises:
-        ValueError: the global batch cannot be split evenly.
+        ValueError: the global batch, or what was planned, cannot be split evenly.
     """
+    if run.batch_tokens is not None:
+        if planned_ranks(state) % world_size:
+            raise ValueError(
+                f"batches of {run.batch_tokens} tokens are planned for the {planned_ranks(state)} "
+                f"process(es) that the run was begun on, got {world_size}; resume on a number that "
+                "divides theirs"
+            )
+        return run
     global_batch = state["sampler"].get("global_batch")
     if world_size == state["world_size"] or not isinstance(global_batch, int):
         return run

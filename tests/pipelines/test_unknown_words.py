@@ -7,7 +7,7 @@ import pytest
 
 from simvtp import SimVTP
 from simvtp.config import PretrainConfig
-from simvtp.data import ClipRecord, load_clips, load_manifest, train_tokenizer
+from simvtp.data import ClipRecord, EpochSampler, load_clips, load_manifest, train_tokenizer
 from simvtp.pipelines import unknown_words, visualize
 from simvtp.pipelines.embed import command as embed
 from simvtp.pipelines.evaluate import command as evaluate
@@ -98,5 +98,6 @@ def test_pretrain_tells_at_its_start(model_folder, chinese):
     clips = load_clips(str(chinese))
     model = SimVTP.from_pretrained(model_folder)
     data = TrainingData(clips, clips, files=None)
-    print_start(console, PretrainConfig(), model=model, data=data, steps=(0, 1))
+    sampler = EpochSampler(len(clips), seed=0, batch_size=1)
+    print_start(console, PretrainConfig(), model=model, data=data, steps=(0, 1), sampler=sampler)
     assert console.file.getvalue().count("2 of 3 captions are mostly words that") == 2

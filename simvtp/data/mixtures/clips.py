@@ -90,9 +90,14 @@ class ClipMixture(Sequence[ClipRecord]):
         digests = "\n".join(part.digest() for part in self.parts)
         return hashlib.sha256(digests.encode()).hexdigest()
 
-    def order(self, *, global_batch: int, shuffle_buffer: int) -> MixtureOrder:
-        """The order of an epoch; arguments as for MixtureOrder, errors as for `shares`."""
-        shares = self.shares(global_batch=global_batch)
+    def order(
+        self, *, global_batch: int, shuffle_buffer: int, multiple: int | None = None
+    ) -> MixtureOrder:
+        """The order of an epoch; arguments as for MixtureOrder, errors as for `shares`.
+
+        Where steps differ in size, an epoch is no whole number of them but a `multiple` of clips.
+        """
+        shares = self.shares(global_batch=global_batch if multiple is None else multiple)
         return MixtureOrder(shares, global_batch=global_batch, shuffle_buffer=shuffle_buffer)
 
     def shares(self, *, global_batch: int) -> tuple[Share, ...]:

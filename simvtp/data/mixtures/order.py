@@ -49,7 +49,8 @@ class MixtureOrder:
     A source is walked through in passes. In a pass each of its clips comes once, in an order
     drawn for that pass; the next pass begins where one ends, in the middle of an epoch or many
     epochs later. So a small source is repeated, and a large one goes on where the last epoch left
-    it. In every stretch of an epoch each source has its share, to a few clips.
+    it. In every stretch of an epoch each source has its share, to a few clips; which place belongs
+    to which source is the same in all epochs.
 
     Of shards, an epoch reads neighbouring ones, in lanes and with a shuffle buffer as
     `ShardOrder` does. Nothing depends on the number of ranks or workers.
@@ -88,7 +89,7 @@ class MixtureOrder:
     def keys(self, *, seed: int, epoch: int) -> Tensor:
         """Pass and number of each clip of an epoch: `(num_samples, 2)` int64."""
         generator = derive_generator(seed, epoch, ORDER_STREAM)
-        owners = self._owners(generator)
+        owners = self.sources(seed)
         keys = torch.empty(self.num_samples, 2, dtype=torch.int64)
         first_clip = 0
         for number, share in enumerate(self.shares):
@@ -102,8 +103,9 @@ class MixtureOrder:
             first_clip += share.num_clips
         return keys
 
-    def _owners(self, generator: torch.Generator) -> Tensor:
-        """Which source each place of an epoch belongs to, `(num_samples,)` int64."""
+    def sources(self, seed: int) -> Tensor:
+        """Number of the source that each place of an epoch belongs to, `(num_samples,)` int64."""
+        generator = derive_generator(seed, ORDER_STREAM)
         counts = torch.tensor([share.per_epoch for share in self.shares])
         owners = torch.arange(len(counts)).repeat_interleave(counts)
         steps = [torch.arange(share.per_epoch) for share in self.shares]

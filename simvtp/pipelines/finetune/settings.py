@@ -222,6 +222,11 @@ class FinetuneConfig:
             raise ValueError("retrieval has no linear layer to train by itself; use all")
         if self.run.parallel == "fsdp":
             raise ValueError("fine-tuning runs with DDP only; set run.parallel to ddp")
+        if self.run.batch_tokens is not None:
+            raise ValueError(
+                f"fine-tuning takes clips of one size, got run.batch_tokens "
+                f"{self.run.batch_tokens}; leave it out and set run.batch_size"
+            )
 
 
 SECTIONS: dict[str, Any] = {

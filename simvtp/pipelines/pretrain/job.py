@@ -40,7 +40,7 @@ from simvtp.trainer.job import only_run, opened_loggers, set_up_blocks, train_to
 from simvtp.trainer.optimizer_step import optimizer_of
 from simvtp.trainer.run_plan import MODEL_STREAM, RunPlan
 from simvtp.trainer.sameness import digests_of, require_alike
-from simvtp.trainer.saved_state import on_these_ranks, require_run_state
+from simvtp.trainer.saved_state import on_these_ranks, planned_ranks, require_run_state
 from simvtp.trainer.stopping import NoStop, StopNow, StopRequest
 from simvtp.trainer.trainer import Trainer
 from simvtp.training import (
@@ -130,7 +130,14 @@ def pretrain(
             )
             if is_main():
                 steps = (trainer.step, trainer.plan.num_steps)
-                print_start(console, config, model=objective.model, data=data, steps=steps)
+                print_start(
+                    console,
+                    config,
+                    model=objective.model,
+                    data=data,
+                    steps=steps,
+                    sampler=trainer.data.sampler,
+                )
         further = opened_loggers(
             loggers, config.run, settings=recipe_of(config), resume=resume, console=console
         )
@@ -186,7 +193,14 @@ def _prepare(
     model = model.to(group.device)
     config = replace(config, model=model.config)
     trainer, objective = _build_trainer(
-        config, builders, model=model, data=data, group=group, store=store, digests=digests
+        config,
+        builders,
+        model=model,
+        data=data,
+        group=group,
+        store=store,
+        digests=digests,
+        planned_ranks=group.world_size if state is None else planned_ranks(state),
     )
     if state is not None:
         trainer.load_state_dict(state)
@@ -216,6 +230,7 @@ def _build_trainer(
     group: ProcessGroupInfo,
     store: CheckpointStore,
     digests: Mapping[str, str],
+    planned_ranks: int,
 ) -> tuple[Trainer, Objective]:
     assert model.tokenizer is not None
     objective: Objective = builders.objective(config, model=model).to(group.device)
@@ -232,6 +247,7 @@ def _build_trainer(
         tokenizer=model.tokenizer,
         rank=group.rank,
         world_size=group.world_size,
+        planned_ranks=planned_ranks,
     )
     plan = RunPlan(config.run, config.optim, loader.sampler)
     run_step = PretrainStep(

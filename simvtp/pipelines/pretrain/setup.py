@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from tokenizers import Tokenizer
@@ -16,11 +16,8 @@ from simvtp.data import (
     ClipDataset,
     ClipMixture,
     ClipTable,
-    EpochSampler,
-    MixtureOrder,
     MultiScaleCrop,
     ShardCache,
-    ShardOrder,
     build_loader,
     load_clips,
     load_tokenizer,
@@ -38,6 +35,7 @@ from simvtp.masking import RunningCellMasker, TextMasker, TubeMasker
 from simvtp.model import SimVTP
 from simvtp.objective import Objective
 from simvtp.parts import ModelParts
+from simvtp.pipelines.pretrain.sampling import build_sampler
 from simvtp.seeding import derive_seed
 from simvtp.step_features import ExtraTerm
 from simvtp.trainer.run_plan import MODEL_STREAM, TrainingLoader
@@ -239,11 +237,17 @@ def build_training_loader(
     train: ClipTable | ClipMixture,
     files: ClipFiles,
     tokenizer: Tokenizer,
-    rank: int = 0,
-    world_size: int = 1,
+    **processes: Any,
 ) -> TrainingLoader:
-    """Loader of training batches; bad clips are listed in the run's `quarantine.jsonl`."""
-    data, run = config.data, config.run
+    """Loader of training batches; bad clips are listed in the run's `quarantine.jsonl`.
+
+    Args:
+        config: settings of the run.
+        train: clips to train on.
+        files: finds their files.
+        tokenizer: the run's.
+        **processes: which of how many this is, as for `build_sampler`.
+    """
     collator = build_collator(
         config,
         sizes=config.model,
@@ -253,34 +257,15 @@ def build_training_loader(
     dataset = _build_dataset(
         config, train=train, files=files, tokenizer=tokenizer, collator=collator
     )
-    order = _order(train, global_batch=run.batch_size * world_size, buffer=data.shuffle_buffer)
-    sampler = EpochSampler(
-        order.num_samples if isinstance(order, MixtureOrder) else len(dataset),
-        seed=run.seed,
-        batch_size=run.batch_size,
-        rank=rank,
-        world_size=world_size,
-        order=order,
-    )
+    sampler = build_sampler(config, train=train, tokenizer=tokenizer, **processes)
     loader = build_loader(
         dataset,
         sampler=sampler,
-        num_workers=data.num_workers,
+        num_workers=config.data.num_workers,
         collate=collator,
         pin_memory=True,
     )
     return TrainingLoader(loader, sampler)
-
-
-def _order(
-    train: ClipTable | ClipMixture, *, global_batch: int, buffer: int
-) -> MixtureOrder | ShardOrder | None:
-    """The order of an epoch; None where any one will do."""
-    if isinstance(train, ClipMixture):
-        return train.order(global_batch=global_batch, shuffle_buffer=buffer)
-    if (shard_sizes := train.shard_sizes()) is None:
-        return None
-    return ShardOrder(shard_sizes, global_batch=global_batch, shuffle_buffer=buffer)
 
 
 def _cut(data: DataConfig, sizes: ModelConfig) -> ClipCut:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from simvtp.config import DataConfig, DataSource, PretrainConfig
-from simvtp.data import ClipMixture, ClipTable, TooManyBadClips
+from simvtp.data import ClipMixture, ClipTable, EpochSampler, MixtureOrder, TooManyBadClips
 from simvtp.data.datasets.quarantine import require_few_bad
 from simvtp.data.mixtures.held_out import clips_in_both
+from simvtp.data.token_batches import TokenSampler
 from simvtp.extras import has_plots
 from simvtp.model import SimVTP
 from simvtp.model_card import Stage
@@ -29,7 +30,6 @@ from simvtp.training import (
     is_main,
     is_sharded,
     plot_curves,
-    world_size,
 )
 
 # Half of what `evaluate --learned` matches each caption with: a run's end should not take long.
@@ -128,6 +128,7 @@ def print_start(
     model: SimVTP,
     data: TrainingData,
     steps: tuple[int, int],
+    sampler: EpochSampler,
 ) -> None:
     """Say what is about to be trained on what."""
     held_out = 0 if data.validation is None else len(data.validation)
@@ -137,9 +138,9 @@ def print_start(
         f"model: {parameters / 1e6:.1f} M parameters, {slices} x {rows} x {columns} tubelets, "
         f"{config.masking.video_ratio:.0%} hidden; {config.masking.text_ratio:.0%} of the words\n"
         f"data:  {len(data.train)} clips to train on, {held_out} held out"
-        f"{_understood(config, data)}\n"
+        f"{_understood(config, data, sampler)}\n"
         f"clips: {model.frame_spacing.clip_of(model.config.num_frames)}, of "
-        f"{model.config.image_size} px\n"
+        f"{model.config.image_size} px{_batches(sampler)}\n"
         f"run:   steps {steps[0]} to {steps[1]} on {model.device}, in "
         f"{config.run.out}",
     )
@@ -149,18 +150,28 @@ def print_start(
         _tell_clips_in_both(console, data.train, data.validation)
 
 
-def _understood(config: PretrainConfig, data: TrainingData) -> str:
+def _understood(config: PretrainConfig, data: TrainingData, sampler: EpochSampler) -> str:
     """How the table was read, or what each epoch takes of each source."""
-    train = data.train
+    train, order = data.train, sampler.order
     if isinstance(train, ClipMixture):
-        shares = train.shares(global_batch=config.run.batch_size * world_size())
+        assert isinstance(order, MixtureOrder)
         lines = [
             f"\n       {name}: {share.per_epoch:,} of {share.num_clips:,} clips in an epoch, "
             f"{share.per_epoch / share.num_clips:.3g} passes"
-            for name, share in zip(train.names, shares, strict=True)
+            for name, share in zip(train.names, order.shares, strict=True)
         ]
         return "".join(lines)
     return f"; {train.form}" if config.data.train and train.form else ""
+
+
+def _batches(sampler: EpochSampler) -> str:
+    """How many clips a batch has, where it is not always the same."""
+    if not isinstance(sampler, TokenSampler):
+        return ""
+    plan = sampler.plan
+    fewest, most = plan.clips.start, plan.clips[-1]
+    counts = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+    return f"; {counts} in a batch of up to {plan.budget:,} tokens"
 
 
 def _tell_clips_in_both(

@@ -1,15 +1,20 @@
 """Photographs and small clips beside whole ones: sizes by source, refused or trained on."""
 
-import csv
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from benchmarks.small_runs import logged
-from simvtp.config import DataConfig, DataSource, MaskingConfig, ModelConfig, PretrainConfig
+from simvtp.config import (
+    DataConfig,
+    DataSource,
+    MaskingConfig,
+    ModelConfig,
+    PretrainConfig,
+    RunConfig,
+)
 from simvtp.data import load_clips, load_tokenizer, train_tokenizer
 from simvtp.model import SimVTP
 from simvtp.pipelines.pretrain import command as pretrain
@@ -27,21 +32,6 @@ MODEL = ModelConfig(
     decoder_heads=2,
     clip_sizes="up_to",
 )
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    """Eight photographs of one brightness each, with captions."""
-    folder = tmp_path_factory.mktemp("photographs")
-    with (folder / "photos.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["path", "caption"])
-        for number in range(8):
-            pixels = np.full((48, 64, 3), 25 * number + 10, np.uint8)
-            name = f"{number}.{'png' if number % 2 else 'jpg'}"
-            Image.fromarray(pixels).save(folder / name, quality=95)
-            rows.writerow([name, f"a picture of grey {number}"])
-    return folder / "photos.csv"
 
 
 def settings_of(corpus, photographs, out, **model):
@@ -118,14 +108,20 @@ def test_sizes_that_the_model_cannot_take_are_refused(source, model, reason):
         )
 
 
-def test_clips_of_several_sizes_are_not_kept_decoded():
-    with pytest.raises(ValueError, match="cache_gb 1 keeps clips of one size"):
+@pytest.mark.parametrize(
+    ("data", "run", "reason"),
+    [
+        ({"cache_gb": 1, "clip_starts": 1}, {}, "cache_gb 1 keeps clips of one size"),
+        ({}, {"parallel": "fsdp"}, "fsdp gathers weights for each size of clips.*use ddp"),
+    ],
+)
+def test_clips_of_several_sizes_are_not_kept_decoded_nor_trained_on_in_shares(data, run, reason):
+    with pytest.raises(ValueError, match=reason):
         PretrainConfig(
             model=MODEL,
             masking=MaskingConfig(video_ratio=0.5),
-            data=DataConfig(
-                train=(DataSource(path="a.csv", num_frames=2),), cache_gb=1, clip_starts=1
-            ),
+            data=DataConfig(train=(DataSource(path="a.csv", num_frames=2),), **data),
+            run=RunConfig(**run),
         )
 
 
