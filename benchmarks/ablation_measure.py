@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from simvtp.data import ClipRecord, load_clips
-from simvtp.data.corpus.rendering import render_corpus
+from simvtp.data.corpus.rendering import held_out_manifest
 from simvtp.model import SimVTP
 from simvtp.pipelines.learned import measure_learned
 from simvtp.retrieval.gallery import embed_gallery, score
@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     model = SimVTP.from_pretrained(options.model)
-    figures = measure(model, load_clips(render_corpus().validation))
+    figures = measure(model, load_clips(held_out_manifest()))
     partial = options.json.with_suffix(".partial")
     partial.write_text(json.dumps(figures, indent=1) + "\n")
     partial.replace(options.json)

@@ -269,3 +269,9 @@ class AnsweringObjective(nn.Module):
         hits = (logits.detach().argmax(dim=1) == batch.answers).sum()
         loss = total / count
         return Losses(total=loss, terms={"cross_entropy": loss, "accuracy": hits / count})
+
+    def flops(self, batch: QuestionBatch) -> float | None:
+        """Operations of a step on the batch by formula, as `TaskModel.flops`."""
+        tokens = self.model.config.num_video_tokens
+        sequences = [tokens + length for length in batch.text_lengths]
+        return self.model.flops(num_clips=len(batch.video), sequences=sequences)

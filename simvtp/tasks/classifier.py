@@ -146,3 +146,9 @@ class ClassificationObjective(nn.Module):
         loss = functional.cross_entropy(logits, batch.targets.to(logits.dtype))
         hits = logits.detach().argmax(dim=1) == batch.targets.argmax(dim=1)
         return Losses(total=loss, terms={"cross_entropy": loss, "accuracy": hits.float().mean()})
+
+    def flops(self, batch: LabelledBatch) -> float | None:
+        """Operations of a step on the batch by formula, as `TaskModel.flops`."""
+        clips = len(batch.video)
+        sequences = [self.model.config.num_video_tokens] * clips
+        return self.model.flops(num_clips=clips, sequences=sequences)

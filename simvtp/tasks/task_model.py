@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from simvtp.config import DEFAULT_SPACING, FrameSpacing, ModelConfig
+from simvtp.encoders import JointEncoder, VideoEmbedding
 from simvtp.model import SimVTP
 from simvtp.model_card import DocumentedModel
 from simvtp.model_folder import describe_preprocessing
@@ -23,6 +24,7 @@ from simvtp.parts import (
     parts_of,
     usual_parts,
 )
+from simvtp.step_flops import linear_flops, parts_flops, passes_of
 from simvtp.tasks.folder import read_task_folder, write_task_folder
 
 
@@ -102,6 +104,33 @@ class TaskModel(nn.Module, DocumentedModel):
             for part in self.backbone():
                 part.eval()
         return self
+
+    def flops(self, *, num_clips: int, sequences: Sequence[int]) -> float | None:
+        """Operations of a training step, forward and backward, by formula.
+
+        Args:
+            num_clips: clips; each is embedded once.
+            sequences: lengths of the sequences that the encoder sees.
+
+        Returns:
+            None where embedding or encoder are not the usual ones.
+        """
+        video_embedding, encoder = self.video_embedding, self.encoder
+        if not (isinstance(video_embedding, VideoEmbedding) and isinstance(encoder, JointEncoder)):
+            return None
+        others = [self.get_submodule(name) for name in self.part_names[2:]]
+        body = parts_flops(
+            self.config,
+            clips=num_clips,
+            embedded=num_clips * self.config.num_video_tokens,
+            sequences=sequences,
+            num_keep=self.config.num_video_tokens,
+            num_decode=0,
+            words=0,
+            passes=passes_of(video_embedding, *others, encoder=encoder),
+        )
+        outputs, width = self.head.weight.shape
+        return body + 3 * linear_flops(len(sequences), inputs=width, outputs=outputs)
 
     def preprocessor(self) -> dict[str, Any]:
         """How a clip is cut and what the model does to its pixels, as in preprocessor.json."""

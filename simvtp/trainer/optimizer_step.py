@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,15 @@ class TrainingBatch(Protocol):
 
     def to(self, device: torch.device) -> "TrainingBatch":
         """The batch on a device; the host need not wait."""
+        ...
+
+
+@runtime_checkable
+class TellsFlops(Protocol):
+    """An objective that knows how much work a batch is."""
+
+    def flops(self, batch: Any, /) -> float | None:
+        """Operations of a step on the batch, forward and backward; None where it cannot tell."""
         ...
 
 
@@ -74,12 +83,7 @@ class OptimizerStep:
         optimizer: over its parameters; its `step()` takes no closure.
         precision: number format of the matrix products.
         clip_norm: largest gradient norm; None does not clip.
-
-    Attributes:
-        tells_flops: whether `flops` may know how much work a step is.
     """
-
-    tells_flops: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -134,8 +138,11 @@ class OptimizerStep:
         return [{} for _ in micro_batches]
 
     def flops(self, micro_batches: Sequence[Any], *, number: int) -> float | None:
-        """Operations of a step on this rank, by formula; here they are not known, and None."""
-        return None
+        """Operations of a step on this rank, by the objective's formula; None without one."""
+        if not isinstance(self.objective, TellsFlops):
+            return None
+        each = [self.objective.flops(batch) for batch in micro_batches]
+        return None if None in each else sum(filter(None, each))
 
     def device_rate(self) -> float:
         """How many operations of matrix products a second this rank's device does; measured."""

@@ -15,7 +15,7 @@ from simvtp.trainer.faults import (
     too_many_bad_steps,
 )
 from simvtp.trainer.log_interval import LogInterval
-from simvtp.trainer.optimizer_step import OptimizerStep, TrainingBatch
+from simvtp.trainer.optimizer_step import OptimizerStep, TellsFlops, TrainingBatch
 from simvtp.trainer.profiling import DATA_WAIT, STEP, StepProfiler
 from simvtp.trainer.run_plan import STEP_STREAM, RunPlan, TrainingLoader
 from simvtp.trainer.sameness import require_begun_with
@@ -83,7 +83,8 @@ class Trainer:
         self.agreement = Agreement()
         self._writer = StateWriter(store, in_background=plan.run.async_save)
         self._profiler = StepProfiler(plan)
-        self._rate = run_step.device_rate() if run_step.tells_flops and is_main() else None
+        tells = isinstance(run_step.objective, TellsFlops)
+        self._rate = run_step.device_rate() if tells and is_main() else None
         self._interval = LogInterval()
         self._bad_streak = 0
         self._evaluated = 0

@@ -13,6 +13,16 @@ from benchmarks.flops import count_flops, reference_step_flops
 from benchmarks.measure import Spread, interleave, peak_memory
 from simvtp.config import ModelConfig
 from simvtp.step_flops import packed_step_flops
+from simvtp.tasks import (
+    AnsweringObjective,
+    ClassificationObjective,
+    VideoAnswerer,
+    VideoClassifier,
+    add_lora,
+    freeze_parts,
+    train_parts,
+)
+from simvtp.tasks.batches import LabelledBatch, QuestionBatch
 
 CPU = torch.device("cpu")
 SIZES = ModelConfig.preset("tiny", vocab_size=300, text_dropout=0.0, decoder_depth=2)
@@ -114,3 +124,41 @@ def test_the_benchmark_reports_equal_losses(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "where the time goes" in printed
     assert "same losses" in printed
+
+
+def tuning_steps():
+    """A classifier and an answerer, each with a batch."""
+    batch = random_batch(SIZES, caption_lengths=[5, 9, 30])
+    clips = LabelledBatch(batch.video, torch.eye(3), torch.arange(3))
+    questions = QuestionBatch(
+        batch.video, batch.token_ids, batch.text_lengths, torch.arange(3), 1, torch.arange(3)
+    )
+    model, names = build_model(SIZES, CPU), ("left", "right", "up")
+    classifier = VideoClassifier.from_model(model, classes=names)
+    answerer = VideoAnswerer.from_model(model, answers=names)
+    return (
+        (ClassificationObjective(classifier), clips),
+        (AnsweringObjective(answerer), questions),
+    )
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        lambda model: None,
+        lambda model: train_parts(model, "head"),
+        lambda model: freeze_parts(model, ["video_embedding", "blocks.0", "blocks.1"]),
+        lambda model: add_lora(model, rank=4),
+    ],
+    ids=["all", "head", "frozen layers", "low rank"],
+)
+@pytest.mark.parametrize("task", [0, 1], ids=["classification", "qa"])
+def test_the_formula_is_what_tuning_does(task, prepare):
+    objective, batch = tuning_steps()[task]
+    prepare(objective.model)
+    objective.train()
+    formula = objective.flops(batch)
+    total = count_flops(lambda: objective(batch).total.backward())
+    # Flash attention computes its scores once more on the way back; the products with updates of a
+    # low rank are some percent of a narrow layer's.
+    assert 0.99 * formula < total < 1.07 * formula

@@ -1,7 +1,7 @@
 """One optimiser step of pre-training: words and contrast count over all micro-batches."""
 
 from collections.abc import Collection, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -38,7 +38,6 @@ class PretrainStep(OptimizerStep):
     """
 
     objective: Objective
-    tells_flops: ClassVar[bool] = True
 
     def __init__(
         self,

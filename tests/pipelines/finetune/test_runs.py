@@ -36,6 +36,7 @@ def test_a_run_keeps_its_best_state_and_measures_it(command_for, task, tmp_path,
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     measured = [line[headline] for line in events if "event" in line]
     assert len(measured) == 2
+    assert all(0 < line["mfu"] < 1 for line in events if "event" not in line)
     assert store.best_value == pytest.approx(max(measured))
     kind = {"retrieval": SimVTP, "classification": VideoClassifier, "qa": VideoAnswerer}[task]
     weights = kind.from_pretrained(run / "model").state_dict()
