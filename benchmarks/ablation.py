@@ -37,12 +37,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "masked modelling of captions of other clips": {**_MASKED_ALONE, "data.train": "shuffled.csv"},
     "video ratio 0.5": {"masking.video_ratio": 0.5},
     "video ratio 0.9": {"masking.video_ratio": 0.9},
+    "text ratio 0.5": {"masking.text_ratio": 0.5},
     "text ratio 0.15": {"masking.text_ratio": 0.15},
     "a tenth of the clips": {"data.train": "few.csv"},
     "the paper's weights": {"objective.balance": "fixed"},
     "all losses from the start": {"objective.masked_first": 0.0},
     "masked text in VTC": {"objective.contrast_text": "masked"},
 }
+NUM_CLIPS = 4800
 RESULT_NAME = "result.json"
 
 
@@ -57,7 +59,7 @@ def main() -> int:
         return 2
     failed: list[str] = []
     if not options.report_only:
-        corpus = render_corpus()
+        corpus = render_corpus(num_train=NUM_CLIPS)
         write_manifests(options.out, corpus)
         runs = [_run(options, corpus, variant, seed) for variant, seed in _runs(options)]
         failed = run_all(runs, processes=options.processes, threads=options.threads)
@@ -71,7 +73,12 @@ def main() -> int:
     if not any(result["variant"] == BASELINE for result in results):
         console.print("error: no run of the baseline is finished, there is nothing to compare with")
         return 1
-    settings = {"epochs": options.epochs, "batch": options.batch, "seeds": options.seeds}
+    settings = {
+        "clips": NUM_CLIPS,
+        "epochs": options.epochs,
+        "batch": options.batch,
+        "seeds": options.seeds,
+    }
     command = _repeating_command(options)
     write_report(results, settings=settings, command=command, options=options, console=console)
     return 1 if failed else 0

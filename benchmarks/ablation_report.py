@@ -50,6 +50,7 @@ CLAIMS = (
     Claim("hiding more of the video than half helps", "video ratio 0.5", "recall@10", -1),
     Claim("hiding 90 % of the video is best", "video ratio 0.9", "recall@10", 1),
     Claim("hiding 75 % of the words is better than 15 %", "text ratio 0.15", "recall@10", -1),
+    Claim("hiding 75 % of the words is better than half", "text ratio 0.5", "recall@10", -1),
     Claim("a tenth of the clips is not enough", "a tenth of the clips", "recall@10", -1),
 )
 # Where this library's defaults are its own.
@@ -194,10 +195,11 @@ def _page(
     seeds = f"{most} seeds each" if fewest == most else f"{fewest} to {most} seeds"
     picture = f"\n![Every run]({plot})\n" if plot else ""
     claims = len(CLAIMS) + len(DEFAULTS)
+    length = f"{settings['epochs']} epochs of {settings['clips']:,} clips"
     return f"""# Ablation
 
-The recipe of the first command, {settings["epochs"]} epochs of 4,800 clips ({settings["batch"]} a
-step), one setting changed at a time; {seeds}. "A tenth of the clips" takes as many steps.
+The recipe of the first command, {length} ({settings["batch"]} a step), one setting changed
+at a time; {seeds}. "A tenth of the clips" takes as many steps.
 
 ## What the paper says, and what these runs say
 

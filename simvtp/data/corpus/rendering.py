@@ -138,7 +138,7 @@ class Corpus(NamedTuple):
 def render_corpus(
     folder: str | Path | None = None,
     *,
-    num_train: int = 4800,
+    num_train: int = 4096,
     num_validation: int = 256,
     size: int = 64,
     num_frames: int = 32,
