@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -62,6 +63,11 @@ def build_packed(
     attention: Backend | None = None,
 ) -> Contestant:
     """The library's step, with the attention it chooses or another."""
+    if video_only:
+        # As little text as there can be, [CLS] and [SEP]: VideoMAE has none.
+        few_words = replace(workload.config, vocab_size=max(_SPECIAL) + 2)
+        lengths = (2,) * len(workload.caption_lengths)
+        workload = workload._replace(config=few_words, caption_lengths=lengths)
     contestant = packed_step(
         workload.model(),
         workload.batch(decode_ratio=decode_ratio),
