@@ -57,7 +57,7 @@ def report(results, folder):
         page=folder / "docs" / "a.md",
         plot=folder / "pictures" / "a.png",
     )
-    settings = {"epochs": 2, "batch": 16, "seeds": 3}
+    settings = {"clips": 4800, "epochs": 2, "batch": 16, "seeds": 3}
     write_report(
         results, settings=settings, command="this", options=options, console=Console(quiet=True)
     )
