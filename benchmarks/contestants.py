@@ -10,15 +10,16 @@ from torch import Tensor
 
 from benchmarks.reference import reference_features, reference_losses
 from simvtp.batch import Batch, Collator
-from simvtp.config import ModelConfig
+from simvtp.config import ModelConfig, RunConfig
 from simvtp.data.datasets.clips import Sample
-from simvtp.layers import attention_backend, compile_blocks
+from simvtp.layers import attention_backend
 from simvtp.layers.attention import Backend
 from simvtp.losses import sample_negatives
 from simvtp.masking import RunningCellMasker, TextMasker, TubeMasker
 from simvtp.model import SimVTP
 from simvtp.objective import Objective
 from simvtp.pipelines.pretrain.step import PretrainStep
+from simvtp.trainer.job import set_up_blocks
 from simvtp.training import build_optimizer
 
 _SPECIAL = (0, 100, 101, 102, 103)
@@ -57,7 +58,8 @@ class Workload(NamedTuple):
 def build_packed(
     workload: Workload,
     *,
-    compiled: bool = False,
+    compiled: bool | Literal["graphs"] = False,
+    bucket_tokens: int = 0,
     video_only: bool = False,
     decode_ratio: float = 1.0,
     attention: Backend | None = None,
@@ -73,7 +75,7 @@ def build_packed(
         workload.batch(decode_ratio=decode_ratio),
         precision=workload.precision,
         negatives=workload.negatives,
-        compiled=compiled,
+        run=RunConfig(compile=compiled, bucket_tokens=bucket_tokens),
         video_only=video_only,
     )
     if attention is None:
@@ -140,17 +142,18 @@ def packed_step(
     *,
     precision: Literal["fp32", "bf16"],
     negatives: Literal["hard", "random"],
-    compiled: bool = False,
+    run: RunConfig | None = None,
     video_only: bool = False,
 ) -> Contestant:
     """The library's own step, as the pre-training job runs it, on a copy of the model."""
+    run = RunConfig() if run is None else run
     model = copy.deepcopy(model)
     others = 0.0 if video_only else 1.0
     objective = Objective(
         model, word_weight=others, vtc_weight=others, vtm_weight=others, negatives=negatives
     ).train()
-    if compiled:
-        compile_blocks(model)
+    set_up_blocks(model, run)
+    if run.compile:
         objective.compile_pixel_error()
     optimizer = build_optimizer(objective, lr=1e-6, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.05)
     step = PretrainStep(objective, optimizer=optimizer, precision=precision, clip_norm=None)

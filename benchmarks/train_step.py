@@ -1,10 +1,10 @@
 """Time a training step against the plain one: `python -m benchmarks.train_step`.
 
 Contestants take turns over the same weights, masks and negatives, each in a process of its own: the
-library's step (on CUDA with each attention there is, and compiled), the step as the formulas state
-it (in fp32, as anybody would run it, and with the library's allocator setting), the library's step
-with running cells, and for the video part alone transformers' VideoMAE. Ratios are taken within a
-round.
+library's step (on CUDA with each attention there is, compiled, and as CUDA graphs), the step as the
+formulas state it (in fp32, as anybody would run it, and with the library's allocator setting), the
+library's step with running cells, and for the video part alone transformers' VideoMAE. Ratios are
+taken within a round.
 """
 
 import argparse
@@ -43,6 +43,7 @@ from simvtp.step_flops import packed_step_flops
 CELLS = "packed, running cells"
 PLAIN_KEPT = "reference, kept memory"
 COMPILED, COMPILED_CELLS = "packed, compiled", "packed, running cells, compiled"
+GRAPHS = "packed, CUDA graphs"
 VARLEN, SDPA = "packed, varlen_attn", "packed, SDPA by length"
 COMPILED_SDPA = "packed, SDPA by length, compiled"
 PEAK = "matrix product"
@@ -51,6 +52,7 @@ NAMES = {
     "cells": CELLS,
     "compiled": COMPILED,
     "compiled-cells": COMPILED_CELLS,
+    "graphs": GRAPHS,
     "varlen": VARLEN,
     "sdpa": SDPA,
     "compiled-sdpa": COMPILED_SDPA,
@@ -105,6 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--negatives", choices=("hard", "random"), default="hard")
     parser.add_argument("--compile", action="store_true", help="compile the packed step's blocks")
+    parser.add_argument(
+        "--bucket", type=_positive, default=256, help="what the packs of CUDA graphs are filled to"
+    )
     parser.add_argument("--rounds", type=_positive, default=5)
     parser.add_argument("--warmup", type=_positive, default=2)
     parser.add_argument(
@@ -166,6 +171,11 @@ def _contestants(
         CELLS: (build_packed, {**chosen, "decode_ratio": 0.5}, True),
         COMPILED: (build_packed, compiled, True),
         COMPILED_CELLS: (build_packed, {**compiled, "decode_ratio": 0.5}, True),
+        GRAPHS: (
+            build_packed,
+            {"workload": workload, "compiled": "graphs", "bucket_tokens": options.bucket},
+            True,
+        ),
         VARLEN: (build_packed, {**chosen, "attention": "varlen"}, True),
         SDPA: (build_packed, {**chosen, "attention": "sdpa"}, True),
         COMPILED_SDPA: (build_packed, {**compiled, "attention": "sdpa"}, True),
@@ -213,7 +223,7 @@ def _figures(
     packed = _packed_formula(config, batch)
     cells = _packed_formula(config, workload.batch(decode_ratio=0.5))
     formulas = {
-        **dict.fromkeys((PACKED, COMPILED, VARLEN, SDPA, COMPILED_SDPA), packed),
+        **dict.fromkeys((PACKED, COMPILED, GRAPHS, VARLEN, SDPA, COMPILED_SDPA), packed),
         **dict.fromkeys((CELLS, COMPILED_CELLS), cells),
         **dict.fromkeys((PLAIN, PLAIN_KEPT), plain),
     }

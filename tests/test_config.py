@@ -44,6 +44,8 @@ from simvtp.seeding import derive_generator, derive_seed
         (OptimConfig, {"betas": (0.9, 1.0)}),
         (RunConfig, {"epochs": 0}),
         (RunConfig, {"max_bad_steps": 0}),
+        (RunConfig, {"bucket_tokens": -1}),
+        (RunConfig, {"compile": "cudagraphs"}),
     ],
 )
 def test_a_bad_value_is_named(section, values):
@@ -118,6 +120,24 @@ def test_settings_that_exclude_each_other_are_refused():
     assert PretrainConfig(objective=learned).run.parallel == "ddp"
     with pytest.raises(ValueError, match=r"learn_temperature.*fsdp"):
         PretrainConfig(objective=learned, run=RunConfig(parallel="fsdp"))
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ({}, "bucket_tokens is 0.*set bucket_tokens, to 256"),
+        ({"batch_tokens": 9000}, "as many as fit, got 9000"),
+        ({"recompute": "block"}, "got block and ddp"),
+        ({"parallel": "fsdp"}, "got none and fsdp"),
+    ],
+)
+def test_graphs_go_with_shapes_that_repeat(run, message):
+    bucket = {"bucket_tokens": 256} if run else {}
+    with pytest.raises(ValueError, match=message):
+        RunConfig(compile="graphs", **run, **bucket)
+    sound = RunConfig(compile="graphs", bucket_tokens=256)
+    with pytest.raises(ValueError, match="steps of one shape"):
+        PretrainConfig(run=sound, model=ModelConfig(clip_sizes="up_to"))
 
 
 @pytest.mark.parametrize(

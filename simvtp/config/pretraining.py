@@ -270,6 +270,11 @@ class PretrainConfig:
             "objective.learn_temperature is a single number, which run.parallel fsdp cannot share "
             "out; use ddp, or a fixed temperature",
         )
+        require(
+            self.run.compile != "graphs" or self.model.clip_sizes != "up_to",
+            "run.compile graphs needs steps of one shape, and with model.clip_sizes up_to each has "
+            "other numbers of clips of a size; set run.compile to true",
+        )
 
     def _check_masks(self) -> None:
         """Refuse ratios that a source's grid rounds to nothing, before a step has to."""

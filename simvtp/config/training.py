@@ -69,6 +69,10 @@ class RunConfig:
         precision: number format of the matrix products; auto is bf16 on CUDA and on CPUs that
             multiply it natively (AMX, AVX512-BF16), else fp32.
         compile: run the transformer blocks through torch.compile; the first step takes a minute.
+            `graphs` also captures them as CUDA graphs, for batches so small that the host is the
+            limit; it needs a CUDA device and bucket_tokens.
+        bucket_tokens: fill the tokens of a step up to the next multiple, so that few totals occur,
+            each of which is captured once; nothing else sees the filling. 0 fills nothing up.
         recompute: keep all activations for the backward pass, or one per block and compute the
             others again (a third more work, far less memory).
         parallel: several processes hold whole copies of the model (DDP) or shares of it (FSDP2).
@@ -91,7 +95,8 @@ class RunConfig:
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    compile: bool = False
+    compile: bool | Literal["graphs"] = False
+    bucket_tokens: int = 0
     recompute: Literal["none", "block"] = "none"
     parallel: Literal["ddp", "fsdp"] = "ddp"
     checkpoint_minutes: float = 10.0
@@ -110,11 +115,34 @@ class RunConfig:
             *("epochs", "batch_size", "accumulate"),
             *("checkpoint_minutes", "log_every", "max_bad_steps"),
         )
-        for name in ("keep_every_epochs", "evaluate_every_epochs", "seed"):
+        for name in ("keep_every_epochs", "evaluate_every_epochs", "seed", "bucket_tokens"):
             value = getattr(self, name)
             require(value >= 0, f"{name} must be >= 0, got {value}")
         require_at_least(1, batch_tokens=self.batch_tokens)
         _ = self.profiled_steps
+        require(
+            self.compile in (False, True, "graphs"),
+            f"compile must be true, false or graphs, got {self.compile!r:.80}",
+        )
+        if self.compile == "graphs":
+            self._check_graphs()
+
+    def _check_graphs(self) -> None:
+        require(
+            self.bucket_tokens > 0,
+            "compile graphs captures a graph for each number of tokens, and bucket_tokens is 0, so "
+            "that each step has another; set bucket_tokens, to 256 for a start",
+        )
+        require(
+            self.batch_tokens is None,
+            "compile graphs needs as many clips in each step, and batch_tokens brings as many as "
+            f"fit, got {self.batch_tokens}; set batch_size in its place",
+        )
+        require(
+            self.recompute == "none" and self.parallel == "ddp",
+            "compile graphs runs blocks that are kept whole: set recompute to none and parallel to "
+            f"ddp, got {self.recompute} and {self.parallel}, or compile to true",
+        )
 
     @property
     def profiled_steps(self) -> range:

@@ -11,8 +11,10 @@ from simvtp.layers.block import (
     Block,
     Transformer,
     compile_blocks,
+    fill_packs,
     initialize_weights,
     recompute_blocks,
+    runs_graphs,
     set_drop_path,
 )
 from simvtp.layers.gather import (
@@ -72,6 +74,7 @@ __all__ = [
     "clips_on",
     "compile_blocks",
     "describe",
+    "fill_packs",
     "full_precision",
     "gather_rows",
     "gather_tubelets",
@@ -92,6 +95,7 @@ __all__ = [
     "require_packed",
     "require_temperature",
     "require_tensor",
+    "runs_graphs",
     "segment_mean",
     "set_drop_path",
     "sincos_axes",

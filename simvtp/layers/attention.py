@@ -5,7 +5,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from types import ModuleType
 from typing import Literal
 
@@ -16,7 +16,7 @@ from torch.nn import functional
 from simvtp.config.checks import require_choice, require_whole
 from simvtp.layers.input_checks import describe
 from simvtp.layers.packing import PackedLayout
-from simvtp.layers.padded_attention import attend_by_length, check_heads
+from simvtp.layers.padded_attention import attend_at_offsets, attend_by_length, check_heads
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Takes query, key and value `(..., tokens, heads, head_width)`, returns the same shape."""
@@ -84,11 +84,37 @@ def _check_packed(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayou
 
 def takes_any_lengths(tokens: Tensor) -> bool:
     """Whether `attend` is one kernel for these tokens, in whatever order their sequences stand."""
-    dtype = tokens.dtype
+    return _backend_for(tokens.device, _dtype_within(tokens)) != "sdpa"
+
+
+def repeatable_attention(
+    tokens: Tensor, layout: PackedLayout, *, head_width: int, multiple: int
+) -> Attend:
+    """The attention of `attend`, as a function of tensors that change and sizes that do not.
+
+    What is compiled or captured with it serves all packs of as many tokens and sequences: where
+    these stand is read on the device. It is torch's variable-length attention, where that runs on
+    the device in half precision; else sequences are filled up.
+
+    Args:
+        tokens: `(total_tokens, width)` that queries, keys and values are made of.
+        layout: lengths of the sequences.
+        head_width: width of a head.
+        multiple: what the kernel is told of the longest sequence is rounded up to it.
+    """
+    longest = -(-max(layout.lengths) // multiple) * multiple
+    dtype = _dtype_within(tokens)
+    has_kernel = tokens.is_cuda and _runs("varlen", tokens.device, dtype, head_width)
+    function = _attend_varlen_at if has_kernel else attend_at_offsets
+    return partial(function, offsets=layout.offsets, longest=longest)
+
+
+def _dtype_within(tokens: Tensor) -> torch.dtype:
+    """Number format of what linear layers make of tokens."""
     # Autocast knows some kinds of device only, and elsewhere it decides nothing here.
     if tokens.is_cuda and torch.is_autocast_enabled("cuda"):
-        dtype = torch.get_autocast_dtype("cuda")
-    return _backend_for(tokens.device, dtype) != "sdpa"
+        return torch.get_autocast_dtype("cuda")
+    return tokens.dtype
 
 
 def _backend_for(device: torch.device, dtype: torch.dtype, *, head_width: int = 64) -> Backend:
@@ -121,10 +147,16 @@ def _runs(backend: Backend, device: torch.device, dtype: torch.dtype, head_width
 
 
 def _attend_varlen(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout) -> Tensor:
+    longest = max(layout.lengths)
+    return _attend_varlen_at(query, key, value, offsets=layout.offsets, longest=longest)
+
+
+def _attend_varlen_at(
+    query: Tensor, key: Tensor, value: Tensor, *, offsets: Tensor, longest: int
+) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    longest = max(layout.lengths)
-    output = varlen_attn(query, key, value, layout.offsets, layout.offsets, longest, longest)
+    output = varlen_attn(query, key, value, offsets, offsets, longest, longest)
     assert isinstance(output, Tensor)
     return output
 

@@ -9,11 +9,20 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from simvtp.config.checks import is_in, require, require_choice, require_whole
-from simvtp.layers.attention import Attend, Attention, attend, takes_any_lengths
-from simvtp.layers.packing import PackedLayout, PackedTokens, require_packed
+from simvtp.layers.attention import (
+    Attend,
+    Attention,
+    attend,
+    repeatable_attention,
+    takes_any_lengths,
+)
+from simvtp.layers.packing import PackedLayout, PackedTokens, fill_up, require_packed
 
 Projected = tuple[Tensor, Tensor, Tensor]
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+
+# Kernels of attention go through a sequence in tiles of at most so many tokens.
+_TILE = 128
 
 
 class QuickGELU(nn.Module):
@@ -84,7 +93,7 @@ class Block(nn.Module):
 
     def _transform(self, tokens: Tensor, attend: Attend, scales: Tensor | None) -> Tensor:
         if not self.is_compiled:
-            return _after(self, tokens, attend(*_before(self, tokens)).flatten(-2), scales)
+            return _whole(self, tokens, attend, scales)
         before, after = _compiled_halves()
         mixed = attend(*before(self, tokens)).flatten(-2)
         # A view of another shape would compile again; attention returns one for some packs only.
@@ -103,6 +112,10 @@ def _after(block: Block, tokens: Tensor, mixed: Tensor, scales: Tensor | None) -
     return tokens + (change if scales is None else change * scales[1])
 
 
+def _whole(block: Block, tokens: Tensor, attend: Attend, scales: Tensor | None) -> Tensor:
+    return _after(block, tokens, attend(*_before(block, tokens)).flatten(-2), scales)
+
+
 @lru_cache(maxsize=1)
 def _compiled_halves() -> tuple[
     Callable[..., tuple[Tensor, Tensor, Tensor]], Callable[..., Tensor]
@@ -116,14 +129,58 @@ def _compiled_halves() -> tuple[
     return torch.compile(_before, dynamic=True), torch.compile(_after, dynamic=True)
 
 
-def compile_blocks(module: nn.Module) -> None:
+def _stack(
+    transformer: "Transformer", tokens: Tensor, attend: Attend, scales: Tensor | None
+) -> Tensor:
+    """All blocks of a transformer and its LayerNorm."""
+    for number, block in enumerate(transformer.blocks):
+        assert isinstance(block, Block)
+        tokens = _whole(block, tokens, attend, None if scales is None else scales[number])
+    return transformer.norm(tokens) if transformer.norm_tokens else tokens
+
+
+@lru_cache(maxsize=1)
+def _captured_stack() -> Callable[..., Tensor]:
+    """All blocks at once, attention too: compiled once, and captured for each number of tokens."""
+    return torch.compile(_stack, dynamic=True, mode="reduce-overhead")
+
+
+def compile_blocks(module: nn.Module, *, graphs: bool = False) -> None:
     """Let every block below `module` run through `torch.compile`, except for its attention.
 
     Blocks of one size share their code, and no length or number of sequences recompiles it. The
     first step takes a minute longer.
+
+    Args:
+        module: what holds the blocks.
+        graphs: in training let each transformer run as one CUDA graph forward and one back, with
+            its attention: the host launches no kernel of theirs by itself. A graph is captured for
+            each number of tokens, so packs have to be filled up (`fill_packs`). Blocks are not
+            recomputed, and `attention_backend` has no say.
     """
     for block in _blocks(module):
         block.is_compiled = True
+    for transformer in _transformers(module):
+        transformer.is_captured = graphs
+
+
+def runs_graphs(module: nn.Module) -> bool:
+    """Whether a transformer below `module` runs as CUDA graphs in training."""
+    return any(transformer.is_captured for transformer in _transformers(module))
+
+
+def fill_packs(module: nn.Module, bucket_tokens: int) -> None:
+    """Let every transformer below `module` fill packs up in training, so that few totals occur.
+
+    A sequence of its own brings a pack to the next multiple of `bucket_tokens`; no other sequence
+    sees it, and it does not come out. 0 fills nothing up.
+
+    Raises:
+        ValueError: it is no whole number of at least 0.
+    """
+    require_whole("bucket_tokens", bucket_tokens, least=0)
+    for transformer in _transformers(module):
+        transformer.bucket_tokens = bucket_tokens
 
 
 def recompute_blocks(module: nn.Module) -> None:
@@ -148,13 +205,16 @@ def set_drop_path(module: nn.Module, rate: float) -> None:
     """
     if not is_in(0, rate, 1) or rate == 1:
         raise ValueError(f"drop path must lie in [0, 1), got {rate}; 0.1 is usual for base size")
-    for child in module.modules():
-        if isinstance(child, Transformer):
-            child.drop_path = rate
+    for transformer in _transformers(module):
+        transformer.drop_path = rate
 
 
 def _blocks(module: nn.Module) -> list[Block]:
     return [child for child in module.modules() if isinstance(child, Block)]
+
+
+def _transformers(module: nn.Module) -> "list[Transformer]":
+    return [child for child in module.modules() if isinstance(child, Transformer)]
 
 
 class Transformer(nn.Module):
@@ -201,7 +261,9 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(width, eps=norm_eps)
         self.norm_tokens = norm_tokens
         self.drop_path = 0.0
-        self.width = width
+        self.bucket_tokens = 0
+        self.is_captured = False
+        self.width, self.num_heads = width, num_heads
 
     def forward(self, tokens: Tensor, attend: Attend, layout: PackedLayout | None = None) -> Tensor:
         """Transform tokens; `attend` knows their layout.
@@ -214,6 +276,9 @@ class Transformer(nn.Module):
         scales = None
         if self.training and self.drop_path > 0:
             scales = self._draw_scales(tokens, layout)
+        if self.is_captured and self.training:
+            # The next step's output takes the place of this one's.
+            return _captured_stack()(self, tokens, attend, scales).clone()
         for number, block in enumerate(self.blocks):
             tokens = block(tokens, attend, None if scales is None else scales[number])
         return self.norm(tokens) if self.norm_tokens else tokens
@@ -240,7 +305,21 @@ class Transformer(nn.Module):
             ValueError: they are not as many as their layout says, or not as wide as the blocks.
         """
         require_packed("tokens", tokens, width=self.width)
+        if self.bucket_tokens == 0 or not self.training:
+            return self._transform_packed(tokens)
+        filled = self._transform_packed(fill_up(tokens, multiple=self.bucket_tokens))
+        return PackedTokens(filled.values[: tokens.layout.total_tokens], tokens.layout)
+
+    def _transform_packed(self, tokens: PackedTokens) -> PackedTokens:
         layout, values = tokens.layout, tokens.values
+        if self.is_captured and self.training:
+            repeatable = repeatable_attention(
+                values,
+                layout,
+                head_width=self.width // self.num_heads,
+                multiple=max(self.bucket_tokens, _TILE),
+            )
+            return PackedTokens(self(values, repeatable, layout), layout)
         rows = None if takes_any_lengths(values) else layout.rows_by_length
         if rows is None:
             return PackedTokens(self(values, partial(attend, layout=layout), layout), layout)

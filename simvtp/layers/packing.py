@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from simvtp.layers.input_checks import describe
 from simvtp.layers.precision import full_precision
@@ -166,6 +167,23 @@ def unpack(tokens: PackedTokens) -> list[Tensor]:
     """
     require_packed("tokens", tokens)
     return list(tokens.values.split(tokens.layout.lengths))
+
+
+def fill_up(tokens: PackedTokens, *, multiple: int) -> PackedTokens:
+    """Add a sequence of zeros that ends a pack at a multiple of some tokens, so that totals repeat.
+
+    It always is added, of 1 to `multiple` tokens: the number of sequences repeats as well. No other
+    sequence sees it; its rows are the last ones.
+
+    Raises:
+        TypeError: the tokens are not packed.
+        ValueError: there are more or fewer than their layout says.
+    """
+    require_packed("tokens", tokens)
+    layout = tokens.layout
+    missing = multiple - layout.total_tokens % multiple
+    values = functional.pad(tokens.values, (0, 0, 0, missing))
+    return PackedTokens(values, PackedLayout((*layout.lengths, missing), layout.device))
 
 
 def segment_mean(tokens: PackedTokens) -> Tensor:

@@ -113,6 +113,32 @@ def attend_by_length(query: Tensor, key: Tensor, value: Tensor, layout: PackedLa
     return output if rows is None else torch.empty_like(output).index_copy(0, rows, output)
 
 
+def attend_at_offsets(
+    query: Tensor, key: Tensor, value: Tensor, *, offsets: Tensor, longest: int
+) -> Tensor:
+    """Attention within each sequence of a pack whose lengths stand on the device alone.
+
+    All sequences are filled up to `longest`.
+
+    Args:
+        query: `(total_tokens, heads, head_width)`.
+        key: like `query`.
+        value: like `query`.
+        offsets: `(sequences + 1,)` int32 first row of each sequence, and the total at the end.
+        longest: no sequence is longer.
+
+    Returns:
+        `(total_tokens, heads, head_width)`.
+    """
+    rows = torch.arange(query.shape[0], device=offsets.device, dtype=offsets.dtype)
+    sequence = torch.bucketize(rows, offsets, right=True) - 1
+    places = offsets[:-1, None] + torch.arange(longest, device=offsets.device)
+    is_real = places < offsets[1:, None]
+    take = places.clamp(max=query.shape[0] - 1)
+    output = attend_padded(query[take], key[take], value[take], key_mask=is_real)
+    return output[sequence, rows - offsets[sequence]]
+
+
 class _Padding(NamedTuple):
     """How to fill sequences up to the longest: rows to take, which are real, and where those are.
 

@@ -11,10 +11,11 @@ from typing import Any, NoReturn
 from torch import nn
 
 from simvtp.config import RunConfig
+from simvtp.config.checks import require
 from simvtp.data.processes import num_usable_cores
 from simvtp.extras import NO_PLOTS, has_plots
 from simvtp.files import locked
-from simvtp.layers import compile_blocks, recompute_blocks
+from simvtp.layers import compile_blocks, fill_packs, recompute_blocks
 from simvtp.printing import Console, quietly, tracebacks
 from simvtp.trainer.faults import is_expected, reason_of
 from simvtp.trainer.stopping import StopNow, StopRequest
@@ -204,9 +205,20 @@ def print_how_to_go_on(console: Console, program: str, out: Path) -> None:
 
 
 def set_up_blocks(module: nn.Module, run: RunConfig) -> None:
-    """Compile and recompute the transformer blocks below a module as the settings say."""
+    """Compile and recompute the transformer blocks below a module as the settings say.
+
+    Raises:
+        ValueError: CUDA graphs are asked for and the module is not on a CUDA device.
+    """
+    graphs = run.compile == "graphs"
+    device = next(module.parameters()).device
+    require(
+        not graphs or device.type == "cuda",
+        f"run.compile graphs needs a CUDA device, got {device.type}; set run.compile to true",
+    )
     if run.compile:
-        compile_blocks(module)
+        compile_blocks(module, graphs=graphs)
+    fill_packs(module, run.bucket_tokens)
     if run.recompute == "block":
         recompute_blocks(module)
 

@@ -10,6 +10,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.profiler import record_function
 
 from simvtp.config import OptimConfig
+from simvtp.layers import runs_graphs
 from simvtp.layers.precision import products_in
 from simvtp.losses import Losses
 from simvtp.seeding import derive_seed
@@ -106,6 +107,11 @@ class OptimizerStep:
         if world_size() > 1 and not is_sharded(objective):
             self._losses = nn.parallel.DistributedDataParallel(objective)
         self._negatives = torch.Generator(self.device)
+        self._runs_graphs = runs_graphs(objective)
+        if self._runs_graphs:
+            # Gradients out of a graph lie where its next run writes: they are added to these.
+            for parameter in self.parameters:
+                parameter.grad = torch.zeros_like(parameter)
 
     def __call__(self, micro_batches: Sequence[Any], *, seed: int, number: int = 0) -> StepResult:
         """Run the step.
@@ -120,6 +126,8 @@ class OptimizerStep:
         further = self.objective_arguments(micro_batches, seed=seed, number=number)
         for place, arguments in enumerate(further):
             last = place == len(micro_batches) - 1
+            if self._runs_graphs:
+                torch.compiler.cudagraph_mark_step_begin()
             generator = self.seed_draws(seed, place)
             with self._sync(last), self.autocast(), record_function("forward"):
                 batch = micro_batches[place].to(self.device)
@@ -159,7 +167,7 @@ class OptimizerStep:
         elif finite:
             self._clip(gradients, norm)
             self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=not self._runs_graphs)
         names = results[0].terms
         terms = {name: torch.stack([each.terms[name] for each in results]).mean() for name in names}
         return StepResult(total, terms, dict(results[-1].details), norm, finite)
