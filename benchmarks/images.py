@@ -32,13 +32,13 @@ _COME_AND_GO = {"appear", "disappear"}
 
 def main() -> int:
     """Run what is missing, then say what came of it; 1 when a run failed."""
-    options = _parser().parse_args()
+    options = parser().parse_args()
     console = Console(soft_wrap=True)
     # Of the scenes behind them only stills are drawn.
     corpus = render_corpus(num_up_front=options.videos)
     write_sources(options.out, corpus, num_videos=options.videos, num_stills=options.stills)
     pairs = [(variant, seed) for seed in range(options.seeds) for variant in (VIDEOS, PHOTOGRAPHS)]
-    runs = [_run(options, corpus, variant, seed) for variant, seed in pairs]
+    runs = [run_of(options, corpus, variant, seed) for variant, seed in pairs]
     failed = run_all(runs, processes=options.processes, threads=options.threads)
     for message in failed:
         console.print(f"failed: {message}", style="red")
@@ -108,7 +108,7 @@ def _write(file: Path, rows: list[Any]) -> None:
         csv.writer(table).writerows(rows)
 
 
-def _run(options: argparse.Namespace, corpus: Corpus, variant: str, seed: int) -> Run:
+def run_of(options: argparse.Namespace, corpus: Corpus, variant: str, seed: int) -> Run:
     """Train and measure one model."""
     folder = options.out / f"{variant.replace(' ', '-')}-{seed}"
     sources = [f"{{path: {options.out}/videos.csv, root: {corpus.root}, weight: {_SHARE}}}"]
@@ -160,7 +160,8 @@ def _command(options: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Options of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.images",
         description=__doc__,

@@ -6,15 +6,40 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.images import write_sources
+from benchmarks.images import PHOTOGRAPHS, VIDEOS, parser, run_of, write_sources
 from simvtp.data.corpus.drawing import draw_scene
 from simvtp.data.corpus.rendering import render_corpus
 from simvtp.data.corpus.scenes import MOTIONS
+from simvtp.pipelines.arguments import parse_job
+from simvtp.pipelines.pretrain import build_parser
+from simvtp.training import peak_lr
 
 
 def rows_of(file):
     with file.open(newline="") as table:
         return list(csv.DictReader(table))
+
+
+def test_runs_differ_in_the_photographs_alone(tmp_path):
+    corpus = render_corpus(
+        tmp_path / "cache", num_train=1, num_validation=1, size=32, num_up_front=0, progress=False
+    )
+    options = parser().parse_args([f"--out={tmp_path}", "--steps=30"])
+    videos, mixed = (
+        parse_job(build_parser(), run_of(options, corpus, variant, 3).commands[0][1:])
+        for variant in (VIDEOS, PHOTOGRAPHS)
+    )
+    rates, seen = [], []
+    for settings in (videos, mixed):
+        run, weights = settings.run, [source.weight for source in settings.data.sources]
+        assert settings.data.epoch_clips == 30 * run.batch_size
+        rates.append(peak_lr(settings.optim.lr_per_256, global_batch_size=run.batch_size))
+        seen.append(run.batch_size * weights[0] / sum(weights))
+        assert run.seed == 3
+    assert rates[0] == pytest.approx(rates[1])
+    assert seen[0] == seen[1] == 16
+    assert [source.num_frames for source in mixed.data.sources] == [None, 2]
+    assert mixed.data.tokenizer == videos.data.tokenizer
 
 
 def test_stills_show_other_scenes_and_say_nothing_of_motion(tmp_path):
