@@ -1,4 +1,4 @@
-"""Clips as folders of frames, described by a data base with a table `clips (folder, caption)`."""
+"""Folders of frames as clips, by `clips (folder, caption)` of a data base: own_data.py CLIPS.db"""
 
 import sqlite3
 import sys

@@ -40,6 +40,12 @@ def _written_out(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode("ascii")
 
 
+def counted(number: float, noun: str, plural: str | None = None) -> str:
+    """A number and what it counts: 1 clip, 12,000 clips, 0.5 epochs; `plural` is else with an s."""
+    shown = f"{number:,.0f}" if number == round(number) else f"{number:.3g}"
+    return f"{shown} {noun if shown == '1' else plural or noun + 's'}"
+
+
 def add_verbosity(parser: ArgumentParser) -> None:
     """Let a command take `--quiet`, for `quietly`, and `--debug`, for `tracebacks`."""
     add = parser.add_argument

@@ -100,7 +100,7 @@ def mixed(files, tmp_path):
 def test_unreadable_files_are_refused_or_left_out(model, files, mixed):
     with pytest.raises(ValueError, match=r"1 of the 5 files are not there: .*gone\.mp4; check"):
         model.embed_files(mixed)
-    with pytest.raises(ValueError, match=r"notes\.txt cannot be read: Invalid data.*left_out=\{\}"):
+    with pytest.raises(ValueError, match=r"notes\.txt cannot be read: no video.*left_out=\{\}"):
         model.embed_files(mixed[:3])
     left_out = {}
     features = model.embed_files(mixed, left_out=left_out)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.progress import Progress
 from rich.table import Table
 
-from simvtp.printing import Console, PlainColumn, printable, printable_lines
+from simvtp.printing import Console, PlainColumn, counted, printable, printable_lines
 
 ROOT = Path(__file__).parents[1]
 STRANGE = "[red]a[/red] [/b] :a: \x1b[2J\x9b2J\r\u202egpj.mp4 \udc80"
@@ -34,6 +34,18 @@ def test_what_is_printable_has_no_active_character(text: str):
     assert not {unicodedata.bidirectional(letter) for letter in written} & bidirectional
     assert printable(written) == written
     assert printable_lines(text).count("\n") == text.count("\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        *((0, "0 passes"), (1, "1 pass"), (1.0, "1 pass"), (0.5, "0.5 passes")),
+        *((1.001, "1 pass"), (12_000, "12,000 passes"), (1 / 3, "0.333 passes")),
+    ],
+)
+def test_one_is_no_plural(number, told: str):
+    assert counted(number, "pass", "passes") == told
+    assert counted(number, "clip") == told.replace("passes", "clips").replace("pass", "clip")
 
 
 @pytest.mark.parametrize("text", ["Zwölf Boxkämpfer", "हिन्दी", "👩‍👩‍👧", "a:b [c]", "می‌خواهم"])

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from export.compiler import ready_compiler
 from export.drawn_inputs import num_tubelets
 from export.graphs import INPUTS
 from export.runtime.folder import GraphSpec, Range, file_sha256
@@ -86,6 +87,7 @@ def compile_graph(
     """
     from torch._inductor.utils import fresh_cache
 
+    ready_compiler()
     tracing = trace_with(config, name, ranges=ranges)
     guarded = _Guarded(graph, name, config=config).eval()
     try:

@@ -164,6 +164,7 @@ def _torch_run(
         raise ValueError("give the model folder with --model to measure torch")
     import torch
 
+    from export.compiler import ready_compiler
     from export.graphs import build_graph
 
     place = torch.device("cuda", device) if name.endswith("-cuda") else torch.device("cpu")
@@ -173,6 +174,7 @@ def _torch_run(
     module = build_graph(loaded.model, graph, dtype=dtype).to(place)
     call: Callable[..., Any] = module
     if "compiled" in name:
+        ready_compiler()
         # Of fixed sizes, as it is fastest: each batch is compiled for itself. Whole, as torch would
         # run what it does not compile, and batches beyond its limit, without a word as eager.
         call = torch.compile(module, dynamic=False, fullgraph=True)

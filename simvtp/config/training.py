@@ -80,7 +80,8 @@ class RunConfig:
         async_save: write a checkpoint while training goes on, from a copy in the host's memory.
         keep_every_epochs: epochs between two checkpoints that are kept; 0 keeps only the latest.
         evaluate_every_epochs: epochs between two held-out evaluations; 0 only at the end.
-        log_every: optimiser steps between two lines of the log.
+        log_every: optimiser steps between two lines of the log; null is 10, or 1 in a run of fewer
+            than 20 steps.
         max_bad_steps: non-finite steps in a row after which the run stops.
         profile: steps that torch's profiler records, the first and the last, such as 10:15 (in a
             YAML file with quotes); a trace and a table go to RUN/profile.
@@ -103,7 +104,7 @@ class RunConfig:
     async_save: bool = True
     keep_every_epochs: int = 0
     evaluate_every_epochs: int = 0
-    log_every: int = 10
+    log_every: int | None = None
     max_bad_steps: int = 5
     profile: str | None = None
     loggers: tuple[Literal["wandb", "mlflow", "trackio"], ...] = ()
@@ -113,12 +114,12 @@ class RunConfig:
         require_positive(
             self,
             *("epochs", "batch_size", "accumulate"),
-            *("checkpoint_minutes", "log_every", "max_bad_steps"),
+            *("checkpoint_minutes", "max_bad_steps"),
         )
+        require_at_least(1, log_every=self.log_every, batch_tokens=self.batch_tokens)
         for name in ("keep_every_epochs", "evaluate_every_epochs", "seed", "bucket_tokens"):
             value = getattr(self, name)
             require(value >= 0, f"{name} must be >= 0, got {value}")
-        require_at_least(1, batch_tokens=self.batch_tokens)
         _ = self.profiled_steps
         require(
             self.compile in (False, True, "graphs"),

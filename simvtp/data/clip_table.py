@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from simvtp.data.manifests.checks import MAX_CAPTION_CHARACTERS
 from simvtp.data.manifests.problems import shown
 from simvtp.data.places import Command, Place, RowGroup, Url, named_root
-from simvtp.printing import printable
+from simvtp.printing import counted, printable
 
 _ROWS_PER_BATCH = 16_384
 _SAID = ("video_id", "captions")
@@ -188,9 +188,8 @@ class ClipTable(Sequence[ClipRecord]):
 
     def summary(self) -> str:
         """What was read, and how it was understood, on one line."""
-        captions = self.num_captions
-        said = f"{len(self)} clip{'s' * (len(self) != 1)}, {captions or 'no'} "
-        said += f"caption{'s' * (captions != 1)}"
+        captions = counted(self.num_captions, "caption") if self.num_captions else "no captions"
+        said = f"{counted(len(self), 'clip')}, {captions}"
         return f"{said}; {printable(self.form)}" if self.form else said
 
     def captions(self) -> Iterator[str]:

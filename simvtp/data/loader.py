@@ -22,6 +22,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from simvtp.config.checks import require_at_least
 from simvtp.data.epoch_order import EpochOrder, UniformOrder
+from simvtp.printing import counted
 
 _PARENT_SECONDS = 1.0
 
@@ -259,7 +260,9 @@ def _check_sizes(num_samples: int, batch_size: int, rank: int, world_size: int) 
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must lie in [0, {world_size}), got {rank}")
     if batch_size * world_size > num_samples:
+        most = num_samples // world_size
+        fix = f"set --run.batch_size {most} (batch_size)" if most else "use fewer ranks"
         raise ValueError(
-            f"the batch must not be larger than the dataset: {batch_size} clips on {world_size} "
-            f"rank(s) need {batch_size * world_size}, there are {num_samples}; lower batch_size"
+            f"the batch must not be larger than the dataset: {counted(num_samples, 'clip')} on "
+            f"{counted(world_size, 'rank')} cannot fill batches of {batch_size}; {fix}"
         )

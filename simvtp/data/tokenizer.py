@@ -22,7 +22,7 @@ from tokenizers.trainers import WordPieceTrainer
 SPECIAL_NAMES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _WRITTEN_SPECIAL = re.compile(r"\[(PAD|UNK|CLS|SEP|MASK)\]")
 _MIN_LENGTH = 3
-_CONTINUED = "##"
+CONTINUED = "##"
 _SHORT_PIECE = 2
 # Scripts that put no spaces between words: each letter with its marks is a word of its own.
 _SPACELESS = ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan")
@@ -196,7 +196,7 @@ def is_mostly_unknown(tokenizer: Tokenizer, text: str) -> bool:
     for word, token in zip(encoding.word_ids, encoding.ids, strict=True):
         if word is not None and token not in (special.cls, special.sep):
             piece = None if token == special.unknown else tokenizer.id_to_token(token)
-            pieces.setdefault(word, []).append((piece or "").removeprefix(_CONTINUED))
+            pieces.setdefault(word, []).append((piece or "").removeprefix(CONTINUED))
     unknown = sum(_is_spelt(word) for word in pieces.values())
     return 2 * unknown > len(pieces)
 

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 import av
 import av.logging
 from av.container import InputContainer
-from av.error import ExitError, FFmpegError
+from av.error import ExitError, FFmpegError, InvalidDataError
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
@@ -42,6 +42,7 @@ _DEMUXERS = ",".join(
     )
 )
 _JPEG = b"\xff\xd8\xff"
+_UNKNOWN = "no video that FFmpeg knows, or a damaged one"
 _NOT_LISTED = "it is no kind of video file that stands alone; playlists are not followed"
 
 Source = str | Path | bytes
@@ -116,8 +117,11 @@ def open_video(
     except (FFmpegError, OSError, ValueError) as error:
         # A file that is not there may be back later; what is in a file does not change.
         lost = isinstance(error, FileNotFoundError)
-        is_refused = getattr(error, "errno", None) == errno.EINVAL
-        reason = _NOT_LISTED if is_refused else failure_reason(error)
+        reason = failure_reason(error)
+        if getattr(error, "errno", None) == errno.EINVAL:
+            reason = _NOT_LISTED
+        elif isinstance(error, InvalidDataError):
+            reason = _UNKNOWN
         raise ClipError(reason, unreadable=not lost) from error
     with container:
         stream = container.streams.best("video")

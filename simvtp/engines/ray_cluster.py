@@ -24,6 +24,7 @@ import simvtp
 from simvtp.engines.local import Stage
 from simvtp.engines.parts import Part, PartView, parts_of
 from simvtp.extras import needs
+from simvtp.printing import counted
 
 # Read when Ray is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -60,8 +61,8 @@ class ActorShape(NamedTuple):
     num_gpus: float
 
     def __str__(self) -> str:
-        gpus = f" and {self.num_gpus:g} GPUs" if self.num_gpus else ""
-        return f"{self.num_cpus:g} cores{gpus}"
+        gpus = f" and {counted(self.num_gpus, 'GPU')}" if self.num_gpus else ""
+        return f"{counted(self.num_cpus, 'core')}{gpus}"
 
 
 class _Worker:
@@ -154,7 +155,8 @@ class Cluster(NamedTuple):
 
     def __str__(self) -> str:
         cpus, gpus = sum(self.num_cpus), sum(self.num_gpus)
-        return f"{len(self.num_cpus)} machines with {cpus:g} cores and {gpus:g} GPUs"
+        machines = counted(len(self.num_cpus), "machine")
+        return f"{machines} with {counted(cpus, 'core')} and {counted(gpus, 'GPU')}"
 
 
 class RayEngine:

@@ -23,7 +23,7 @@ from simvtp.command_line import command_parser, run_command
 from simvtp.config import RunConfig
 from simvtp.data.places import cache_folder
 from simvtp.layers import PackedLayout, attend, attention_backend
-from simvtp.printing import Console
+from simvtp.printing import Console, counted
 from simvtp.training import choose_precision
 
 _GIB = 2**30
@@ -74,7 +74,8 @@ def _version(requirement: Requirement) -> str | None:
 def _devices() -> Iterator[tuple[str, str]]:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     precision = choose_precision(RunConfig(), device=torch.device("cpu"))
-    yield "CPU", f"{usable} cores, {torch.get_num_threads()} threads, trains in {precision}"
+    cores, threads = counted(usable or 1, "core"), counted(torch.get_num_threads(), "thread")
+    yield "CPU", f"{cores}, {threads}, trains in {precision}"
     for number in range(torch.cuda.device_count()):
         found = torch.cuda.get_device_properties(number)
         yield (

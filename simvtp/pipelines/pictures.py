@@ -1,14 +1,16 @@
 """Reconstruction pictures of a manifest's clips."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from simvtp.data import ClipRecord
+from simvtp.data import ClipRecord, encode_caption
 from simvtp.data.datasets.clip_batches import clip_batches
+from simvtp.data.tokenizer import CONTINUED
 from simvtp.extras import new_figure
 from simvtp.layers import unpack
 from simvtp.lettering import lettered
@@ -20,6 +22,7 @@ from simvtp.seeding import derive_generator
 CONSIDERED_CLIPS = 32
 _PICTURED_CLIPS = 4
 _FRAMES_SHOWN = 6
+_HIDDEN = "[MASK]"
 
 
 class PictureRow(NamedTuple):
@@ -84,7 +87,7 @@ def picture_of(
         text_ratio=text_ratio,
         generator=derive_generator(seed),
     )
-    texts = _texts(model, filled)
+    texts = _texts(model, captions, filled)
     rows = [
         PictureRow(original, masked, full, caption, gaps, guesses)
         for original, masked, full, caption, (gaps, guesses) in zip(
@@ -106,20 +109,40 @@ def _most_contrast(video: Tensor, *, patch_size: int) -> Tensor:
     return spread.topk(min(_PICTURED_CLIPS, len(video))).indices.sort().values
 
 
-def _texts(model: SimVTP, filled: Reconstruction) -> list[tuple[str, str]]:
+def _texts(model: SimVTP, captions: Sequence[str], filled: Reconstruction) -> list[tuple[str, str]]:
     """Masked caption with gaps, and predicted caption with the guesses in brackets."""
     tokenizer = model.tokenizer
     assert tokenizer is not None
     texts: list[tuple[str, str]] = []
-    for masked, guess in zip(unpack(filled.masked_text), unpack(filled.text), strict=True):
-        pairs = [
-            (tokenizer.id_to_token(before) or "", tokenizer.id_to_token(after) or "")
-            for before, after in zip(masked.tolist()[1:-1], guess.tolist()[1:-1], strict=True)
-        ]
-        gaps = ["____" if before == "[MASK]" else before for before, _ in pairs]
-        guesses = [f"[{after}]" if before == "[MASK]" else after for before, after in pairs]
-        texts.append((" ".join(gaps), " ".join(guesses)))
+    for caption, masked, guess in zip(
+        captions, unpack(filled.masked_text), unpack(filled.text), strict=True
+    ):
+        cut = encode_caption(tokenizer, caption, max_length=model.config.max_text_length)
+        words: dict[int, list[tuple[str, str]]] = {}
+        for word, *ids in zip(cut.word_ids.tolist(), masked.tolist(), guess.tolist(), strict=True):
+            if word >= 0:
+                before, after = (tokenizer.id_to_token(each) or "" for each in ids)
+                words.setdefault(word, []).append((before, after))
+        texts.append((" ".join(map(_gap, words.values())), " ".join(map(_guess, words.values()))))
     return texts
+
+
+def _gap(pieces: Sequence[tuple[str, str]]) -> str:
+    """A word as the model sees it: a gap where all of it is hidden, short ones in one of pieces."""
+    if all(before == _HIDDEN for before, _ in pieces):
+        return "____"
+    seen = (before.removeprefix(CONTINUED) for before, _ in pieces)
+    return "".join(seen).replace(_HIDDEN, "__")
+
+
+def _guess(pieces: Sequence[tuple[str, str]]) -> str:
+    """A word as the model fills it in; guesses that do not continue one another are set apart."""
+    said = ""
+    for hidden, run in groupby(pieces, lambda piece: piece[0] == _HIDDEN):
+        guesses = [after for _, after in run]
+        joint = "|".join(guesses).replace(f"|{CONTINUED}", "").removeprefix(CONTINUED)
+        said += f"[{joint}]" if hidden else joint
+    return said
 
 
 def draw_reconstruction(rows: Sequence[PictureRow], *, out_png: Path, note: str) -> None:

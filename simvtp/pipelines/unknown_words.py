@@ -28,17 +28,24 @@ def tell_unknown_texts(
     console: Console, tokenizer: Tokenizer | None, texts: Sequence[str], *, what: str
 ) -> None:
     """Say how many texts are mostly unknown, as for captions; `what` they are is in the plural."""
+    if note := unknown_note(tokenizer, texts, what=what):
+        console.note(f"note: {note}", style="yellow")
+
+
+def unknown_note(tokenizer: Tokenizer | None, texts: Sequence[str], *, what: str) -> str | None:
+    """What `tell_unknown_texts` says; None where it says nothing."""
     if tokenizer is None:
-        return
+        return None
     texts = texts[:: _step(len(texts))]
     unknown = [text for text in texts if is_mostly_unknown(tokenizer, text)]
     if not unknown:
-        return
-    console.note(
-        f"note: {len(unknown):,} of {len(texts):,} {what} are mostly words that the vocabulary "
-        f"lacks, such as {shown(unknown[0])}: their scores mean little. A model knows the words of "
-        "the captions it was pre-trained on; shapes knows drawn shapes only",
-        style="yellow",
+        return None
+    first = shown(unknown[0])
+    many = f"{len(unknown):,} of {len(texts):,} {what}, such as {first}"
+    whose = first if len(texts) == 1 else many
+    return (
+        f"the vocabulary lacks most words of {whose}: the scores mean little. A model knows the "
+        "words of the captions it was pre-trained on; shapes knows drawn shapes only"
     )
 
 

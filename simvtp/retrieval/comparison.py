@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from rich.console import Group
 from rich.table import Table
 from torch import Tensor
 
 from simvtp.metrics import Difference, Interval, bootstrap_intervals, compare_ranks, summarize
+from simvtp.printing import counted
 from simvtp.retrieval.gallery import Gallery, Ranks
 
 # Confidence of the intervals, and the p-value below which a difference is called one.
@@ -101,27 +103,34 @@ def _clips_of_queries(gallery: Gallery) -> dict[str, Tensor]:
     return {"text_to_video": clips[gallery.owners], "video_to_text": clips}
 
 
-def comparison_table(comparison: Comparison, *, num_clips: int) -> Table:
-    """Every figure of both models, their difference with its interval, and its p-value."""
-    table = Table(title=f"the model less the other, over the same {num_clips} clips")
-    table.add_column("")
-    for column in ("", "the model", "the other", "difference", f"{PERCENT} interval", "p"):
-        table.add_column(column, justify="right" if column else "left")
-    for direction, method, figures in _parts(comparison):
-        label = f"{direction}, {method}"
-        for name, (own, other, (value, interval, p_value)) in figures.items():
-            scale, unit = (100, " %") if name.startswith("recall") else (1, "")
-            table.add_row(
-                label,
-                name.replace("recall@", "R@").replace("_", " "),
-                f"{scale * own:.1f}{unit}",
-                f"{scale * other:.1f}{unit}",
-                f"{scale * value:+.1f}",
-                f"{scale * interval.low:+.1f} to {scale * interval.high:+.1f}",
-                f"{p_value:.3f}",
-            )
-            label = ""
-        table.add_section()
+def comparison_table(comparison: Comparison, *, num_clips: int) -> Group:
+    """Every figure of both models, their difference with its interval, and its p-value.
+
+    A table for each direction and method, which fits a terminal of 80 columns.
+    """
+    return Group(
+        f"The model less the other, over the same {counted(num_clips, 'clip')}:",
+        *(
+            _part_table(f"{direction}, {method}", each)
+            for direction, method, each in _parts(comparison)
+        ),
+    )
+
+
+def _part_table(title: str, figures: dict[str, ComparedFigure]) -> Table:
+    table = Table(title=title)
+    for column in ("", "model", "other", "diff.", f"{PERCENT} interval", "p"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for name, (own, other, (value, interval, p_value)) in figures.items():
+        scale, unit = (100, " %") if name.startswith("recall") else (1, "")
+        table.add_row(
+            name.replace("recall@", "R@").replace("_", " "),
+            f"{scale * own:.1f}{unit}",
+            f"{scale * other:.1f}{unit}",
+            f"{scale * value:+.1f}",
+            f"{scale * interval.low:+.1f} to {scale * interval.high:+.1f}",
+            f"{p_value:.3f}",
+        )
     return table
 
 

@@ -3,6 +3,7 @@
 from rich.table import Table
 
 from simvtp.metrics import Interval, RetrievalMetrics
+from simvtp.printing import counted
 from simvtp.retrieval.comparison import Intervals
 from simvtp.retrieval.gallery import Retrieval
 
@@ -19,8 +20,8 @@ def retrieval_table(
     """
     first = next(iter(results.values()))
     table = Table(
-        title=f"{what}, {first.text_to_video.num_gallery} clips, "
-        f"{first.text_to_video.num_queries} captions"
+        title=f"{what}, {counted(first.text_to_video.num_gallery, 'clip')}, "
+        f"{counted(first.text_to_video.num_queries, 'caption')}"
     )
     for column in ("", "R@1", "R@5", "R@10", "MdR", "MnR"):
         table.add_column(column, justify="left" if not column else "right")

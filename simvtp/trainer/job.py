@@ -3,8 +3,9 @@
 import os
 import shlex
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,11 +13,12 @@ from torch import nn
 
 from simvtp.config import RunConfig
 from simvtp.config.checks import require
+from simvtp.data import ClipMixture
 from simvtp.data.processes import num_usable_cores
 from simvtp.extras import NO_PLOTS, has_plots
 from simvtp.files import locked
 from simvtp.layers import compile_blocks, fill_packs, recompute_blocks
-from simvtp.printing import Console, quietly, tracebacks
+from simvtp.printing import Console, counted, quietly, tracebacks
 from simvtp.trainer.faults import is_expected, reason_of
 from simvtp.trainer.stopping import StopNow, StopRequest
 from simvtp.trainer.trainer import Trainer
@@ -28,6 +30,7 @@ from simvtp.training import (
     is_main,
     main_first,
     open_loggers,
+    world_size,
 )
 
 # How many processes a launcher has started, where it says so.
@@ -202,6 +205,28 @@ def print_how_to_go_on(console: Console, program: str, out: Path) -> None:
     resume = " --resume" if (out / "config.yaml").is_file() else ""
     message = f"continue: {program} --run.out {shlex.quote(str(out))}{resume}"
     console.print(message)
+
+
+def fit_batch(run: RunConfig, clips: Sized, *, console: Console) -> RunConfig:
+    """Settings whose step takes no more clips than an epoch has; a smaller batch is told.
+
+    Args:
+        run: settings of the run.
+        clips: those to train on.
+        console: where it is told.
+    """
+    if run.batch_tokens is not None:
+        return run
+    num_clips = clips.epoch_clips if isinstance(clips, ClipMixture) else len(clips)
+    most = max(1, num_clips // (world_size() * run.accumulate))
+    if run.batch_size <= most:
+        return run
+    if is_main():
+        console.note(
+            f"note:  {counted(num_clips, 'clip')} to train on, so each batch is of {most}, not "
+            f"of {run.batch_size} (--run.batch_size)",
+        )
+    return replace(run, batch_size=most)
 
 
 def set_up_blocks(module: nn.Module, run: RunConfig) -> None:

@@ -13,6 +13,8 @@ from simvtp.training import cosine_lr, peak_lr
 # Below this many steps a run shows that everything works, and little else.
 _FEW_STEPS, _ENOUGH_STEPS = 100, 500
 _HIGH_RATE = 4e-3
+# A curve of one point or two shows nothing.
+_EACH_LOGGED_BELOW, _USUAL_LOG_EVERY = 20, 10
 # Streams drawn from the run's seed, beside those of the samples.
 MODEL_STREAM, STEP_STREAM = 1, 2
 
@@ -47,6 +49,13 @@ class RunPlan:
     def steps_per_epoch(self) -> int:
         """Optimiser steps of an epoch; micro-batches that do not fill a step are carried over."""
         return max(1, len(self.sampler) // self.run.accumulate)
+
+    @property
+    def log_every(self) -> int:
+        """Optimiser steps between two lines of the log."""
+        if self.run.log_every is not None:
+            return self.run.log_every
+        return 1 if self.num_steps < _EACH_LOGGED_BELOW else _USUAL_LOG_EVERY
 
     @property
     def advice(self) -> str | None:

@@ -155,7 +155,7 @@ class Trainer:
             self.step += 1
             self._place = self.data.sampler.state_dict()
             self._interval.leave_out(self._profiler.end(self.step, log=log))
-            if self.step % run.log_every == 0 or self.step == self.plan.num_steps:
+            if self.step % self.plan.log_every == 0 or self.step == self.plan.num_steps:
                 failure = self._log(log)
             failure = self._evaluate(evaluate, stop) or failure
             if self.plan.is_due(self.step, every_epochs=run.keep_every_epochs):

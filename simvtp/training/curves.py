@@ -22,9 +22,10 @@ def plot_curves(metrics_jsonl: str | Path, *, out_png: str | Path) -> Path:
     """Draw each loss term, the learning rate and held-out retrieval over the steps of a run.
 
     Every metric that was logged gets a panel with its raw and its smoothed curve, figures of the
-    terms one for all of them; every
-    evaluation gets one with all of its recalls, accuracies and areas under curves and one with its
-    pixel errors, those with `chance`, `floor` or `majority` in their name dashed.
+    terms one for all of them; every evaluation gets one with all of its recalls, accuracies and
+    areas under curves, in per cent, and one with its pixel errors, those with `chance`, `floor` or
+    `majority` in their name dashed. Figures of terms or sources have a logarithmic axis where they
+    span a decade.
 
     Args:
         metrics_jsonl: the file that `RunLog` writes.
@@ -85,18 +86,19 @@ def _collect(records: list[dict[str, Any]]) -> dict[str, Curves]:
                 continue
             if value is not None and not _is_number(value):
                 continue
-            curves = panels.setdefault(_panel_of(name, event), {})
+            panel, curve = _place_of(name, event)
             point = (record["step"], math.nan if value is None else value)
-            curves.setdefault(name, []).append(point)
+            panels.setdefault(panel, {}).setdefault(curve, []).append(point)
     return panels
 
 
-def _panel_of(name: str, event: object) -> str:
-    if event is None:
-        kind = name.split()[0]
-        by = "term" if kind in _OF_TERMS else "source"
-        return f"{kind} by {by}" if " " in name else name
-    return f"{event}: errors" if "error" in name else str(event)
+def _place_of(name: str, event: object) -> tuple[str, str]:
+    """Title of the panel that shows a figure, and what the figure is called in there."""
+    if event is not None:
+        return (f"{event}: errors" if "error" in name else str(event)), name
+    kind, _, owner = name.partition(" ")
+    by = "term" if kind in _OF_TERMS else "source"
+    return (f"{kind} by {by}", owner) if owner else (name, name)
 
 
 def _is_curve(name: str) -> bool:
@@ -107,9 +109,12 @@ def _is_curve(name: str) -> bool:
 
 
 def _draw(panel: "Axes", title: str, curves: Curves) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     panel.set_title(title)
     panel.set_xlabel("step")
     panel.grid(alpha=0.3)
+    panel.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     if title in curves:
         steps, values = np.array(curves[title], dtype=float).T
         # A line needs two points; a very short run logs one.
@@ -122,22 +127,25 @@ def _draw(panel: "Axes", title: str, curves: Curves) -> None:
         smooth = {"color": "tab:blue", "linewidth": 1.6, "marker": marker}
         panel.plot(steps, _smooth(values), label="smoothed", **smooth)
     elif " by " in title:
+        positive = [value for points in curves.values() for _, value in points if value > 0]
+        if positive and max(positive) >= 10 * min(positive):
+            panel.set_yscale("log")
         for name, points in curves.items():
             steps, values = np.array(points, dtype=float).T
             # What was not measured yet is 0.
             values[~(values > 0)] = np.nan
-            if np.isfinite(values).any():
-                panel.set_yscale("log")
             panel.plot(steps, values, ".-", markersize=3, label=name)
     else:
         if title.endswith(": errors"):
+            factor = 1
             panel.set_ylabel("mean squared error")
         else:
-            panel.set_ylim(-0.02, 1.02)
-            panel.set_ylabel("share")
+            factor = 100
+            panel.set_ylim(-2, 102)
+            panel.set_ylabel("per cent")
         for name, points in curves.items():
             steps, values = np.array(points, dtype=float).T
-            panel.plot(steps, values, _line_of(name), markersize=3, label=name)
+            panel.plot(steps, factor * values, _line_of(name), markersize=3, label=name)
     panel.legend(fontsize="small")
 
 

@@ -133,7 +133,7 @@ def test_times_that_make_no_sense_are_refused(video, times, message):
 def test_what_is_no_video_is_named(tmp_path):
     file = tmp_path / "notes.txt"
     file.write_text("no video")
-    with pytest.raises(ClipError, match=r"notes\.txt: Invalid data"):
+    with pytest.raises(ClipError, match=r"notes\.txt: no video that"):
         read_video(file, taker(seconds=0.2))
     with pytest.raises(ClipError, match=r"gone\.mp4: No such file"):
         read_video(tmp_path / "gone.mp4", taker(seconds=0.2), at=1)

@@ -87,7 +87,7 @@ def test_a_machine_is_killed_in_the_middle(
     assert len(lost) == 1
     assert lost[0]
     assert files(out) == local_features
-    assert "ray: 3 machines with 2 cores and 0 GPUs; 2 actors of 1 cores" in capsys.readouterr().out
+    assert "ray: 3 machines with 2 cores and 0 GPUs; 2 actors of 1 core" in capsys.readouterr().out
     machines.kill(other)
 
 

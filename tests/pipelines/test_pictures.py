@@ -3,8 +3,10 @@
 import torch
 
 from simvtp import SimVTP
-from simvtp.data import ViewDataset, load_manifest, train_tokenizer
+from simvtp.data import ViewDataset, load_manifest, load_tokenizer, train_tokenizer
+from simvtp.layers import PackedLayout, PackedTokens
 from simvtp.pipelines import pictures
+from simvtp.reconstruction import Reconstruction
 from testing.sample_batches import small_config
 
 
@@ -35,3 +37,29 @@ def test_clips_of_most_contrast_are_drawn(corpus, tmp_path, monkeypatch):
     pictures.picture_of(model, records[:2], out_png=tmp_path / "x.png")
     assert len(drawn["rows"]) == 2
     assert "of 2 clips" not in drawn["note"]
+
+
+def test_words_are_drawn_whole(tmp_path):
+    vocabulary = tmp_path / "vocab.txt"
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "spin", "##ning", "##s", "red"]
+    vocabulary.write_text("\n".join(pieces))
+    tokenizer = load_tokenizer(vocabulary)
+    config = small_config(vocab_size=len(pieces), max_text_length=12)
+    model = SimVTP.from_config(config, tokenizer=tokenizer)
+
+    def packed(words):
+        ids = [tokenizer.token_to_id(word) for word in words.split()]
+        return PackedTokens(torch.tensor(ids), PackedLayout((len(ids),), model.device))
+
+    def texts(masked, guessed):
+        filled = Reconstruction(torch.empty(0), torch.empty(0), packed(masked), packed(guessed))
+        (found,) = pictures._texts(model, ["a spinning red spins"], filled)
+        return found
+
+    # The caption is [CLS] a spin ##ning red spin ##s [SEP].
+    assert texts(
+        "[CLS] a [MASK] [MASK] [MASK] spin ##s [SEP]", "[CLS] a spin ##ning a spin ##s [SEP]"
+    ) == ("a ____ ____ spins", "a [spinning] [a] spins")
+    assert texts(
+        "[CLS] a spin [MASK] red [MASK] [MASK] [SEP]", "[CLS] a spin ##s red a red [SEP]"
+    ) == ("a spin__ red ____", "a spin[s] red [a|red]")

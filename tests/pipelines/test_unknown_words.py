@@ -36,8 +36,8 @@ def tokenizer():
 def test_they_are_counted_with_an_example(tokenizer):
     records = [record(0, "a red circle", "一只狗"), record(1, "一只猫在跑"), record(2, "red")]
     text = told(tokenizer, records)
-    assert text.startswith("note: 2 of 4 captions are mostly words that the vocabulary lacks")
-    assert "such as '一只狗'" in text
+    assert text.startswith("note: the vocabulary lacks most words of 2 of 4 captions, such as ")
+    assert "such as '一只狗': the scores" in text
     assert "shapes knows drawn shapes only" in text
 
 
@@ -80,17 +80,17 @@ def printed(capsys):
 def test_evaluate_and_embed_tell(model_folder, chinese, tmp_path, capsys):
     given = [f"--model={model_folder}", f"--data={chinese}"]
     assert evaluate.main([*given, "--workers=0", "--bootstrap=0", "--device=cpu"]) == 0
-    assert "2 of 3 captions are mostly words that" in printed(capsys)
+    assert "the vocabulary lacks most words of 2 of 3 captions" in printed(capsys)
     out = f"--out={tmp_path / 'a.parquet'}"
     assert embed.main([*given, out, "--workers=0", "--text", "--device=cpu"]) == 0
-    assert "2 of 3 captions are mostly words that" in printed(capsys)
+    assert "the vocabulary lacks most words of 2 of 3 captions" in printed(capsys)
 
 
 def test_visualize_tells(model_folder, chinese, tmp_path, capsys):
     video = load_manifest(chinese)[0].path
     arguments = [f"--model={model_folder}", f"--video={video}", "--caption=一只狗"]
     assert visualize.main([*arguments, f"--out={tmp_path / 'a.png'}", "--video-ratio=0.5"]) == 0
-    assert "1 of 1 captions are mostly words that" in printed(capsys)
+    assert "the vocabulary lacks most words of '" in printed(capsys)
 
 
 def test_pretrain_tells_at_its_start(model_folder, chinese):
@@ -100,4 +100,4 @@ def test_pretrain_tells_at_its_start(model_folder, chinese):
     data = TrainingData(clips, clips, files=None)
     sampler = EpochSampler(len(clips), seed=0, batch_size=1)
     print_start(console, PretrainConfig(), model=model, data=data, steps=(0, 1), sampler=sampler)
-    assert console.file.getvalue().count("2 of 3 captions are mostly words that") == 2
+    assert console.file.getvalue().count("the vocabulary lacks most words of 2 of 3 captions") == 2

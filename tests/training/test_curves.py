@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from simvtp.extras import new_figure
+from simvtp.training import curves
 from simvtp.training.curves import _collect, _smooth, plot_curves
 from simvtp.training.logging import RunLog
 
@@ -55,3 +57,36 @@ def test_smoothing_steps_over_gaps():
     values = np.array([1.0, np.nan, 3.0, np.nan, np.nan, np.nan])
     assert _smooth(values)[:4] == pytest.approx([1.0, 2.0, 3.0, 3.0])
     assert np.isnan(_smooth(values)[-1])
+
+
+def axes_of(monkeypatch, tmp_path, *records):
+    """What is drawn, before it becomes a picture."""
+    figures = []
+    keep = lambda *size: figures.append(new_figure(*size)) or figures[0]  # noqa: E731
+    monkeypatch.setattr(curves, "new_figure", keep)
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    plot_curves(path, out_png=tmp_path / "curves.png")
+    return {axes.get_title(): axes for axes in figures[0].axes}
+
+
+@pytest.mark.parametrize(("last", "scale"), [(9.9, "linear"), (10.0, "log"), (0.1, "log")])
+def test_an_axis_is_logarithmic_where_a_decade_is_spanned(monkeypatch, tmp_path, last, scale):
+    records = [
+        {"step": 1, "pixels mine": 1.0, "pixels photos": 0.0},
+        {"step": 2, "pixels mine": 2.0, "pixels photos": last},
+    ]
+    axes = axes_of(monkeypatch, tmp_path, *records)["pixels by source"]
+    assert axes.get_yscale() == scale
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["mine", "photos"]
+
+
+def test_steps_are_whole_numbers_and_shares_per_cent(monkeypatch, tmp_path):
+    records = [{"step": step, "loss": 1.0} for step in (5, 6)]
+    records.append({"step": 6, "event": "held-out", "t2v recall@1": 0.25})
+    axes = axes_of(monkeypatch, tmp_path, *records)
+    ticks = axes["loss"].get_xticks()
+    assert all(tick == round(tick) for tick in ticks), ticks
+    (line,) = axes["held-out"].get_lines()
+    assert line.get_ydata().tolist() == [25.0]
+    assert axes["held-out"].get_ylabel() == "per cent"

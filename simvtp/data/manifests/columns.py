@@ -15,6 +15,8 @@ _PATHS = (
     ("file", "filename", "videofile", "clipfile"),
     ("video", "videoname", "clip", "clipname"),
 )
+# A table of videos may hold these of a picture of each, so they come last.
+_PICTURES = (("imagepath", "imagefile", "image", "imagename", "photo", "picture"),)
 _ID = "videoid"
 _CAPTIONS = (
     ("caption", "captions"),
@@ -101,6 +103,11 @@ def parse_columns(asked: str | None) -> dict[str, str]:
     return columns
 
 
+def option(columns: str) -> str:
+    """What to type for columns, in any command."""
+    return f"--columns {columns} (of pretrain and finetune: --data.columns)"
+
+
 def plain_name(name: object) -> str:
     """Small letters of a name alone, `video_id` as `videoid`."""
     return re.sub(r"[\s_.-]", "", str(name)).lower()
@@ -137,11 +144,11 @@ def choose_columns(names: Sequence[str], asked: Mapping[str, str]) -> Columns:
     caption = named.get("caption") or _best(
         [name for name in rest if name != path], _CAPTIONS, "caption"
     )
-    path = path or video_id
+    path = path or video_id or _best([name for name in rest if name != caption], _PICTURES, "path")
     if path is None:
         raise NoPathError(
-            f"no column of paths among {shown(list(names))}; say which it is: --columns "
-            "path=NAME,caption=NAME"
+            f"no column of paths among {shown(list(names))}; say which it is: "
+            f"{option('path=NAME,caption=NAME')}"
         )
     return Columns(*(name and _once(name, names) for name in (path, caption, video_id)))
 
@@ -160,7 +167,7 @@ def _best(names: Sequence[str], tiers: Sequence[Sequence[str]], wanted: str) -> 
     for tier in tiers:
         found = list(dict.fromkeys(name for name in names if plain_name(name) in tier))
         if len(found) > 1:
-            typed = " or ".join(f"--columns {wanted}={name}" for name in found)
+            typed = option(" or ".join(f"{wanted}={name}" for name in found))
             raise ColumnsError(
                 f"several columns could be the {wanted}: {', '.join(found)}; say which: {typed}"
             )

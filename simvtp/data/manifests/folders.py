@@ -60,10 +60,12 @@ class FoundVideos(NamedTuple):
         """
         kinds = [sidecar[sidecar.rindex(".") :].lower() for sidecar in self.sidecars.values()]
         counts = [f"{kinds.count(kind)} {kind}" for kind in _SIDECARS if kind in kinds]
-        beside = f"captions in {' and '.join(counts)} beside them" if counts else "no captions"
+        found = f"captions in {' and '.join(counts)}" if counts else "no .txt or .json"
         links = f"; {self.num_links} linked folders not entered" if self.num_links else ""
         pictured = f", {self.num_pictured} of them folders of pictures" if self.num_pictured else ""
-        return Listing(f"videos of a folder{pictured}, {beside}{links}", self._rows(asked))
+        return Listing(
+            f"videos of a folder{pictured}, {found} beside them{links}", self._rows(asked)
+        )
 
     def _rows(self, asked: Mapping[str, str]) -> Rows:
         for name in self.names:

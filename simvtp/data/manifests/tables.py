@@ -17,6 +17,7 @@ from simvtp.data.manifests.columns import (
     ColumnsError,
     NoPathError,
     choose_columns,
+    option,
     plain_name,
 )
 from simvtp.data.manifests.names import is_video
@@ -145,7 +146,7 @@ def _columns_without_names(
     if len(paths) > 1 or len(others) > 1:
         raise ColumnsError(
             f"its first row {shown(first)} names no columns; say which count by their numbers, "
-            f"such as --columns path={paths[0]},caption={(others or names)[-1]}"
+            f"such as {option(f'path={paths[0]},caption={(others or names)[-1]}')}"
         )
     return Columns(paths[0], *others)
 

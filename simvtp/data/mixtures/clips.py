@@ -9,6 +9,7 @@ from typing import overload
 from simvtp.config.checks import require
 from simvtp.data.clip_table import ClipRecord, ClipTable
 from simvtp.data.mixtures.order import MixtureOrder, Share, share_out
+from simvtp.printing import counted
 
 
 class ClipMixture(Sequence[ClipRecord]):
@@ -112,8 +113,8 @@ class ClipMixture(Sequence[ClipRecord]):
         total = self.epoch_clips // global_batch * global_batch
         require(
             total > 0,
-            f"an epoch of {self.epoch_clips} clips holds no batch of {global_batch}; lower "
-            "batch_size or raise epoch_clips",
+            f"an epoch of {counted(self.epoch_clips, 'clip')} holds no batch of {global_batch}; "
+            f"set --run.batch_size {self.epoch_clips} or less, or raise epoch_clips",
         )
         counts = share_out(total, self.weights)
         for name, count, weight in zip(self.names, counts, self.weights, strict=True):

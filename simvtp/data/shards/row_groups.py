@@ -21,6 +21,7 @@ from simvtp.data.manifests.columns import (
     NoPathError,
     choose_caption,
     choose_columns,
+    option,
     parse_columns,
     plain_name,
 )
@@ -122,7 +123,7 @@ def _chosen(file: Path, asked: Mapping[str, str]) -> tuple[str, str | None]:
     if video not in videos:
         raise ColumnsError(
             f"which column holds the videos is not clear, of {', '.join(videos) or 'none'}; say it "
-            "with --columns path=NAME"
+            f"with {option('path=NAME')}"
         )
     return video, choose_caption([name for name in schema.names if name not in videos], asked)
 

@@ -45,7 +45,7 @@ from simvtp.layers.precision import products_in
 from simvtp.model import SimVTP
 from simvtp.model_folder import find_model_folder
 from simvtp.pipelines.unknown_words import tell_unknown_captions
-from simvtp.printing import Console, PlainColumn, progress_console, quietly, tracebacks
+from simvtp.printing import Console, PlainColumn, counted, progress_console, quietly, tracebacks
 from simvtp.retrieval.embedding import (
     CaptionStage,
     EmbeddedBatch,
@@ -326,9 +326,10 @@ def _bar(ending: str, total: int) -> Iterator[Callable[[int, int], None]]:
 
 def _report(file: FeatureFile, num_videos: int, console: Console) -> None:
     bad = file.num_unreadable
-    said = f"{file.file}: {file.num_rows(VIDEO)} clips of {num_videos - bad} videos"
+    clips = counted(file.num_rows(VIDEO), "clip")
+    said = f"{file.file}: {clips} of {counted(num_videos - bad, 'video')}"
     if TEXT in file.tables:
-        said += f"; {file.outputs[TEXT]}: {file.num_rows(TEXT)} captions"
+        said += f"; {file.outputs[TEXT]}: {counted(file.num_rows(TEXT), 'caption')}"
     console.print(said)
     if bad:
         said = f"videos that cannot be read: {bad}, see {file.outputs[QUARANTINE]}"

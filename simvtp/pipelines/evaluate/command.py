@@ -247,9 +247,17 @@ def _load_models(options: argparse.Namespace, console: Console) -> list[SimVTP]:
     device = choose_device(RunConfig(device=options.device))
     names = [options.model] if options.compare is None else [options.model, options.compare]
     models = [SimVTP.from_pretrained(name).to(device) for name in names]
-    for name, model in zip(names, models, strict=True):
-        console.note(printable(f"clips for {name}: {_cut_of(model)}"))
+    for name, model, role in zip(names, models, ("the model", "the other"), strict=False):
+        called = "" if options.compare is None else f" ({role})"
+        console.note(printable(f"clips for {name}{called}: {_cut_of(model)}"))
+    if len(models) == 2 and _are_same(*models):
+        console.note("note: the two models have the same weights", style="yellow")
     return models
+
+
+def _are_same(first: SimVTP, second: SimVTP) -> bool:
+    own, other = first.state_dict(), second.state_dict()
+    return own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
 
 
 def _products(options: argparse.Namespace, model: SimVTP) -> torch.autocast:
@@ -298,7 +306,7 @@ def _print(findings: Findings, records: Sequence[ClipRecord], console: Console) 
     if findings.intervals is not None:
         _say(
             console,
-            f"below a figure: its {PERCENT} interval, from resampling the {num_clips} clips",
+            f"below a figure: its {PERCENT} interval, from resampling the clips",
         )
     if DUAL_SOFTMAX in evaluation.ranks:
         _say(console, DUAL_SOFTMAX_NOTE)

@@ -24,10 +24,16 @@ from simvtp.pipelines.finetune.report import kept_state, next_step, print_start,
 from simvtp.pipelines.finetune.settings import FinetuneConfig
 from simvtp.pipelines.finetune.tasks import Figures, Task
 from simvtp.pipelines.saved_model import recipe_of, save_model
-from simvtp.printing import Console
+from simvtp.printing import Console, counted
 from simvtp.seeding import derive_seed
 from simvtp.tasks import add_lora, freeze_parts, merge_lora
-from simvtp.trainer.job import only_run, opened_loggers, set_up_blocks, train_to_end
+from simvtp.trainer.job import (
+    fit_batch,
+    only_run,
+    opened_loggers,
+    set_up_blocks,
+    train_to_end,
+)
 from simvtp.trainer.optimizer_step import OptimizerStep, optimizer_of
 from simvtp.trainer.run_plan import MODEL_STREAM, RunPlan, TrainingLoader
 from simvtp.trainer.sameness import digests_of, require_alike
@@ -128,7 +134,9 @@ def finetune(
             with stop.interruptible():
                 return _fit_features(config, builders, device=group.device, console=console)
         with stop.interruptible():
-            config, task, trainer = _prepare(config, builders, resume=resume, group=group)
+            config, task, trainer = _prepare(
+                config, builders, resume=resume, group=group, console=console
+            )
             if is_main():
                 print_start(console, config, task=task, trainer=trainer)
         further = opened_loggers(
@@ -187,7 +195,12 @@ def _task(config: FinetuneConfig, builders: _Builders) -> Task:
 
 
 def _prepare(
-    config: FinetuneConfig, builders: _Builders, *, resume: bool, group: ProcessGroupInfo
+    config: FinetuneConfig,
+    builders: _Builders,
+    *,
+    resume: bool,
+    group: ProcessGroupInfo,
+    console: Console,
 ) -> tuple[FinetuneConfig, Task, Trainer]:
     """Everything that training needs, at the place where the run was left."""
     out = Path(config.run.out)
@@ -205,10 +218,8 @@ def _prepare(
     with main_first():
         task = _task(config, builders)
     task.objective.to(group.device)
-    # A few labelled clips make a small batch rather than none.
-    most = max(1, len(task.dataset) // (group.world_size * config.run.accumulate))
-    run = replace(config.run, batch_size=min(config.run.batch_size, most))
-    # Likewise a short run begins with a short warm-up.
+    run = fit_batch(config.run, task.dataset, console=console)
+    # A short run begins with a short warm-up.
     warmup = min(config.optim.warmup_epochs, run.epochs / 2)
     config = replace(config, run=run, optim=replace(config.optim, warmup_epochs=warmup))
     trainer = _build_trainer(config, builders, task, group=group, store=store)
@@ -291,7 +302,7 @@ def _finish(config: FinetuneConfig, *, task: Task, model: Any, console: Console)
     results = {name: task.measure(model, name) for name in splits}
     stage = Stage(
         name=f"fine-tuning for {config.task}",
-        data=f"{task.sizes['train']} samples of {Path(config.data.train).name}",
+        data=f"{counted(task.sizes['train'], 'sample')} of {Path(config.data.train).name}",
         recipe=recipe_of(config),
         metrics={
             f"{split} {name}": value

@@ -11,9 +11,12 @@ from simvtp.pipelines.finetune.measuring import CHANCE, HIGH, LOW, MAJORITY
 from simvtp.pipelines.finetune.settings import FinetuneConfig
 from simvtp.pipelines.finetune.tasks import Task
 from simvtp.pipelines.unknown_words import tell_unknown_captions, tell_unknown_texts
-from simvtp.printing import Console
+from simvtp.printing import Console, counted
 from simvtp.retrieval.comparison import PERCENT
 from simvtp.trainer.trainer import Trainer
+
+# How the figures end that count places or squared differences.
+_NO_SHARES = ("median rank", "mean rank", "mean squared error")
 
 
 def kept_state(config: FinetuneConfig, headline: str) -> str:
@@ -71,9 +74,13 @@ def _caption(names: Iterable[str], floor: str | None) -> str | None:
 def _cell(figures: Mapping[str, float], name: str) -> str:
     if name not in figures:
         return ""
+    if name == "unreadable":
+        return f"{figures[name]:,.0f}"
+    scale, unit = (1, "") if name.endswith(_NO_SHARES) else (100, " %")
+    shown = f"{scale * figures[name]:.1f}{unit}"
     if name + LOW not in figures:
-        return f"{figures[name]:.4g}"
-    return f"{figures[name]:.4g} ({figures[name + LOW]:.4g} to {figures[name + HIGH]:.4g})"
+        return shown
+    return f"{shown} ({scale * figures[name + LOW]:.1f} to {scale * figures[name + HIGH]:.1f})"
 
 
 def next_step(config: FinetuneConfig) -> str:
@@ -94,15 +101,23 @@ def print_start(console: Console, config: FinetuneConfig, *, task: Task, trainer
     what = f"heads and updates of rank {rank}" if rank else config.tune.train_parts
     sizes = ", ".join(f"{count} {name}" for name, count in task.sizes.items())
     model: Any = task.objective.model
-    steps = f"steps {trainer.step} to {trainer.plan.num_steps} of {config.run.batch_size} samples"
+    samples = counted(config.run.batch_size, "sample")
+    steps = f"steps {trainer.step} to {trainer.plan.num_steps} of {samples}"
     console.note(
         f"task:  {config.task}, from {config.tune.weights} weights of {config.model}\n"
         f"model: {trained / 1e6:.1f} M parameters to train ({what})\n"
         f"data:  {sizes}{f'; {task.form}' if task.form else ''}\n"
         f"clips: {model.frame_spacing.clip_of(model.config.num_frames)}\n"
-        f"run:   {steps}, {config.optim.warmup_epochs:g} epochs of warm-up, in {config.run.out}; "
+        f"run:   {steps}, {counted(config.optim.warmup_epochs, 'epoch')} of warm-up, in "
+        f"{config.run.out}; "
         f"kept is {kept_state(config, task.headline)}",
     )
+    if task.sizes["validation"] == 1:
+        console.note(
+            "note:  one sample to validate on does not tell which state is best; name more with "
+            "--data.validation, or a larger --data.validation_share",
+            style="yellow",
+        )
     tokenizer = getattr(task.objective.model, "tokenizer", None)
     for split in task.splits.values():
         if config.task == "retrieval":

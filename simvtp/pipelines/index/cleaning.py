@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemaining
 
 from simvtp.command_line import at_least
 from simvtp.config.json_file import write_json
-from simvtp.printing import Console, PlainColumn, printable, progress_console
+from simvtp.printing import Console, PlainColumn, counted, printable, progress_console
 from simvtp.retrieval.copies import COPY_THRESHOLD
 from simvtp.retrieval.video_index import VideoIndex
 from simvtp.retrieval.video_index.cleaning import (
@@ -138,14 +138,15 @@ def _export(
     for name, reason in left_out[:_MOST_SHOWN]:
         console.print(printable(f"left out {name}: {reason}"))
     console.print(
-        f"{index.num_files - len(left_out)} videos: fiftyone.Dataset.from_dir("
+        f"{counted(index.num_files - len(left_out), 'video')}: fiftyone.Dataset.from_dir("
         f"{str(folder)!r}, fiftyone.types.FiftyOneDataset)"
     )
 
 
 def _say_copies(console: Console, groups: Sequence[CopyGroup], threshold: float) -> None:
     copies = sum(len(group.copies) for group in groups)
-    console.print(f"{copies} copies of {len(groups)} videos, at a cosine of {threshold:g} and more")
+    found = f"{counted(copies, 'copy', 'copies')} of {counted(len(groups), 'video')}"
+    console.print(f"{found}, at a cosine of {threshold:g} and more")
     for group in groups[:_MOST_SHOWN]:
         console.print(printable(f"  {group.kept.file} ({_about(group.kept)}), kept"))
         for copy in group.copies[:_MOST_SHOWN]:
@@ -197,7 +198,8 @@ def _page(index: VideoIndex, groups: Sequence[CopyGroup], outliers: Sequence[Out
     _add(body, "h1", f"Copies and outliers in {index.place}")
     if groups:
         section = _add(body, "section")
-        _add(section, "h2", f"{len(groups)} groups of copies; the one to keep is framed in green")
+        sets = counted(len(groups), "group")
+        _add(section, "h2", f"{sets} of copies; the one to keep is framed in green")
         shown = 0
         for group in groups:
             shown += 1 + len(group.copies)

@@ -10,6 +10,7 @@ copies and outliers are looked for.
 """
 
 import argparse
+import shlex
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
@@ -29,7 +30,7 @@ from simvtp.model import SimVTP
 from simvtp.pipelines.index.cleaning import add_cleaning, clean, require_one_task
 from simvtp.pipelines.index.progress import Progress
 from simvtp.pipelines.index.sources import listed_files, roots_of, source_files
-from simvtp.printing import Console, printable, progress_console, quietly, tracebacks
+from simvtp.printing import Console, counted, printable, progress_console, quietly, tracebacks
 from simvtp.retrieval.video_index import VideoIndex, model_digest
 from simvtp.retrieval.video_index.embedding import (
     EmbeddedMoments,
@@ -136,7 +137,7 @@ def _index(options: argparse.Namespace, engine: Engine, stop: StopRequest, conso
         with stop.interruptible(), progress_console().status("Comparing the videos with the index"):
             plan = writer.plan(sources, retry=options.retry)
         console.note(
-            f"{len(sources)} videos: {plan.num_new} new, {plan.num_changed} changed, "
+            f"{counted(len(sources), 'video')}: {plan.num_new} new, {plan.num_changed} changed, "
             f"{plan.num_kept} as they were; {plan.num_gone} are gone from the index"
         )
         reading = {"num_workers": options.workers, "time_limit": options.time_limit}
@@ -232,10 +233,14 @@ def _fill(
 
 def _report(place: str, left_out: Sequence[tuple[str, str]], console: Console) -> int:
     index = VideoIndex.open(place)
-    console.print(f"{place}: {index.num_moments} moments of {index.num_files} videos")
+    moments = counted(index.num_moments, "moment")
+    console.print(f"{place}: {moments} of {counted(index.num_files, 'video')}")
+    if index.num_files:
+        search = ["python", "-m", "simvtp.pipelines.search", "--index", place]
+        console.note(f'search  {shlex.join(search)} "words"  (--serve opens a page)')
     unreadable = [*left_out, *index.unreadable()]
     if unreadable:
-        console.print(f"{len(unreadable)} videos cannot be read:")
+        console.print(f"{counted(len(unreadable), 'video')} cannot be read:")
         for name, reason in unreadable[:_MOST_NAMED]:
             console.print(printable(f"  {name}: {reason}"))
         if len(unreadable) > _MOST_NAMED:

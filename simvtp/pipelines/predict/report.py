@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TextIO
 
 from rich.table import Table
 
-from simvtp.printing import Console, printable
+from simvtp.printing import Console, counted, printable
 from simvtp.tasks.predicting import Guess
 
 # More than one reads; the files have all.
@@ -84,7 +84,7 @@ class Shown:
         for row in self._unreadable:
             console.print(printable(f"left out {row.name}: {row.error}"))
         if self.num_unreadable > _SHOWN:
-            console.print(f"{self.num_unreadable} videos are left out, these are the first")
+            console.print(f"left out in all: {counted(self.num_unreadable, 'video')}")
 
 
 class Files:

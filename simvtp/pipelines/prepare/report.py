@@ -11,7 +11,7 @@ from rich.table import Table
 from simvtp.data.preparing.checks import CheckedClip
 from simvtp.data.preparing.shard_writer import REPORT_NAME, DroppedClip, FinishedPart
 from simvtp.pipelines.prepare.dedupe import LeftOutCopy
-from simvtp.printing import printable
+from simvtp.printing import counted, printable
 
 _MAX_SHOWN = 5
 
@@ -81,8 +81,7 @@ def check_table(report: ClipReport) -> Table:
     figures = report.as_dict()
     copies = figures["identical_clips"]
     repeated = sum(figures["identical_captions"].values()) - len(figures["identical_captions"])
-    clips = "1 clip" if report.num_clips == 1 else f"{report.num_clips} clips"
-    table = Table(title=clips, show_header=False)
+    table = Table(title=counted(report.num_clips, "clip"), show_header=False)
     table.add_row("decode", f"{figures['decoded']} of {report.num_clips}")
     table.add_row("bad", str(len(report.bad) - report.num_faulty_rows))
     table.add_row("faulty rows or members", str(report.num_faulty_rows))

@@ -24,7 +24,7 @@ from simvtp.data.streams import streamed
 from simvtp.data.video.shots import ShotDetector
 from simvtp.files import locked
 from simvtp.pipelines.prepare.report import bad_clip_lines
-from simvtp.printing import Console, PlainColumn, progress_console
+from simvtp.printing import Console, PlainColumn, counted, progress_console
 
 
 def add_shot_options(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +65,8 @@ def cut_into_shots(
         number = write_table(folder, done)
     for line in bad_clip_lines(bad):
         console.print(line)
-    console.print(f"{number:,} clips of {len(done):,} videos; write their captions into {table}")
+    cut = f"{counted(number, 'clip')} of {counted(len(done), 'video')}"
+    console.print(f"{cut}; write their captions into {table}")
     console.note(f"then: --data {shlex.quote(str(table))}")
     return 1 if bad else 0
 

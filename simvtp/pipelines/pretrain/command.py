@@ -53,7 +53,6 @@ LAPTOP_RECIPE: dict[str, Any] = {
     "optim.warmup_epochs": 0.5,
     "run.epochs": 3,
     "run.batch_size": 16,
-    "run.log_every": 8,
 }
 
 

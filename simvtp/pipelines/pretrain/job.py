@@ -36,7 +36,7 @@ from simvtp.pipelines.pretrain.summary import (
 from simvtp.pipelines.saved_model import recipe_of
 from simvtp.printing import Console
 from simvtp.seeding import derive_seed
-from simvtp.trainer.job import only_run, opened_loggers, set_up_blocks, train_to_end
+from simvtp.trainer.job import fit_batch, only_run, opened_loggers, set_up_blocks, train_to_end
 from simvtp.trainer.optimizer_step import optimizer_of
 from simvtp.trainer.run_plan import MODEL_STREAM, RunPlan
 from simvtp.trainer.sameness import digests_of, require_alike
@@ -126,7 +126,7 @@ def pretrain(
     with process_group(choose_device(config.run)) as group, only_run(Path(config.run.out)):
         with stop.interruptible():
             config, data, trainer, objective = _prepare(
-                config, builders=builders, resume=resume, group=group
+                config, builders=builders, resume=resume, group=group, console=console
             )
             if is_main():
                 steps = (trainer.step, trainer.plan.num_steps)
@@ -164,7 +164,12 @@ def pretrain(
 
 
 def _prepare(
-    config: PretrainConfig, *, builders: _Builders, resume: bool, group: ProcessGroupInfo
+    config: PretrainConfig,
+    *,
+    builders: _Builders,
+    resume: bool,
+    group: ProcessGroupInfo,
+    console: Console,
 ) -> tuple[PretrainConfig, TrainingData, Trainer, Objective]:
     """Everything that training needs, at the place where the run was left."""
     config = replace(config, data=with_corpus_kept(config.data))
@@ -185,6 +190,7 @@ def _prepare(
         begun = resume or not is_main()
         saved = out / "tokenizer.json"
         tokenizer = build_tokenizer(config, train=data.train, saved=saved, begun=begun)
+    config = replace(config, run=fit_batch(config.run, data.train, console=console))
     digests = digests_of(data.train, tokenizer)
     require_alike(config, digests, step=-1 if state is None else state["step"])
     model = _model(config, builders, tokenizer)

@@ -20,7 +20,7 @@ from simvtp.pipelines.pictures import CONSIDERED_CLIPS, picture_of
 from simvtp.pipelines.pretrain.setup import TrainingData
 from simvtp.pipelines.saved_model import recipe_of, save_model
 from simvtp.pipelines.unknown_words import tell_unknown_captions
-from simvtp.printing import Console, printable
+from simvtp.printing import Console, counted, printable
 from simvtp.retrieval.gallery import Retrieval, embed_gallery, score
 from simvtp.retrieval.table import retrieval_table
 from simvtp.training import (
@@ -137,7 +137,7 @@ def print_start(
     console.note(
         f"model: {parameters / 1e6:.1f} M parameters, {slices} x {rows} x {columns} tubelets, "
         f"{config.masking.video_ratio:.0%} hidden; {config.masking.text_ratio:.0%} of the words\n"
-        f"data:  {len(data.train)} clips to train on, {held_out} held out"
+        f"data:  {counted(len(data.train), 'clip')} to train on, {held_out} held out"
         f"{_understood(config, data, sampler)}\n"
         f"clips: {model.frame_spacing.clip_of(model.config.num_frames)}, of "
         f"{model.config.image_size} px{_batches(sampler)}\n"
@@ -156,8 +156,8 @@ def _understood(config: PretrainConfig, data: TrainingData, sampler: EpochSample
     if isinstance(train, ClipMixture):
         assert isinstance(order, MixtureOrder)
         lines = [
-            f"\n       {name}: {share.per_epoch:,} of {share.num_clips:,} clips in an epoch, "
-            f"{share.per_epoch / share.num_clips:.3g} passes"
+            f"\n       {name}: {share.per_epoch:,} of {counted(share.num_clips, 'clip')} in an "
+            f"epoch, {counted(share.per_epoch / share.num_clips, 'pass', 'passes')}"
             for name, share in zip(train.names, order.shares, strict=True)
         ]
         return "".join(lines)
@@ -212,7 +212,7 @@ def finish(
     source = ", ".join(names) or "the embedded corpus"
     stage = Stage(
         name="pre-training",
-        data=f"{len(data.train)} captioned clips of {source}",
+        data=f"{counted(len(data.train), 'captioned clip')} of {source}",
         recipe=recipe_of(config),
         metrics={} if result is None else _card_metrics(result),
     )

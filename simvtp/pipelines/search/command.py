@@ -167,6 +167,8 @@ def _search(searcher: Searcher, options: argparse.Namespace, console: Console) -
     else:
         console.print(results_table(found, title=_title(options)))
         console.note(told)
+        if not (options.json or options.html or options.save):
+            console.note("see them: --html FILE, --save DIR or --serve, each in place of a list")
     if isinstance(query, str):
         tell_unknown_texts(console, searcher.model.tokenizer, [query], what="queries")
     _write(found, searcher, options, told, console)

@@ -18,6 +18,7 @@ from simvtp.retrieval.video_index import VideoIndex, VideoIndexError, model_dige
 SHIPPED = "shapes"
 # Among which the held-out clips are to be found.
 _NUM_OTHERS = 744
+_PREFIX = "demo-"
 
 
 def demo_searcher(*, device: str = "cpu", precision: Precision = "fp32") -> Searcher:
@@ -52,7 +53,8 @@ def demo_index(corpus: Corpus, model: SimVTP, *, num_others: int, num_workers: i
         RuntimeError: they could not be indexed; why has been printed.
     """
     clips = [*corpus.validation_clips(), *corpus.train_clips()[:num_others]]
-    place = cache_folder() / f"demo-{model_digest(model)[:12]}-{corpus.root.name}-{len(clips)}"
+    name = f"{_PREFIX}{model_digest(model)[:12]}-{corpus.root.name}-{len(clips)}"
+    place = cache_folder() / name
     if not _is_whole(place, len(clips)):
         manifest = _write_manifest(corpus, clips)
         words = [f"--model={SHIPPED}", f"--data={manifest}", f"--workers={num_workers}"]
@@ -61,6 +63,12 @@ def demo_index(corpus: Corpus, model: SimVTP, *, num_others: int, num_workers: i
         if not _is_whole(place, len(clips)):
             raise RuntimeError("the demo is not indexed to its end; the same command goes on")
     return place
+
+
+def index_name(place: str) -> str:
+    """What to call an index: by its folder, which of the demo's nobody has chosen."""
+    is_demo = Path(place).parent == cache_folder() and Path(place).name.startswith(_PREFIX)
+    return "demo" if is_demo else Path(place).name or place
 
 
 def _is_whole(place: Path, num_files: int) -> bool:

@@ -56,6 +56,8 @@ def test_videos_in_all_folders_with_the_captions_beside_them(tmp_path: Path):
     assert [clip.path for clip in clips][-1] == folder / "sub" / "d.mov"
     expected = "5 clips, 5 captions; videos of a folder, captions in 2 .txt and 2 .json beside them"
     assert clips.summary() == expected
+    nothing = load_clips(folder / "b.MP4").summary()
+    assert nothing == "1 clip, no captions; videos of a folder, no .txt or .json beside them"
     with pytest.raises(ManifestError, match=r"2 of 5 clips have no caption, such as .*b\.MP4, and"):
         require_captions(clips, source=folder, purpose="training")
 

@@ -169,6 +169,23 @@ def test_a_column_that_may_be_captions_is_named(write: Write):
     assert said in load_clips(source).summary()
 
 
+@pytest.mark.parametrize("column", ["image", "image_path", "photo"])
+def test_photographs_are_named_as_such(column: str, write: Write):
+    source = write("t.csv", f"{column},caption\nclips/swan.mp4,a swan\n")
+    assert pairs(source) == {SWAN: ("a swan",)}
+    # A picture of each video is not the video.
+    beside = write("u.csv", f"video_id,{column},caption\nclips/swan,s.jpg,a swan\n")
+    assert pairs(beside) == {"clips/swan.mp4": ("a swan",)}
+
+
+def test_columns_are_named_as_each_command_does(write: Write):
+    source = write("t.csv", "clip one,what\nx,y\n")
+    with pytest.raises(
+        ManifestError, match=r"--columns path=.* pretrain and finetune: --data\.col"
+    ):
+        load_clips(source)
+
+
 def test_an_id_is_the_name_of_a_file_without_its_ending(write: Write):
     source = write("t.csv", "video_id,text\nclips/geese,wild geese\n")
     assert pairs(source) == {"clips/geese.webm": ("wild geese",)}
@@ -200,7 +217,7 @@ def test_columns_that_are_named(write: Write):
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("t.csv", "path,text,description\na,b,c\n", "--columns caption=text or --columns caption="),
+        ("t.csv", "path,text,description\na,b,c\n", "--columns caption=text or caption="),
         ("t.csv", "file,filename,text\na,b,c\n", "several columns could be the path: file, filen"),
         ("t.jsonl", '{"path": "a", "text": "b", "sentence": "c"}', "say which: --columns caption="),
         ("t.csv", "n;Datei;Beschreibung\n1;swan.mp4;ein Schwan\n", "path=Datei,caption=Beschreib"),

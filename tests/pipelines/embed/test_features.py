@@ -52,7 +52,7 @@ def test_features_are_what_the_model_says_of_each_clip(model, records, num_clips
     assert (features.double().norm(dim=1) - 1).abs().max() < 1e-6
     assert not features.is_inference()
     unreadable = [clip for batch in batches for clip in batch.unreadable]
-    assert unreadable == [(3, "Invalid data found when processing input")]
+    assert unreadable == [(3, "no video that FFmpeg knows, or a damaged one")]
 
 
 def test_one_clip_is_that_of_the_evaluation(model, records):

@@ -39,7 +39,7 @@ def test_the_files_hold_the_features_and_where_they_come_from(
         "index": 3,
         "video_id": "bad",
         "name": "bad.mp4",
-        "reason": "Invalid data found when processing input",
+        "reason": "no video that FFmpeg knows, or a damaged one",
     }
     for each in (table, text):
         about = each.schema.metadata
@@ -115,7 +115,7 @@ def test_too_many_bad_videos_stop_the_run(model_folder, tmp_path, capsys):
     assert run(model_folder, manifest, out, "--max-bad-share=0.2", "--workers=0") == 1
     said = " ".join(capsys.readouterr().out.split())
     assert "of the 20 clips tried cannot be read" in said
-    assert "Invalid data" in said
+    assert "no video that FFmpeg knows" in said
     assert run(model_folder, manifest, out, "--workers=0") == 1
     assert "none of the 40 videos can be read" in " ".join(capsys.readouterr().out.split())
     assert list(out.parent.iterdir()) == []

@@ -91,7 +91,7 @@ def test_a_gallery_is_the_same_whoever_decodes(model_folder, captioned, tmp_path
         gallery = embed_gallery(model, records, views=views, batch_size=4, num_workers=num_workers)
         assert torch.equal(gallery.video, expected)
         assert gallery.clip_index.tolist() == [0, 1, 3, 4]
-        assert gallery.unreadable == {2: "Invalid data found when processing input"}
+        assert gallery.unreadable == {2: "no video that FFmpeg knows, or a damaged one"}
 
 
 def test_matching_is_averaged_over_views(model_folder, corpus):

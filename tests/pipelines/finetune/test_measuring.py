@@ -253,22 +253,24 @@ def test_a_table_shows_figures_beside_their_floor():
     lines = console.file.getvalue().splitlines()
     header, row = (next(line for line in lines if word in line) for word in ("validation", "top-1"))
     assert re.findall(r"[a-z]+", header) == ["validation", "majority", "test", "majority"]
-    assert re.findall(r"[0-9.]{3,}", row) == ["0.5", "0.25", "0.75", "0.5", "0.125"]
+    assert re.findall(r"[0-9.]{3,}", row) == ["50.0", "25.0", "75.0", "50.0", "100.0", "12.5"]
     assert not [line for line in lines if "majority top-1" in line]
     assert "always what is most frequent in training" in console.file.getvalue()
 
 
 def test_a_table_shows_what_only_one_split_has():
     results = {
-        "validation": {"t2v recall@1": 0.25},
+        "validation": {"t2v recall@1": 0.25, "t2v median rank": 2.5, "unreadable": 0},
         "test": {"t2v recall@1": 0.5, "t2v recall@1 low": 0.125, "t2v recall@1 high": 0.75}
         | {"matched over 4: t2v recall@1": 0.625},
     }
     console = Console(file=io.StringIO(), width=120)
     console.print(results_table(results, title="retrieval"))
     said = console.file.getvalue()
-    assert "0.5 (0.125 to 0.75)" in said
-    assert [line for line in said.splitlines() if "matched over 4" in line and "0.625" in line]
+    assert "50.0 % (12.5 to 75.0)" in said
+    assert [line for line in said.splitlines() if "matched over 4" in line and "62.5 %" in line]
+    assert [line for line in said.splitlines() if re.search(r"median rank\W+2\.5\W+$", line)]
+    assert [line for line in said.splitlines() if re.search(r"unreadable\W+0\W+$", line)]
     assert "recall@1 low" not in said
     assert "95 % intervals" in said
 

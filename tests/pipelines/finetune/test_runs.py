@@ -118,6 +118,19 @@ def test_the_head_alone_is_trained_and_the_encoder_stays(command_for, model_fold
         assert tuned["head.bias"].all()
 
 
+def test_little_data_is_told(command_for, tmp_path, capsys):
+    few = {"data__validation_share": 0.05, "run__batch_size": 99, "run__epochs": 2}
+    assert finetune.main(command_for("classification", tmp_path, **few)) == 0
+    said = capsys.readouterr().out
+    assert "15 clips to train on, so each batch is of 15, not of 99" in said
+    assert "steps 0 to 2 of 15 samples, 0.5 epochs of warm-up" in said
+    assert "one sample to validate on does not tell which state is best" in said
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["validation"]["top-1"] in (0.0, 1.0)
+    shown = f"{100 * results['validation']['top-1']:.1f} %"
+    assert [line for line in said.splitlines() if "top-1" in line and shown in line]
+
+
 def pooled(model, records):
     """Mean of the encoded tubelets of each clip's middle, decoded one by one."""
     config, crop = model.config, CentreCrop(model.config.image_size)

@@ -60,7 +60,7 @@ def test_what_is_in_an_index(undisturbed, drawn_videos):
         name: CAPTIONS.get(name) for name in LENGTHS
     }
     assert undisturbed.num_files == len(LENGTHS)
-    assert undisturbed.unreadable() == [("bad.mp4", "Invalid data found when processing input")]
+    assert undisturbed.unreadable() == [("bad.mp4", "no video that FFmpeg knows, or a damaged one")]
     hits = undisturbed.search(text="cat sleeping", where="start < 0.3")
     assert [undisturbed.path_of(hit) for hit in hits] == [drawn_videos / "c/c.mp4"]
     assert undisturbed.source_of(hits[0]).span is None
@@ -108,7 +108,9 @@ def test_unreadable_videos_are_tried_again_when_asked_or_changed(
 ):
     out = tmp_path / "index"
     assert index_it(videos, out) == 0
-    assert "1 videos cannot be read: bad.mp4: Invalid data found" in said(capsys)
+    told = said(capsys)
+    assert "1 video cannot be read: bad.mp4: no video that FFmpeg" in told
+    assert f'search python -m simvtp.pipelines.search --index {out} "words"' in told
     assert index_it(videos, out, "--retry") == 0
     assert "0 new, 1 changed, 6 as they were" in said(capsys)
     (videos / "bad.mp4").unlink()

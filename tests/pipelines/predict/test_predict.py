@@ -121,7 +121,7 @@ def test_predictions_are_the_mean_over_views(models, videos, kind, views):
 
 
 def test_files_that_cannot_be_read_are_refused_or_left_out(models, videos):
-    with pytest.raises(ValueError, match=r"2\.mp4 cannot be read: Invalid data.*left_out=\{\}"):
+    with pytest.raises(ValueError, match=r"2\.mp4 cannot be read: no video.*left_out=\{\}"):
         predict(models["classes"], files_of(videos))
     left_out = {}
     predictions = predict(models["classes"], files_of(videos), left_out=left_out)
@@ -178,7 +178,11 @@ def test_the_command_writes_what_the_call_gives(models, folders, videos, kind, t
     lines = [json.loads(line) for line in (tmp_path / "a/said.jsonl").read_text().splitlines()]
     errors = [line for line in lines if "error" in line]
     assert errors == [
-        {"video_id": "2.mp4", "name": "2.mp4", "error": "Invalid data found when processing input"}
+        {
+            "video_id": "2.mp4",
+            "name": "2.mp4",
+            "error": "no video that FFmpeg knows, or a damaged one",
+        }
     ]
     said = [line for line in lines if "error" not in line]
     assert [(line["name"], line.get("question")) for line in said] == [
@@ -198,7 +202,7 @@ def test_the_command_writes_what_the_call_gives(models, folders, videos, kind, t
     assert [row["name"] for row in rows if row["error"]] == ["2.mp4"]
 
     printed = capsys.readouterr().out
-    assert "left out 2.mp4: Invalid data found when processing input" in printed
+    assert "left out 2.mp4: no video that FFmpeg knows, or a damaged one" in printed
     assert all(one.best[0].name in printed for one in expected)
 
 

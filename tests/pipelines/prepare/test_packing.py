@@ -141,7 +141,7 @@ def test_bad_clips_are_left_out_with_a_reason(with_bad_clips, tmp_path, capsys):
     assert [record.video_id for record in load_shards(str(out))] == good
     report = json.loads((out / "report.json").read_text())
     assert [clip["video_id"] for clip in report["dropped_clips"]] == ["id1", "id4"]
-    assert "Invalid data" in report["dropped_clips"][0]["reason"]
+    assert "no video that FFmpeg" in report["dropped_clips"][0]["reason"]
     assert [clip["name"] for clip in report["dropped_clips"]] == ["1.mp4", "4.mp4"]
     assert report["data"] == with_bad_clips.name
     for file in out.iterdir():
@@ -150,7 +150,7 @@ def test_bad_clips_are_left_out_with_a_reason(with_bad_clips, tmp_path, capsys):
         *(2, 2, 2)
     ]
     said = capsys.readouterr().out
-    assert f"bad: {with_bad_clips.parent}/1.mp4: Invalid data" in said
+    assert f"bad: {with_bad_clips.parent}/1.mp4: no video that FFmpeg knows" in said
     assert "the shards are of 6 of 8: 2 cannot be read, the limit is 10%" in said
 
 

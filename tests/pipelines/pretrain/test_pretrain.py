@@ -257,5 +257,10 @@ def test_refusals_say_what_to_do(finished, settings_for, tmp_path, capsys):
     command = [f"--run.out={finished}", "--resume", "--run.epochs=3"]
     assert pretrain.main(command) == 2
     assert "planned for 8 steps and is now 12" in capsys.readouterr().out
-    assert pretrain.main(settings_for(tmp_path / "y", run__batch_size=99)) == 2
-    assert "99" in capsys.readouterr().out
+
+
+def test_a_batch_larger_than_the_data_set_is_all_of_it(settings_for, tmp_path, capsys):
+    command = settings_for(tmp_path, run__batch_size=99, run__epochs=1, run__log_every="null")
+    assert pretrain.main(command) == 0
+    assert "16 clips to train on, so each batch is of 16, not of 99" in capsys.readouterr().out
+    assert [line["step"] for line in losses_of(tmp_path)] == [1]

@@ -76,7 +76,8 @@ def test_a_table_tells_file_moment_and_score(search, searcher, captions):
     for rank, (row, hit) in enumerate(zip(rows, hits, strict=True), start=1):
         cells = [cell.strip() for cell in row.split("│")[1:-1]]
         assert cells[:4] == [str(rank), hit.file, "0:00 to 0:02", f"{hit.score:.3f}"]
-    assert "3 of 12 moments in" in lines[-1]
+    assert "3 of 12 moments in" in lines[-2]
+    assert lines[-1].startswith("see them: --html FILE, --save DIR or --serve")
 
 
 def test_json_is_all_that_was_found(search, searcher, captions, tmp_path):
@@ -200,7 +201,7 @@ def test_another_models_vectors_are_refused(refused, shapes, tmp_path):
 
 
 def test_words_that_the_model_does_not_know_are_told(search):
-    assert "1 of 1 queries are mostly words that the vocabulary lacks" in search("犬が走る")
+    assert "note: the vocabulary lacks most words of '犬が走る': the scores" in search("犬が走る")
 
 
 def test_an_index_from_elsewhere_opens_no_video_by_itself(index_folder, videos, tmp_path, capsys):

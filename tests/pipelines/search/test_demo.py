@@ -52,4 +52,12 @@ def test_a_demo_without_a_query_is_a_page(indexed, monkeypatch):
     monkeypatch.setattr(command, "_serve", lambda searcher, options: served.append(searcher))
     assert main(["--demo"]) == 0
     assert served[0].name == "shapes"
+    place = served[0].index.place
     assert served[0].index.num_files == 7
+    assert demo.index_name(str(place)) == "demo"
+
+
+def test_other_indexes_are_called_by_their_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("SIMVTP_CACHE", str(tmp_path / "cache"))
+    for place, name in (("demo-films", "demo-films"), ("/a/my films/", "my films"), ("/", "/")):
+        assert demo.index_name(place) == name

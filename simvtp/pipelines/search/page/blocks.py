@@ -8,6 +8,7 @@ from typing import Any, cast
 import gradio as gr
 from gradio.themes import Default
 
+from simvtp.pipelines.search.demo import index_name
 from simvtp.pipelines.search.page.cards import fault_html, moments_html, text
 from simvtp.pipelines.search.page.search_request import (
     MOST_QUERY_CHARACTERS,
@@ -15,6 +16,7 @@ from simvtp.pipelines.search.page.search_request import (
     fault_of,
 )
 from simvtp.pipelines.search.page.service import BusyError, SearchService
+from simvtp.printing import counted
 
 # Candidates that the switch has put in order by the matching head.
 _RERANKED = 16
@@ -66,11 +68,14 @@ def search_page(service: SearchService) -> gr.Blocks:
 
 def _head(service: SearchService) -> str:
     index = service.index
-    told = f"{index.num_moments:,} moments of {index.num_files:,} videos"
+    told = f"{counted(index.num_moments, 'moment')} of {counted(index.num_files, 'video')}"
     place, model = str(index.place), service.searcher.name
     named = (
-        f'{kind} <b title="{text(full)}">{text(PurePath(full).name or full)}</b>'
-        for kind, full in (("index", place), ("model", model))
+        f'{kind} <b title="{text(full)}">{text(name)}</b>'
+        for kind, full, name in (
+            ("index", place, index_name(place)),
+            ("model", model, PurePath(model).name or model),
+        )
     )
     said = " · ".join((told, *named))
     return f'<header class="head"><h1>SimVTP search</h1><p>{said}</p></header>'

@@ -43,6 +43,8 @@ def moments_html(answer: Answer, request: SearchRequest, *, asked: str, out_of: 
     note = f"{told} for {text(asked)} · {answer.seconds:.2f} s"
     link = escape(request.link())
     head = f'<p class="note">{note} · <a href="{link}">link to this search</a></p>'
+    if answer.note:
+        head += f'<p class="note fault" role="alert">{text(answer.note)}</p>'
     cards = "".join(map(_card, hits, matches))
     return f'<div class="found" data-link="{link}">{head}<div class="cards">{cards}</div></div>'
 

@@ -5,16 +5,18 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, HTTPException, Query, Request
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from simvtp.pipelines.search.page.cards import thumbnail_address, video_address
 from simvtp.pipelines.search.page.file_part import file_part
 from simvtp.pipelines.search.page.search_request import (
     FoundMoment,
+    Refusal,
     SearchAnswer,
     SearchRequest,
     Uploaded,
+    fault_of,
 )
 from simvtp.pipelines.search.page.service import BusyError, SearchService
 from simvtp.pipelines.search.page.uploads import UploadTooLargeError, receive_file, temporary_file
@@ -33,7 +35,8 @@ Result = TypeVar("Result")
 
 def search_routes(service: SearchService) -> APIRouter:
     """The routes of a search service."""
-    router = APIRouter(prefix="/api")
+    refusals: Any = {422: {"model": Refusal}, 503: {"model": Refusal}}
+    router = APIRouter(prefix="/api", responses=refusals)
 
     @router.get("/search", summary="Search by the parameters of the address")
     def search_by_link(asked: Annotated[SearchRequest, Query()]) -> SearchAnswer:
@@ -82,13 +85,18 @@ def search_routes(service: SearchService) -> APIRouter:
     return router
 
 
+async def refuse(_: Request, error: Exception) -> JSONResponse:
+    """Answer a request that is none of a search: why, as one text."""
+    return JSONResponse({"detail": fault_of(error)}, 422)
+
+
 def _answer(service: SearchService, asked: SearchRequest) -> SearchAnswer:
     if asked.is_empty:
         raise HTTPException(422, "give query, like or upload")
     answer = _told(service.search, asked)
     found = zip(answer.found.hits, answer.found.matches, strict=True)
     moments = [_found_moment(hit, match) for hit, match in found]
-    return SearchAnswer(moments=moments, seconds=answer.seconds)
+    return SearchAnswer(moments=moments, seconds=answer.seconds, note=answer.note)
 
 
 def _found_moment(hit: Hit, match: float | None) -> FoundMoment:

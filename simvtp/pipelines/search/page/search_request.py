@@ -1,8 +1,10 @@
 """What the page, its link and programs ask for, in one form; what they are told."""
 
-from typing import Annotated, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Self
 from urllib.parse import parse_qsl, urlencode
 
+from fastapi.exceptions import RequestValidationError
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -15,6 +17,11 @@ from pydantic import (
 MOST_QUERY_CHARACTERS = 500
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, max_length=MOST_QUERY_CHARACTERS)]
 _Key = Annotated[str, StringConstraints(max_length=200, pattern=r"^[\w.:=-]*$")]
+
+_IN_OUR_WORDS = {
+    "extra_forbidden": "no such parameter; give query, like or upload",
+    "model_attributes_type": "send a JSON object, with the header Content-Type: application/json",
+}
 
 
 class SearchRequest(BaseModel):
@@ -66,10 +73,17 @@ class SearchRequest(BaseModel):
 
 def fault_of(error: Exception) -> str:
     """What is wrong with a request, on one line."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    faults = ((".".join(map(str, one["loc"])), one["msg"]) for one in error.errors())
-    return "; ".join(f"{place}: {said}" if place else said for place, said in faults)
+    if isinstance(error, RequestValidationError):
+        # Their places begin with the part of the request.
+        return "; ".join(_fault(one["loc"][1:], one) for one in error.errors())
+    if isinstance(error, ValidationError):
+        return "; ".join(_fault(one["loc"], one) for one in error.errors())
+    return str(error)
+
+
+def _fault(place: Sequence[Any], fault: Mapping[str, Any]) -> str:
+    said: str = _IN_OUR_WORDS.get(fault["type"]) or fault["msg"]
+    return f"{'.'.join(map(str, place))}: {said}" if place else said
 
 
 class FoundMoment(BaseModel):
@@ -93,6 +107,13 @@ class SearchAnswer(BaseModel):
 
     moments: list[FoundMoment]
     seconds: float = Field(description="how long the search took")
+    note: str | None = Field(description="why the scores may mean little; null where they do not")
+
+
+class Refusal(BaseModel):
+    """Why a request was not answered."""
+
+    detail: str
 
 
 class Uploaded(BaseModel):

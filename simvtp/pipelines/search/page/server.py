@@ -12,11 +12,12 @@ with needs("search", "the search page"):
     import gradio
     import uvicorn
     from fastapi import FastAPI
+    from fastapi.exceptions import RequestValidationError
 
     from simvtp.pipelines.local_requests import address_of, is_loopback, listening_socket
     from simvtp.pipelines.search.page.blocks import STYLE, THEME, search_page
     from simvtp.pipelines.search.page.guard import LocalOnly
-    from simvtp.pipelines.search.page.routes import search_routes
+    from simvtp.pipelines.search.page.routes import refuse, search_routes
     from simvtp.pipelines.search.page.service import Searcher, SearchService
 
 _PATHS = ("/api/", "/openapi.json")
@@ -32,6 +33,7 @@ def search_application(searcher: Searcher) -> FastAPI:
     # Its documentation pages would load scripts from elsewhere.
     app = FastAPI(title="SimVTP search", version=simvtp.__version__, docs_url=None, redoc_url=None)
     app.include_router(search_routes(service))
+    app.add_exception_handler(RequestValidationError, refuse)
     app = gradio.mount_gradio_app(
         app,
         search_page(service),

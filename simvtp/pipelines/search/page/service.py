@@ -11,6 +11,7 @@ from simvtp.data.video.playing import encoded_moment
 from simvtp.pipelines.search.page.search_request import SearchRequest
 from simvtp.pipelines.search.page.uploads import Uploads
 from simvtp.pipelines.search.searcher import Found, Searcher
+from simvtp.pipelines.unknown_words import unknown_note
 from simvtp.retrieval.video_index import Hit
 from simvtp.retrieval.video_index.tables import quoted
 
@@ -22,10 +23,11 @@ class BusyError(RuntimeError):
 
 
 class Answer(NamedTuple):
-    """What was found, and how many seconds that took."""
+    """What was found, how many seconds that took, and why it may mean little, if it may."""
 
     found: Found
     seconds: float
+    note: str | None
 
 
 class SearchService:
@@ -52,7 +54,10 @@ class SearchService:
         with _alone(self._searching):
             begun = time.perf_counter()
             found = self._find(request)
-            return Answer(found, time.perf_counter() - begun)
+            seconds = time.perf_counter() - begun
+        asked = [request.query] if request.query else []
+        note = unknown_note(self.searcher.model.tokenizer, asked, what="queries")
+        return Answer(found, seconds, note)
 
     def _find(self, request: SearchRequest) -> Found:
         which: Any = {"top": request.top, "where": condition(request)}

@@ -78,8 +78,10 @@ async def receive_file(request: Request, file: Path) -> None:
 
     Raises:
         UploadTooLargeError: it is more than is taken.
-        ValueError: nothing was sent.
+        ValueError: nothing was sent, or a form.
     """
+    if request.headers.get("content-type", "").startswith("multipart/"):
+        raise ValueError("send the file itself as the body, as curl --data-binary @FILE does")
     _check_size(int(request.headers.get("content-length", 0)))
     size = 0
     with file.open("wb") as opened:

@@ -83,7 +83,7 @@ def test_words_in_captions_count(site):
         ({"query": "x" * 501}, "at most 500 characters"),
         ({"query": "x", "top": 101}, "less than or equal to 100"),
         ({"query": "x", "like": "y"}, "give one of query, like and upload, got query and like"),
-        ({"query": "x", "colour": "red"}, "Extra inputs are not permitted"),
+        ({"query": "x", "colour": "red"}, "colour: no such parameter; give query, like or upload"),
         ({"like": "0" * 24}, "there is no moment"),
         ({"like": "' OR 1=1 --"}, "should match pattern"),
         ({"upload": "nothing"}, "the upload of this search is no longer there"),
@@ -92,7 +92,35 @@ def test_words_in_captions_count(site):
 def test_wrong_requests_are_told(site, asked, said):
     status, told = site.search(**asked)
     assert status == 422
-    assert said in json.dumps(told)
+    assert said in told["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "said"),
+    [
+        ("/api/search?q=hello", {}, "q: no such parameter; give query, like or upload"),
+        # As curl -d and curl -F send it.
+        (
+            "/api/search",
+            {"body": '{"query": "a"}', "Content_Type": "application/x-www-form-urlencoded"},
+            "send a JSON object, with the header Content-Type: application/json",
+        ),
+        (
+            "/api/uploads",
+            {"body": b"--x", "Content_Type": "multipart/form-data; boundary=x"},
+            "send the file itself as the body, as curl --data-binary @FILE does",
+        ),
+    ],
+)
+def test_what_is_sent_in_another_form_is_told(site, path, sent, said):
+    answer, content = site.ask(path, method="POST" if sent else "GET", **sent)
+    assert (answer.status, json.loads(content)) == (422, {"detail": said})
+
+
+def test_a_query_of_unknown_words_gets_a_note(site):
+    assert site.search(query="a red circle moves to the left")[1]["note"] is None
+    note = site.search(query="dog runs")[1]["note"]
+    assert note.startswith("the vocabulary lacks most words of 'dog runs': the scores mean little")
 
 
 def test_programs_find_a_description(site):
