@@ -1,16 +1,35 @@
 """Files and folders that a crash leaves whole or not at all, and that one process writes."""
 
+import hashlib
+import io
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 # The workers of a process that was killed may hold its lock for a moment longer.
 _LOCK_SECONDS = 3.0
+
+
+class HashingFile(io.BufferedWriter):
+    """A new file that hashes what it is given, so that a fault of the disk shows on reading."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path, "wb"))
+        self.hash = hashlib.sha256()
+        self.num_bytes = 0
+
+    def write(self, buffer: Any, /) -> int:
+        """Write all of the bytes."""
+        self.hash.update(buffer)
+        written = super().write(buffer)
+        self.num_bytes += written
+        return written
 
 
 def publish(partial: Path, target: Path) -> None:

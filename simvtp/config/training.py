@@ -76,6 +76,8 @@ class RunConfig:
         recompute: keep all activations for the backward pass, or one per block and compute the
             others again (a third more work, far less memory).
         parallel: several processes hold whole copies of the model (DDP) or shares of it (FSDP2).
+        checkpoint: rank 0 gathers and writes the whole state, or each process its share of it (for
+            FSDP2, where the whole does not fit the memory of one machine).
         checkpoint_minutes: minutes between two saves of the latest state.
         async_save: write a checkpoint while training goes on, from a copy in the host's memory.
         keep_every_epochs: epochs between two checkpoints that are kept; 0 keeps only the latest.
@@ -100,6 +102,7 @@ class RunConfig:
     bucket_tokens: int = 0
     recompute: Literal["none", "block"] = "none"
     parallel: Literal["ddp", "fsdp"] = "ddp"
+    checkpoint: Literal["whole", "sharded"] = "whole"
     checkpoint_minutes: float = 10.0
     async_save: bool = True
     keep_every_epochs: int = 0
@@ -120,6 +123,11 @@ class RunConfig:
         for name in ("keep_every_epochs", "evaluate_every_epochs", "seed", "bucket_tokens"):
             value = getattr(self, name)
             require(value >= 0, f"{name} must be >= 0, got {value}")
+        require(
+            self.checkpoint == "whole" or self.parallel == "fsdp",
+            "checkpoint sharded needs parallel fsdp, with which each process has a share, got "
+            f"parallel {self.parallel}; set run.parallel to fsdp or run.checkpoint to whole",
+        )
         _ = self.profiled_steps
         require(
             self.compile in (False, True, "graphs"),

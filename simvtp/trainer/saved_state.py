@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from simvtp.config import RunConfig
 from simvtp.training import Checkpoint, CheckpointError
@@ -41,6 +42,19 @@ def require_run_state(checkpoint: Checkpoint) -> dict[str, Any]:
     return state
 
 
+def require_planned(state: dict[str, Any], *, num_steps: int) -> None:
+    """Refuse the state of a run of another length.
+
+    Raises:
+        ValueError: it is.
+    """
+    if state["num_steps"] != num_steps:
+        raise ValueError(
+            f"the run was planned for {state['num_steps']} steps and is now {num_steps}; its "
+            "learning rate would jump: resume with the epochs, batch and data it had"
+        )
+
+
 def not_finite(state: dict[str, Any]) -> list[str]:
     """Weights and the optimiser's tensors in a run's state that hold an infinity or a NaN."""
     parts = {name: state[name] for name in ("parameters", "optimizer", "average")}
@@ -58,7 +72,7 @@ def _is_finite(tensor: Tensor) -> bool:
 
 def _tensors(value: Any, place: str = "") -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
-        yield place, value
+        yield place, value.to_local() if isinstance(value, DTensor) else value
     elif isinstance(value, dict):
         for key, entry in value.items():
             yield from _tensors(entry, f"{place} {key}".strip())

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch.profiler import record_function
@@ -19,7 +20,7 @@ from simvtp.trainer.optimizer_step import OptimizerStep, TellsFlops, TrainingBat
 from simvtp.trainer.profiling import DATA_WAIT, STEP, StepProfiler
 from simvtp.trainer.run_plan import STEP_STREAM, RunPlan, TrainingLoader
 from simvtp.trainer.sameness import require_begun_with
-from simvtp.trainer.saved_state import not_finite
+from simvtp.trainer.saved_state import not_finite, require_planned
 from simvtp.trainer.stopping import StopNow, StopRequest
 from simvtp.training import (
     Agreement,
@@ -28,6 +29,8 @@ from simvtp.training import (
     WeightAverage,
     gather_state,
     is_main,
+    is_sharded,
+    local_state,
     scatter_state,
     world_size,
 )
@@ -81,7 +84,10 @@ class Trainer:
         self.patience = patience
         self.step = 0
         self.agreement = Agreement()
-        self._writer = StateWriter(store, in_background=plan.run.async_save)
+        in_shares = plan.run.checkpoint == "sharded" and is_sharded(self.objective)
+        self._state_of = local_state if in_shares else gather_state
+        own_store = store if in_shares or is_main() else None
+        self._writer = StateWriter(own_store, in_background=plan.run.async_save)
         self._profiler = StepProfiler(plan)
         tells = isinstance(run_step.objective, TellsFlops)
         self._rate = run_step.device_rate() if tells and is_main() else None
@@ -101,13 +107,7 @@ class Trainer:
             return False
         return self._evaluated - self._best[0] >= self.patience * every
 
-    def train(
-        self,
-        log: RunLog,
-        *,
-        stop: StopRequest,
-        evaluate: Evaluate | None = None,
-    ) -> bool:
+    def train(self, log: RunLog, *, stop: StopRequest, evaluate: Evaluate | None = None) -> bool:
         """Run to the last step, or until a stop is requested; the state is saved either way.
 
         Args:
@@ -143,9 +143,11 @@ class Trainer:
             if not finished and failure is None:
                 micro_batches, failure = self._load(batches, stop)
             due = time.monotonic() - saved_at > 60 * run.checkpoint_minutes
-            self._writer.raise_failure()
-            flags = (stop.received is not None, failure is not None, due)
-            stopped, failed, due = self.agreement.any(*flags)
+            flags = (stop.received is not None, failure is not None, due, self._writer.has_failed)
+            stopped, failed, due, unsaved = self.agreement.any(*flags)
+            if unsaved:
+                self._writer.wait()
+                raise failure_of_run(None, step=self.step, out=run.out)
             if finished or stopped or failed:
                 break
             if due:
@@ -166,10 +168,13 @@ class Trainer:
         return stopped
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resume needs, on however many ranks; all ranks must ask, rank 0 gets it."""
+        """All that a resume needs, on however many ranks; all ranks must ask.
+
+        Rank 0 gets it, or each rank its share with `run.checkpoint` sharded.
+        """
         return {
             "step": self.step,
-            **gather_state(self.objective, self.optimizer, copied=self.plan.run.async_save),
+            **self._state_of(self.objective, self.optimizer, copied=self.plan.run.async_save),
             "sampler": self._place,
             "interval": self._interval.state_dict(self.agreement),
             "bad_streak": self._bad_streak,
@@ -181,22 +186,17 @@ class Trainer:
             "digests": self.digests,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state.
+    def load_state_dict(self, state: dict[str, Any], *, shares: Sequence[Path] = ()) -> None:
+        """Go on from a saved state, and the files with its shares if it was saved in shares.
 
         Raises:
             ValueError: the state is of another model, of other samples, or of a run of another
                 length or batch.
         """
         require_begun_with(self.digests, state.get("digests", {}))
-        if state["num_steps"] != self.plan.num_steps:
-            raise ValueError(
-                f"the run was planned for {state['num_steps']} steps and is now "
-                f"{self.plan.num_steps}; its learning rate would jump: resume with the epochs, "
-                "batch and data it had"
-            )
+        require_planned(state, num_steps=self.plan.num_steps)
         self.data.sampler.load_state_dict(state["sampler"])
-        self.load_weights(state)
+        self.load_weights(state, shares=shares)
         self._interval.load_state_dict(state["interval"], device=self.run_step.device)
         self.step, self._place = state["step"], self.data.sampler.state_dict()
         self._bad_streak, self._evaluated = state["bad_streak"], state["evaluated"]
@@ -205,13 +205,14 @@ class Trainer:
             self._best = None
         self._saved = (self.step, self._evaluated)
 
-    def load_weights(self, state: dict[str, Any]) -> None:
-        """Take the weights, and the optimiser's state, from a saved state.
+    def load_weights(self, state: dict[str, Any], *, shares: Sequence[Path] = ()) -> None:
+        """Take the weights, and the optimiser's state, as `load_state_dict` does.
 
         Raises:
             ValueError: the state is of another model.
         """
-        scatter_state(self.objective, self.optimizer, state)
+        group = self.agreement.group
+        scatter_state(self.objective, self.optimizer, state, shares=shares, group=group)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
 
@@ -258,14 +259,13 @@ class Trainer:
         figures, finite = interval.read()
         values = interval.means(figures[finite] if any(finite) else figures)
         details = {name: values.pop(name) for name in interval.details if name in values}
-        metrics = values
-        metrics["lr"] = self.optimizer.param_groups[0]["lr"]
+        values["lr"] = self.optimizer.param_groups[0]["lr"]
         samples = [] if all(finite) else interval.samples(self.agreement)
         failure = None
         try:
             log.step(
                 self.step,
-                metrics,
+                values,
                 clips=interval.clips,
                 data_seconds=interval.data_seconds,
                 step_seconds=interval.step_seconds,
@@ -295,10 +295,8 @@ class Trainer:
     def _save(self) -> None:
         if self._saved == (self.step, self._evaluated):
             return
-        state = self._finite_state()
-        if is_main():
-            keep = self.plan.is_due(self.step, every_epochs=self.plan.run.keep_every_epochs)
-            self._writer.save(state, step=self.step, keep=keep)
+        keep = self.plan.is_due(self.step, every_epochs=self.plan.run.keep_every_epochs)
+        self._writer.save(self._finite_state(), step=self.step, keep=keep)
         self._saved = (self.step, self._evaluated)
 
     def _finite_state(self) -> dict[str, Any]:
@@ -306,7 +304,7 @@ class Trainer:
         # One copy of a state at a time.
         self._writer.wait()
         state = self.state_dict()
-        spoilt = self.agreement.gather(not_finite(state))[0]
+        spoilt = [place for rank in self.agreement.gather(not_finite(state)) for place in rank]
         if spoilt:
             last = None if self._saved is None else self._saved[0]
             raise spoilt_state(spoilt, step=self.step, last=last)
@@ -344,6 +342,4 @@ class Trainer:
         self._evaluated = self.step
         if self._best is None or value > self._best[1]:
             self._best = self.step, value
-        state = self._finite_state()
-        if is_main():
-            self._writer.save_best(state, step=self.step, value=value)
+        self._writer.save_best(self._finite_state(), step=self.step, value=value)

@@ -7,16 +7,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from torch.distributed import ProcessGroup
+
+from simvtp.layers.gather import rank, world_size
 from simvtp.printing import printable
+from simvtp.training.distributed import Agreement
+from simvtp.training.share_files import split_shares
 from simvtp.training.state_folder import (
     MANIFEST,
     Checkpoint,
     CheckpointError,
     DamagedError,
+    Manifest,
     read_manifest,
     read_state,
     remove_state,
-    require_whole,
+    require_written,
     write_state,
 )
 
@@ -30,14 +36,17 @@ class CheckpointWarning(UserWarning):
 class CheckpointStore:
     """The checkpoints of one run: the newest two, those to keep, and the best.
 
-    Only the main process may save; every process may load.
+    Only the main process may save, unless the state has sharded tensors: then all ranks do.
 
     Args:
         folder: folder of the run's checkpoints, made on the first save.
+        agreement: of the ranks, which share the folder and load at the same time; nothing else
+            uses it meanwhile. Without it the process loads by itself, and saves no shares.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, agreement: Agreement | None = None) -> None:
         self.folder = Path(folder)
+        self.agreement = agreement
 
     def save(self, state: dict[str, Any], *, step: int, keep: bool = False) -> Path:
         """Write `state` as the checkpoint of `step`, then drop what is neither new nor kept.
@@ -57,8 +66,9 @@ class CheckpointStore:
         folder = self.folder / f"step-{step:08d}"
         with suppress(DamagedError):
             keep = keep or read_manifest(folder).keep
-        write_state(folder, state, step=step, keep=keep, value=None)
-        self._prune(step)
+        write_state(folder, state, step=step, keep=keep, value=None, group=self._group)
+        if rank() == 0:
+            self._prune(step)
         return folder
 
     def save_best(self, state: dict[str, Any], *, step: int, value: float) -> Path | None:
@@ -70,11 +80,14 @@ class CheckpointStore:
         Raises:
             ValueError, CheckpointError: as `save`.
         """
-        best = self.best_value
-        if not value > (-math.inf if best is None else best):
+        best, folder = self.best_value, self.folder / "best"
+        is_better = value > (-math.inf if best is None else best)
+        if split_shares(state)[1]:
+            is_better = self._of_all(is_better)[0]
+        if not is_better:
             return None
-        write_state(self.folder / "best", state, step=step, keep=True, value=value)
-        return self.folder / "best"
+        write_state(folder, state, step=step, keep=True, value=value, group=self._group)
+        return folder
 
     @property
     def best_value(self) -> float | None:
@@ -84,17 +97,18 @@ class CheckpointStore:
         return None
 
     def load_latest(self) -> Checkpoint | None:
-        """Newest checkpoint whose hash is right; None when nothing was ever saved.
+        """Newest checkpoint whose hashes are right; None when nothing was ever saved.
 
-        A damaged one is passed over with a `CheckpointWarning` that names its file.
+        A damaged one is passed over, by all ranks, with a `CheckpointWarning` that names its file.
 
         Raises:
             CheckpointError: every checkpoint is damaged, or one holds more than plain data.
         """
         reasons = []
-        for folder in reversed(self._step_folders()):
+        names = self._of_all([folder.name for folder in self._step_folders()])[0]
+        for folder in (self.folder / name for name in reversed(names)):
             try:
-                return _read_step(folder)
+                return self._read_step(folder)
             except DamagedError as error:
                 warnings.warn(f"passing over {printable(error)}", CheckpointWarning, stacklevel=2)
                 if (folder / MANIFEST).exists():
@@ -113,12 +127,12 @@ class CheckpointStore:
             CheckpointError: it is damaged.
         """
         folder = self.folder / "best"
-        if not folder.exists():
+        if not self._of_all(folder.exists())[0]:
             message = f"{folder} is gone; the best is from now on the best of what follows"
             warnings.warn(message, CheckpointWarning, stacklevel=2)
             return False
         try:
-            require_whole(folder)
+            self._require_whole(folder)
         except DamagedError as error:
             raise CheckpointError(
                 f"the best state is damaged: {error}; restore it from a backup, or remove {folder} "
@@ -132,12 +146,42 @@ class CheckpointStore:
         Raises:
             CheckpointError: it is damaged or holds more than plain data.
         """
-        if not (self.folder / "best" / MANIFEST).exists():
+        folder = self.folder / "best"
+        if not self._of_all((folder / MANIFEST).exists())[0]:
             return None
         try:
-            return read_state(self.folder / "best")
+            return read_state(folder, self._require_whole(folder))
         except DamagedError as error:
             raise CheckpointError(f"cannot load {error}; use load_latest instead") from error
+
+    @property
+    def _group(self) -> ProcessGroup | None:
+        return None if self.agreement is None else self.agreement.group
+
+    def _of_all(self, value: Any) -> list[Any]:
+        """What each rank that loads says, rank 0 first."""
+        return [value] if self.agreement is None else self.agreement.gather(value)
+
+    def _read_step(self, folder: Path) -> Checkpoint:
+        checkpoint = read_state(folder, self._require_whole(folder))
+        if checkpoint.step != _step_of(folder):
+            raise DamagedError(f"{folder / MANIFEST}: it says step {checkpoint.step}")
+        return checkpoint
+
+    def _require_whole(self, folder: Path) -> Manifest:
+        """The manifest, once all files are what it says; each rank reads some of them."""
+        first, every = (0, 1) if self.agreement is None else (rank(), world_size())
+        manifest = reason = None
+        try:
+            manifest = read_manifest(folder)
+            for written in manifest.files[first::every]:
+                require_written(folder / written.file, written)
+        except DamagedError as error:
+            reason = str(error)
+        reasons = [each for each in self._of_all(reason) if each is not None]
+        if reasons or manifest is None:
+            raise DamagedError(reasons[0])
+        return manifest
 
     def _step_folders(self) -> list[Path]:
         found = self.folder.iterdir() if self.folder.is_dir() else ()
@@ -163,10 +207,3 @@ class CheckpointStore:
 
 def _step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
-
-
-def _read_step(folder: Path) -> Checkpoint:
-    checkpoint = read_state(folder)
-    if checkpoint.step != _step_of(folder):
-        raise DamagedError(f"{folder / MANIFEST}: it says step {checkpoint.step}")
-    return checkpoint

@@ -138,25 +138,29 @@ class Agreement:
     They are agreed on between the hosts, over gloo, so that no device is waited for. Every rank
     must make the same calls in the same order, and is waited for however long it takes; one that
     died is noticed at once.
+
+    Attributes:
+        group: the ranks, over gloo; None where there is one.
     """
 
     def __init__(self) -> None:
-        self._group: Any = None
+        # Typed loosely, for torch types a group as one that may be of others.
+        self.group: Any = None
         if world_size() > 1:
-            self._group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+            self.group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """For each flag, whether it is set on any rank."""
-        if self._group is None:
+        if self.group is None:
             return flags
         counts = torch.tensor(flags, dtype=torch.int32)
-        distributed.all_reduce(counts, op=distributed.ReduceOp.MAX, group=self._group)
+        distributed.all_reduce(counts, op=distributed.ReduceOp.MAX, group=self.group)
         return tuple(bool(count) for count in counts.tolist())
 
     def gather(self, value: Any) -> list[Any]:
         """Each rank's value, in the order of the ranks; values are plain Python objects."""
-        if self._group is None:
+        if self.group is None:
             return [value]
         values: list[Any] = [None] * world_size()
-        distributed.all_gather_object(values, value, group=self._group)
+        distributed.all_gather_object(values, value, group=self.group)
         return values

@@ -1,10 +1,12 @@
 """A model and its optimiser on several ranks: sharded, gathered for a checkpoint, put back."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -16,6 +18,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor
 
 from simvtp.layers.gather import rank, world_size
+from simvtp.training.share_files import read_shares
 
 
 def shard(module: nn.Module, *, blocks: Iterable[nn.Module], methods: Iterable[str] = ()) -> None:
@@ -66,21 +69,49 @@ def gather_state(
         copied: nothing in the state changes with later steps. What comes from a GPU is then in
             pinned memory, which is faster to copy to.
     """
-    sharded, device = is_sharded(module), next(module.parameters()).device
+    sharded = is_sharded(module)
     if not sharded and rank() > 0:
         return {"parameters": {}, "optimizer": None}
-    # An optimiser without state would be given one by a made-up step.
-    started = bool(optimizer.state)
     options = StateDictOptions(full_state_dict=sharded, cpu_offload=sharded)
-    optimizers = (optimizer,) if started else ()
-    parameters, state = get_state_dict(module, optimizers, options=options)
     # What was gathered from GPUs is new, but for numbers that were on the CPU before.
-    new = sharded and device.type == "cuda"
-    gathered = {"parameters": parameters, "optimizer": state if started else None}
-    gathered = _on_host(gathered, copied=copied, new=new)
+    new = sharded and next(module.parameters()).is_cuda
+    return _state_on_host(module, optimizer, options=options, copied=copied, new=new)
+
+
+def local_state(
+    module: nn.Module, optimizer: torch.optim.Optimizer, *, copied: bool = False
+) -> dict[str, Any]:
+    """As `gather_state`, but each rank gets its own shares, as DTensors, of what is sharded."""
+    options = StateDictOptions()
+    return _state_on_host(module, optimizer, options=options, copied=copied, new=False)
+
+
+def _state_on_host(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    options: StateDictOptions,
+    copied: bool,
+    new: bool,
+) -> dict[str, Any]:
+    state = _state_of(module, optimizer, started=bool(optimizer.state), options=options)
+    state, device = _on_host(state, copied=copied, new=new), next(module.parameters()).device
     if copied and device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
-    return gathered
+    return state
+
+
+def _state_of(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    started: bool,
+    options: StateDictOptions,
+) -> dict[str, Any]:
+    # An optimiser without state is given one by a made-up step.
+    optimizers = (optimizer,) if started else ()
+    parameters, state = get_state_dict(module, optimizers, options=options)
+    return {"parameters": parameters, "optimizer": state if started else None}
 
 
 def _on_host(value: Any, *, copied: bool, new: bool) -> Any:
@@ -101,31 +132,43 @@ def _on_host(value: Any, *, copied: bool, new: bool) -> Any:
 
 
 def scatter_state(
-    module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    *,
+    shares: Sequence[Path] = (),
+    group: ProcessGroup | None = None,
 ) -> None:
-    """Load what `gather_state` made, on as many ranks as there are now.
+    """Load what `gather_state` or `local_state` made, on as many ranks as there are now.
 
     What the optimiser was built with (weight decay, scales of the learning rate) stays.
 
     Args:
         module: sharded or not.
         optimizer: its optimiser.
-        state: as gathered; on several ranks only rank 0's is used.
+        state: as it was read; on several ranks only rank 0's is used, unless there are shares.
+        shares: files of a `Checkpoint` with what is missing in the state. A rank reads from them
+            what it holds.
+        group: all ranks, over gloo, where there are shares and several ranks.
 
     Raises:
         ValueError: the state is of another model.
     """
     options = StateDictOptions(
-        full_state_dict=True, broadcast_from_rank0=world_size() > 1, strict=True
+        full_state_dict=not shares, broadcast_from_rank0=not shares and world_size() > 1
     )
     try:
+        if shares:
+            started = state["optimizer"] is not None
+            own = _state_of(module, optimizer, started=started, options=options)
+            state = read_shares(state, own, files=shares, group=group)
         set_model_state_dict(module, state["parameters"], options=options)
         if state["optimizer"] is not None:
             # Groups go by their parameters' names: those of other groups would leave theirs here.
-            built = [_settings_of(group) for group in optimizer.param_groups]
+            built = [_settings_of(each) for each in optimizer.param_groups]
             set_optimizer_state_dict(module, optimizer, state["optimizer"], options=options)
-            for group, own in zip(optimizer.param_groups, built, strict=True):
-                group.update(own)
+            for each, settings in zip(optimizer.param_groups, built, strict=True):
+                each.update(settings)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the checkpoint is of another model: {error}") from error
 

@@ -1,22 +1,28 @@
 """One state in one folder: written atomically, verified by its hash, read without running code.
 
-The folder holds `state-<hash>.pt` and `manifest.json`. It counts once its manifest stands, and
-the manifest is put in place by one atomic rename, so that neither a kill nor a full disk can
-leave a state that is half old and half new. No symbolic links are needed.
+The folder holds `state-<hash>.pt`, a `share-<hash>.safetensors` of each rank where the state is
+sharded, and `manifest.json`. It counts once its manifest stands, and the manifest is put in place
+by one atomic rename, so that neither a kill nor a full disk can leave a state that is half old and
+half new. No symbolic links are needed.
 """
 
 import hashlib
 import json
 import shutil
 from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
-from simvtp.files import publish, sync, write_whole
+from simvtp.files import HashingFile, publish, sync, write_whole
+from simvtp.layers.gather import rank
+from simvtp.training.share_files import WrittenFile, split_shares, write_shares
 
 MANIFEST = "manifest.json"
 _PLAIN_TYPES = (int, float, bool, str, bytes, type(None))
@@ -31,15 +37,23 @@ class DamagedError(Exception):
 
 
 class Checkpoint(NamedTuple):
-    """A state read back from disk, its tensors on the CPU."""
+    """A state read back from disk, its tensors on the CPU.
+
+    Attributes:
+        state: as it was saved, with a meta tensor for each that is in the shares.
+        step: optimiser steps finished.
+        path: the checkpoint's folder.
+        shares: files with the shares of all ranks; none where the state was saved whole.
+    """
 
     state: dict[str, Any]
     step: int
     path: Path
+    shares: tuple[Path, ...] = ()
 
 
 class Manifest(NamedTuple):
-    """What `manifest.json` says of the state beside it; written last."""
+    """What `manifest.json` says of the files beside it; written last."""
 
     step: int
     file: str
@@ -47,61 +61,81 @@ class Manifest(NamedTuple):
     sha256: str
     keep: bool
     value: float | None
+    shares: Sequence = ()
 
-
-class _HashingWriter:
-    """Hashes what is meant to be written, so that a fault of the disk shows on reading."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.hash = hashlib.sha256()
-        self.num_bytes = 0
-
-    def write(self, data: bytes) -> int:
-        self.hash.update(data)
-        self.num_bytes += len(data)
-        return self.file.write(data)
-
-    def flush(self) -> None:
-        self.file.flush()
+    @property
+    def files(self) -> list[WrittenFile]:
+        """The state and the shares."""
+        shares = [WrittenFile(**share) for share in self.shares]
+        return [WrittenFile(self.file, self.num_bytes, self.sha256), *shares]
 
 
 def write_state(
-    folder: Path, state: dict[str, Any], *, step: int, keep: bool, value: float | None
+    folder: Path,
+    state: dict[str, Any],
+    *,
+    step: int,
+    keep: bool,
+    value: float | None,
+    group: ProcessGroup | None = None,
 ) -> None:
     """Put `state` into `folder` in one atomic step; an older state there counts until then.
+
+    Where it has sharded tensors all ranks call it, and all of it but these is rank 0's.
 
     Raises:
         ValueError: `state` holds something that could not be read back safely.
         CheckpointError: the disk is full or fails; what was there before is intact.
+        RuntimeError: it has sharded tensors, and a rank is gone.
     """
+    rest, shares = split_shares(state)
+    finish = partial(_write_rest, folder, rest, step=step, keep=keep, value=value)
+    try:
+        if group is not None and shares:
+            write_shares(folder, shares, group=group, finish=finish)
+        else:
+            finish([])
+    except OSError as error:
+        raise _unwritten(folder, error, needed=_checked_bytes(rest, "state")) from error
+    finally:
+        if not shares or rank() == 0:
+            _tidy(folder)
+
+
+def _write_rest(
+    folder: Path,
+    state: dict[str, Any],
+    shares: Sequence[WrittenFile],
+    *,
+    step: int,
+    keep: bool,
+    value: float | None,
+) -> None:
+    """Write what is not in the shares, and last the manifest."""
     needed = _checked_bytes(state, "state")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / "state.partial"
-        with partial.open("wb") as file:
-            writer = _HashingWriter(file)
-            torch.save(state, writer)  # pyright: ignore[reportArgumentType]
-        digest = writer.hash.hexdigest()
-        manifest = Manifest(step, f"state-{digest[:12]}.pt", writer.num_bytes, digest, keep, value)
-        publish(partial, folder / manifest.file)
+        scratch = folder / "state.partial"
+        with HashingFile(scratch) as file:
+            torch.save(state, file)
+        digest = file.hash.hexdigest()
+        name = f"state-{digest[:12]}.pt"
+        listed = [share._asdict() for share in shares]
+        manifest = Manifest(step, name, file.num_bytes, digest, keep, value, listed)
+        publish(scratch, folder / name)
         described = json.dumps(manifest._asdict(), indent=2)
         write_whole(folder / MANIFEST, described, scratch=folder / f"{MANIFEST}.partial")
         sync(folder.parent)
     except (OSError, RuntimeError) as error:
-        _tidy(folder)
-        raise CheckpointError(_explain(folder, error, needed=needed)) from error
-    _tidy(folder)
+        raise _unwritten(folder, error, needed=needed) from error
 
 
-def read_state(folder: Path) -> Checkpoint:
-    """State of `folder`, once its hash is the manifest's.
+def read_state(folder: Path, manifest: Manifest) -> Checkpoint:
+    """State of `folder`, whose files are those of the manifest.
 
     Raises:
-        DamagedError: manifest or state is missing or damaged.
         CheckpointError: the state holds more than plain data.
     """
-    manifest = require_whole(folder)
     path = folder / manifest.file
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -111,28 +145,26 @@ def read_state(folder: Path) -> Checkpoint:
             f"refused to load {path}: it holds more than tensors and plain values, and reading "
             "the rest could run code; delete it, or convert it if you know where it comes from"
         ) from None
-    return Checkpoint(state, manifest.step, folder)
+    shares = tuple(folder / share.file for share in manifest.files[1:])
+    return Checkpoint(state, manifest.step, folder, shares)
 
 
-def require_whole(folder: Path) -> Manifest:
-    """The manifest of `folder`, once the hash of its state is the one in there.
+def require_written(path: Path, written: WrittenFile) -> None:
+    """Check the hash of a file.
 
     Raises:
-        DamagedError: manifest or state is missing or damaged.
+        DamagedError: it is missing or damaged.
     """
-    manifest = read_manifest(folder)
-    path = folder / manifest.file
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DamagedError(f"{path}: {error.strerror}") from error
-    if digest != manifest.sha256:
+    if digest != written.sha256:
         raise DamagedError(
             f"{path}: its sha256 is not the manifest's "
-            f"({path.stat().st_size} bytes, written were {manifest.num_bytes})"
+            f"({path.stat().st_size} bytes, written were {written.num_bytes})"
         )
-    return manifest
 
 
 def _checked_bytes(value: Any, where: str) -> int:
@@ -175,8 +207,9 @@ def _check_manifest(manifest: Manifest) -> None:
         value = getattr(manifest, name)
         if not isinstance(value, kinds) and not (kinds == float | None and type(value) is int):
             raise ValueError(f"{name} is {value!r}")
-    if Path(manifest.file).name != manifest.file:
-        raise ValueError(f"file is {manifest.file!r}, which is not a file beside it")
+    for written in manifest.files:
+        if not isinstance(written.file, str) or Path(written.file).name != written.file:
+            raise ValueError(f"file is {written.file!r}, which is not a file beside it")
 
 
 def _tidy(folder: Path) -> None:
@@ -185,7 +218,7 @@ def _tidy(folder: Path) -> None:
         if not (folder / MANIFEST).exists():
             remove_state(folder)
             return
-        wanted = {MANIFEST, read_manifest(folder).file}
+        wanted = {MANIFEST, *(each.file for each in read_manifest(folder).files)}
         for path in folder.iterdir():
             if path.name not in wanted:
                 path.unlink()
@@ -198,14 +231,14 @@ def remove_state(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _explain(folder: Path, error: BaseException, *, needed: int) -> str:
+def _unwritten(folder: Path, error: BaseException, *, needed: int) -> CheckpointError:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__context__
     reason = error if cause is None else cause.strerror or cause
     parent = next((path for path in folder.parents if path.exists()), Path())
     free = shutil.disk_usage(parent).free
-    return (
+    return CheckpointError(
         f"could not write the checkpoint {folder}: {reason}; it needs about "
         f"{needed / 1e6:,.1f} MB and the disk has {free / 1e6:,.1f} MB free; free some space or "
         "choose a folder on another disk; earlier checkpoints are intact"

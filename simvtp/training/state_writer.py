@@ -14,11 +14,11 @@ class StateWriter:
     A process that is killed meanwhile leaves the checkpoints as they were before that save.
 
     Args:
-        store: where the checkpoints go.
+        store: where the checkpoints go; None on a rank that saves nothing.
         in_background: saving returns at once, and the state must be left as it is from then on.
     """
 
-    def __init__(self, store: CheckpointStore, *, in_background: bool) -> None:
+    def __init__(self, store: CheckpointStore | None, *, in_background: bool) -> None:
         self.store = store
         self._thread = ThreadPoolExecutor(1, "checkpoint") if in_background else None
         self._pending: Future[Any] | None = None
@@ -29,20 +29,19 @@ class StateWriter:
         Raises:
             CheckpointError: that one failed, or this one where it is not in the background.
         """
-        self._run(partial(self.store.save, state, step=step, keep=keep))
+        if self.store is not None:
+            self._run(partial(self.store.save, state, step=step, keep=keep))
 
     def save_best(self, state: dict[str, Any], *, step: int, value: float) -> None:
         """Save as `CheckpointStore.save_best` does; otherwise as `save`."""
-        self._run(partial(self.store.save_best, state, step=step, value=value))
+        if self.store is not None:
+            self._run(partial(self.store.save_best, state, step=step, value=value))
 
-    def raise_failure(self) -> None:
-        """Raise what the latest save has failed with; one that is under way is not waited for.
-
-        Raises:
-            CheckpointError: the disk is full or fails; earlier checkpoints are intact.
-        """
-        if self._pending is not None and self._pending.done():
-            self.wait()
+    @property
+    def has_failed(self) -> bool:
+        """Whether the latest save has; one that is under way is not waited for."""
+        pending = self._pending
+        return pending is not None and pending.done() and pending.exception() is not None
 
     def wait(self) -> None:
         """Wait until the latest save has ended.

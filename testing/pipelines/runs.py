@@ -2,11 +2,16 @@
 
 import json
 import signal
+from functools import partial
 from pathlib import Path
+
+import torch
+from torch.utils._pytree import tree_map_only
 
 from benchmarks.small_runs import differences
 from simvtp.trainer import Trainer
 from simvtp.training import CheckpointStore
+from simvtp.training.share_files import read_shares
 
 
 def logged(run):
@@ -23,7 +28,10 @@ def losses_of(run):
 def final_state(run):
     checkpoint = CheckpointStore(run / "checkpoints").load_latest()
     assert checkpoint is not None
-    return checkpoint.state
+    if not checkpoint.shares:
+        return checkpoint.state
+    own = tree_map_only(torch.Tensor, partial(torch.empty_like, device="cpu"), checkpoint.state)
+    return read_shares(checkpoint.state, own, files=checkpoint.shares, group=None)
 
 
 class StopAfter:

@@ -41,6 +41,7 @@ from simvtp.trainer.saved_state import on_these_ranks, require_run_state
 from simvtp.trainer.stopping import NoStop, StopNow, StopRequest
 from simvtp.trainer.trainer import Trainer
 from simvtp.training import (
+    Agreement,
     CheckpointStore,
     Logger,
     ProcessGroupInfo,
@@ -148,7 +149,7 @@ def finetune(
                 trainer, stop=stop, console=console, loggers=opened, evaluation=evaluation
             )
             if finished and (best := trainer.store.load_best()) is not None:
-                trainer.load_weights(best.state)
+                trainer.load_weights(best.state, shares=best.shares)
             done = Finetuned(None, Path(config.run.out), None)
             if finished and is_main():
                 average = trainer.average
@@ -204,7 +205,7 @@ def _prepare(
 ) -> tuple[FinetuneConfig, Task, Trainer]:
     """Everything that training needs, at the place where the run was left."""
     out = Path(config.run.out)
-    store = CheckpointStore(out / _CHECKPOINTS)
+    store = CheckpointStore(out / _CHECKPOINTS, agreement=Agreement())
     if not resume and _holds_run(out):
         raise ValueError(
             f"{out} already holds a run; continue it with --resume, choose another folder with "
@@ -224,8 +225,8 @@ def _prepare(
     config = replace(config, run=run, optim=replace(config.optim, warmup_epochs=warmup))
     trainer = _build_trainer(config, builders, task, group=group, store=store)
     require_alike(config, trainer.digests, step=-1 if state is None else state["step"])
-    if state is not None:
-        trainer.load_state_dict(state)
+    if checkpoint is not None:
+        trainer.load_state_dict(checkpoint.state, shares=checkpoint.shares)
     if is_main():
         save_settings(asdict(config), file=out / "config.yaml")
     return config, task, trainer

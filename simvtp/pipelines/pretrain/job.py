@@ -44,6 +44,7 @@ from simvtp.trainer.saved_state import on_these_ranks, planned_ranks, require_ru
 from simvtp.trainer.stopping import NoStop, StopNow, StopRequest
 from simvtp.trainer.trainer import Trainer
 from simvtp.training import (
+    Agreement,
     CheckpointStore,
     Logger,
     ProcessGroupInfo,
@@ -174,7 +175,7 @@ def _prepare(
     """Everything that training needs, at the place where the run was left."""
     config = replace(config, data=with_corpus_kept(config.data))
     out = Path(config.run.out)
-    store = CheckpointStore(out / "checkpoints")
+    store = CheckpointStore(out / "checkpoints", agreement=Agreement())
     if not resume and store.folder.exists():
         raise ValueError(
             f"{out} already holds a run; continue it with --resume, choose another folder with "
@@ -208,8 +209,8 @@ def _prepare(
         digests=digests,
         planned_ranks=group.world_size if state is None else planned_ranks(state),
     )
-    if state is not None:
-        trainer.load_state_dict(state)
+    if checkpoint is not None:
+        trainer.load_state_dict(checkpoint.state, shares=checkpoint.shares)
     if is_main():
         save_settings(asdict(config), file=out / "config.yaml")
     return config, data, trainer, objective

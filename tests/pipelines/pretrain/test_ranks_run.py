@@ -8,6 +8,7 @@ import time
 import pytest
 
 from simvtp.pipelines.pretrain import command as pretrain
+from simvtp.training import CheckpointStore
 from testing.pipelines.launched import SAME, finish, torchrun, workers_of
 from testing.pipelines.runs import final_state, losses_of
 
@@ -52,9 +53,8 @@ def test_two_processes_learn_what_one_process_learns(alone, settings_for, tmp_pa
 
 def test_a_stop_of_one_process_stops_both_and_others_go_on(alone, settings_for, tmp_path):
     run = tmp_path / "run"
-    command = settings_for(
-        run, run__batch_size=2, run__parallel="fsdp", run__checkpoint_minutes=1e-9, **SAME
-    )
+    shares = {"run__parallel": "fsdp", "run__checkpoint": "sharded"}
+    command = settings_for(run, run__batch_size=2, run__checkpoint_minutes=1e-9, **shares, **SAME)
     process = torchrun(command)
     deadline = time.monotonic() + 200
     while not list((run / "checkpoints").glob("step-*/manifest.json")):
@@ -64,10 +64,11 @@ def test_a_stop_of_one_process_stops_both_and_others_go_on(alone, settings_for, 
     os.kill(workers_of(process)[-1], signal.SIGTERM)
     printed = finish(process)
     assert printed.count("state saved") == 1
-    stopped_at = final_state(run)["step"]
-    assert stopped_at < 8
+    checkpoint = CheckpointStore(run / "checkpoints").load_latest()
+    assert checkpoint.step < 8
+    assert len(checkpoint.shares) == 2
     # One process, whole weights, twice the batch; it keeps the global batch by itself.
-    assert pretrain.main([f"--run.out={run}", "--run.parallel=ddp", "--resume"]) == 0
+    assert pretrain.main([f"--run.out={run}", "--resume"]) == 0
     assert_same_run(run, alone)
     assert final_state(run)["step"] == final_state(alone)["step"]
 
@@ -102,14 +103,18 @@ def test_a_run_goes_on_as_shares_and_as_copies_on_other_ranks(settings_for, tmp_
     command = settings_for(whole, run__epochs=3, run__keep_every_epochs=1, **SAME)
     assert pretrain.main(command) == 0
     earlier = whole
-    for step, parallel, processes in ((4, "fsdp", 4), (8, "ddp", 2)):
+    shares, copies = ("fsdp", "sharded", 4), ("ddp", "whole", 2)
+    for step, (parallel, form, processes) in ((4, shares), (8, copies)):
         run = tmp_path / f"{parallel}{processes}"
         shutil.copytree(earlier, run, ignore=shutil.ignore_patterns("model"))
         for folder in (run / "checkpoints").iterdir():
             if folder.name > f"step-{step:08d}":
                 shutil.rmtree(folder)
-        resumed = [f"--run.out={run}", "--resume", f"--run.parallel={parallel}"]
-        printed = finish(torchrun(resumed, processes=processes))
+        resumed = [f"--run.parallel={parallel}", f"--run.checkpoint={form}"]
+        command = [f"--run.out={run}", "--resume", *resumed]
+        printed = finish(torchrun(command, processes=processes))
+        kept = run / f"checkpoints/step-{12:08d}"
+        assert len(list(kept.glob("share-*"))) == (processes if form == "sharded" else 0)
         assert f"steps {step} to 12" in printed
         assert_same_run(run, whole)
         earlier = run
