@@ -46,6 +46,7 @@ from simvtp.seeding import derive_generator, derive_seed
         (RunConfig, {"max_bad_steps": 0}),
         (RunConfig, {"bucket_tokens": -1}),
         (RunConfig, {"compile": "cudagraphs"}),
+        (RunConfig, {"checkpoint": "sharded"}),
     ],
 )
 def test_a_bad_value_is_named(section, values):

@@ -84,14 +84,20 @@ def write_state(
     Where it has sharded tensors all ranks call it, and all of it but these is rank 0's.
 
     Raises:
-        ValueError: `state` holds something that could not be read back safely.
+        ValueError: `state` holds something that could not be read back safely, or sharded tensors
+            without a group.
         CheckpointError: the disk is full or fails; what was there before is intact.
         RuntimeError: it has sharded tensors, and a rank is gone.
     """
     rest, shares = split_shares(state)
+    if shares and group is None:
+        raise ValueError(
+            f"{next(iter(shares))} is sharded, and this store knows no other ranks; give it "
+            "agreement=Agreement(), or save what gather_state makes"
+        )
     finish = partial(_write_rest, folder, rest, step=step, keep=keep, value=value)
     try:
-        if group is not None and shares:
+        if shares and group is not None:
             write_shares(folder, shares, group=group, finish=finish)
         else:
             finish([])

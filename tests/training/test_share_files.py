@@ -1,21 +1,15 @@
 """Checkpoints in shares: what two ranks write and read, and what one process makes of it."""
 
 import json
-import multiprocessing
-import os
 import resource
 import signal
-import time
-import warnings
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
-from torch import distributed, nn
+from torch import distributed
 
-from simvtp.data.processes import import_ahead
 from simvtp.training import (
     Agreement,
     CheckpointError,
@@ -24,77 +18,13 @@ from simvtp.training import (
     gather_state,
     local_state,
     scatter_state,
-    shard,
     share_files,
-    state_folder,
 )
 from simvtp.training.state_writer import StateWriter
 from testing.checkpoints import saved
 from testing.ranks import run_ranks
 from testing.sameness import assert_same
-
-STEPS = (1, 2)
-
-
-class Net(nn.Module):
-    """Shares of unequal sizes, one that is empty on rank 1, a frozen weight and a buffer."""
-
-    def __init__(self, width=5):
-        super().__init__()
-        self.first, self.last = nn.Linear(3, width), nn.Linear(width, 1)
-        self.frozen = nn.Parameter(torch.randn(7, 2), requires_grad=False)
-        self.register_buffer("scale", torch.rand(()))
-
-    def forward(self, values):
-        return self.last(self.first(values).tanh()) * self.scale + self.frozen.mean()
-
-
-def built(*, seed, **sizes):
-    torch.manual_seed(seed)
-    net = Net(**sizes)
-    if distributed.is_initialized():
-        shard(net, blocks=[net.first])
-    return net, torch.optim.AdamW(net.parameters(), lr=0.1, fused=True)
-
-
-def train(net, optimizer, step):
-    rank = distributed.get_rank() if distributed.is_initialized() else 0
-    torch.manual_seed(10 * step + rank)
-    net(torch.randn(4, 3)).square().mean().backward()
-    optimizer.step()
-    optimizer.zero_grad()
-
-
-def resumed(checkpoint, *, group=None):
-    """States of a net that took over a checkpoint: at once, and after one more step."""
-    net, optimizer = built(seed=9)
-    scatter_state(net, optimizer, checkpoint.state, shares=checkpoint.shares, group=group)
-    first = gather_state(net, optimizer, copied=True)
-    train(net, optimizer, 3)
-    return [first, gather_state(net, optimizer)]
-
-
-def loaded(store):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", CheckpointWarning)
-        checkpoint = store.load_latest()
-    return checkpoint, [str(each.message) for each in caught]
-
-
-def shares_of(folder):
-    return sorted(folder.glob("share-*.safetensors"))
-
-
-def pieces_of(folder):
-    """Pieces of each tensor by their place in it, as the files' headers tell."""
-    pieces = {}
-    for file in shares_of(folder):
-        with safe_open(file, framework="pt") as opened:
-            places = json.loads(opened.metadata()["DCP_SHARDING_INFO"])
-            for name in opened.keys():  # noqa: SIM118
-                offset = tuple(places[name]["saved_offsets"])
-                pieces.setdefault(name, {})[offset] = opened.get_tensor(name)
-    return pieces
+from testing.shares import STEPS, built, loaded, pieces_of, resumed, shares_of, train
 
 
 def disturbed(store, rank, disturb):
@@ -142,6 +72,13 @@ def refused(checkpoint, group, **sizes):
         return str(error)
 
 
+def saved_by_a_store_of_one(folder, state):
+    try:
+        CheckpointStore(folder).save(state, step=2)
+    except ValueError as error:
+        return str(error)
+
+
 def gathered_nothing(*_, **__):
     raise AssertionError("a rank gathers the whole of a tensor")
 
@@ -183,6 +120,7 @@ def on_two_ranks(rank, folder):
         "lost": disturbed(store, rank, Path.unlink),
         "full": saved_on_a_disk_full_for(store, state, rank=rank),
         "left": saved(store.folder),
+        "unknown": saved_by_a_store_of_one(folder / "alone", state),
         "refused": refused(checkpoint, group, width=6),
     }
 
@@ -277,6 +215,13 @@ def test_a_share_that_cannot_be_written_costs_that_checkpoint_alone(ranks):
         assert each["left"] == ["best", "step-00000001", "step-00000002"]
 
 
+def test_shares_are_not_saved_without_the_other_ranks(ranks):
+    folder, results, _ = ranks
+    for each in results:
+        assert "knows no other ranks; give it agreement=Agreement()" in each["unknown"]
+    assert saved(folder / "alone") == ["step-00000001"]
+
+
 def test_shares_of_another_model_are_refused_by_all_ranks(ranks):
     folder, results, _ = ranks
     for each in results:
@@ -313,58 +258,3 @@ def test_a_manifest_that_names_a_share_elsewhere_is_passed_over(ranks, tmp_path)
     assert_same(
         resumed(store.load_latest()), resumed(CheckpointStore(folder / "shares").load_latest())
     )
-
-
-def killed_meanwhile(rank, folder, held_rank, moment):
-    """Save one checkpoint; be held in the next one, or tell what becomes of it."""
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2
-    )
-    store = CheckpointStore(folder / "run", agreement=Agreement())
-    net, optimizer = built(seed=0)
-    for step in STEPS:
-        train(net, optimizer, step)
-        if step == 2 and rank == held_rank:
-
-            def hold(*_, **__):
-                (folder / "held").touch()
-                time.sleep(600)
-
-            module = share_files if moment == "publish" else state_folder
-            setattr(module, moment, hold)
-        try:
-            store.save({"step": step, **local_state(net, optimizer)}, step=step)
-        except RuntimeError as error:
-            (folder / "other").write_text(str(error))
-            os._exit(3)
-
-
-@pytest.mark.parametrize(
-    ("held_rank", "moment", "num_shares"), [(1, "publish", 1), (0, "write_whole", 2)]
-)
-def test_a_kill_between_two_shares_or_ahead_of_the_manifest_costs_that_checkpoint_alone(
-    tmp_path, held_rank, moment, num_shares
-):
-    import_ahead("testing.sample_batches")
-    context, latest = multiprocessing.get_context("forkserver"), tmp_path / "run/step-00000002"
-    processes = [
-        context.Process(target=killed_meanwhile, args=(rank, tmp_path, held_rank, moment))
-        for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    deadline = time.monotonic() + 200
-    while not (tmp_path / "held").exists() or len(shares_of(latest)) < num_shares:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    processes[held_rank].kill()
-    for process in processes:
-        process.join(200)
-    assert processes[held_rank].exitcode == -signal.SIGKILL
-    # The other rank is told, and is not waiting for ever.
-    assert processes[1 - held_rank].exitcode == 3
-    assert not (latest / "manifest.json").exists()
-    checkpoint, told = loaded(CheckpointStore(tmp_path / "run"))
-    assert checkpoint.step == checkpoint.state["step"] == 1
-    assert len(told) == (1 if latest.exists() else 0)
-    resumed(checkpoint)
