@@ -57,7 +57,7 @@ Image(picture)
 
 # %% [markdown]
 # ## Train one
-# For a few seconds. The whole one takes about six minutes on two cores:
+# For a few seconds. The whole one takes about five minutes on two cores:
 # `python -m simvtp.pipelines.pretrain`.
 
 # %%
