@@ -16,7 +16,16 @@ import pyarrow.compute as pc
 
 from simvtp.data.manifests.checks import MAX_CAPTION_CHARACTERS
 from simvtp.data.manifests.problems import shown
-from simvtp.data.places import Command, Place, RowGroup, Url, named_root
+from simvtp.data.places import (
+    Command,
+    LanceColumn,
+    LanceRow,
+    Place,
+    Root,
+    RowGroup,
+    Url,
+    named_root,
+)
 from simvtp.printing import counted, printable
 
 _ROWS_PER_BATCH = 16_384
@@ -62,7 +71,7 @@ class ClipRecord:
         return str(self.path) if self.span is None else f"{self.path}:{self.video_id}"
 
 
-def portable_name(record: ClipRecord, root: Place) -> str:
+def portable_name(record: ClipRecord, root: Root) -> str:
     """A clip's name for files that leave this machine: below the root, or of its shard and in it.
 
     Folders above the root, hosts and commands are nobody else's business.
@@ -70,7 +79,7 @@ def portable_name(record: ClipRecord, root: Place) -> str:
     path = record.path
     if record.span is not None:
         return f"{portable_place(path)}:{record.video_id}"
-    if isinstance(path, Url | Command | RowGroup) or not isinstance(root, Path):
+    if not isinstance(path, Path | str) or not isinstance(root, Path):
         return portable_place(path)
     is_below = Path(path).is_relative_to(root)
     return str(Path(path).relative_to(root)) if is_below else portable_place(path)
@@ -82,6 +91,8 @@ def portable_place(place: Place | str) -> str:
         return "pipe"
     if isinstance(place, RowGroup):
         return f"{place.file.name}#{place.number}"
+    if isinstance(place, LanceRow):
+        return f"{place.column.folder.name}#{place.number}"
     path = urlsplit(place.address).path if isinstance(place, Url) else place
     return PurePosixPath(path).name
 
@@ -94,7 +105,8 @@ class ClipTable(Sequence[ClipRecord]):
 
     Args:
         file: as `write_clip_table` made it.
-        root: folder, or address, that the names in it are relative to.
+        root: folder, or address, that the names in it are relative to; or the column of Lance whose
+            rows they number.
         source: what the table was read from, for messages.
         shards: where each shard lies, by its name in the table; None when each clip has a file of
             its own.
@@ -110,12 +122,12 @@ class ClipTable(Sequence[ClipRecord]):
         self,
         file: str | Path,
         *,
-        root: str | Path | Url,
+        root: str | Root,
         source: str | Path,
         shards: Mapping[str, Place] | None = None,
     ) -> None:
         self.file = Path(file)
-        self.root = named_root(root)
+        self.root: Root = root if isinstance(root, LanceColumn) else named_root(root)
         self.source = source
         self.shards = shards
         try:
@@ -165,8 +177,9 @@ class ClipTable(Sequence[ClipRecord]):
         """Folders of this machine that the clips, or their shards, lie in or below."""
         shards = () if self.shards is None else self.shards.values()
         parents = (shard.parent for shard in shards if isinstance(shard, Path))
-        root = (self.root,) if self.shards is None and isinstance(self.root, Path) else ()
-        return tuple(dict.fromkeys((*root, *parents)))
+        root = self.root.folder if isinstance(self.root, LanceColumn) else self.root
+        roots = (root,) if self.shards is None and isinstance(root, Path) else ()
+        return tuple(dict.fromkeys((*roots, *parents)))
 
     @property
     def num_captions(self) -> int:
@@ -246,9 +259,11 @@ class ClipTable(Sequence[ClipRecord]):
                 runs.append((name, size))
         return runs
 
-    def _below_root(self, name: str) -> Path | Url:
+    def _below_root(self, name: str) -> Path | Url | LanceRow:
         path = PurePosixPath(name)
         try:
+            if isinstance(self.root, LanceColumn):
+                return self.root.row(name)
             if isinstance(self.root, Url):
                 return self.root.below(name)
             if path.is_absolute() or ".." in path.parts:
@@ -305,6 +320,6 @@ def write_clip_table(file: str | Path, records: Iterable[ClipRecord], *, form: s
 
 
 def _open(
-    file: Path, root: Path | Url, source: str | Path, shards: Mapping[str, Place] | None
+    file: Path, root: Root, source: str | Path, shards: Mapping[str, Place] | None
 ) -> ClipTable:
     return ClipTable(file, root=root, source=source, shards=shards)

@@ -89,7 +89,45 @@ class RowGroup:
         return f"{self.file}#{self.number}"
 
 
-Place = Path | Url | Command | RowGroup
+@dataclass(frozen=True, slots=True)
+class LanceColumn:
+    """A column of videos' bytes in a version of a table of Lance on this machine.
+
+    `stamp` changes with what is in there.
+    """
+
+    folder: Path
+    version: int
+    stamp: str
+    name: str
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def row(self, written: str) -> "LanceRow":
+        """The row of the number that stands in a table of clips.
+
+        Raises:
+            ValueError: it is no number.
+        """
+        if not (written.isascii() and written.isdecimal()):
+            raise ValueError("it is no number of a row")
+        return LanceRow(self, int(written))
+
+
+@dataclass(frozen=True, slots=True)
+class LanceRow:
+    """One row of such a column."""
+
+    column: LanceColumn
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.column}#{self.number}"
+
+
+Place = Path | Url | Command | RowGroup | LanceRow
+Root = Path | Url | LanceColumn
 
 
 def named_root(named: str | Path | Url) -> Path | Url:
@@ -99,7 +137,7 @@ def named_root(named: str | Path | Url) -> Path | Url:
         ValueError: it is a command.
     """
     place = named_place(named)
-    if isinstance(place, Command | RowGroup):
+    if not isinstance(place, Path | Url):
         raise ValueError(f"a root must be a folder or an address, got {place}")
     return place
 

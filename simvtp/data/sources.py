@@ -4,16 +4,21 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
+from simvtp.data.byte_columns import holds_videos
 from simvtp.data.clip_table import ClipRecord, ClipTable
+from simvtp.data.lance.listing import load_lance_videos
+from simvtp.data.lance.tables import LANCE_ENDING, is_lance_table, lance_table
+from simvtp.data.manifests.arrow import PARQUET_ENDINGS
 from simvtp.data.manifests.loading import LISTERS, MANIFEST_ENDINGS, load_manifest
 from simvtp.data.manifests.names import VIDEO_ENDINGS
-from simvtp.data.manifests.parquet import PARQUET_ENDINGS
 from simvtp.data.manifests.problems import ManifestError
 from simvtp.data.places import Place, Url, named_place
+from simvtp.data.saved_dataset import is_saved_dataset, saved_files
 from simvtp.data.shards.fetch import ShardCache
 from simvtp.data.shards.index import TABLE_NAME, ShardError
 from simvtp.data.shards.listing import load_shards, local_matches
-from simvtp.data.shards.row_groups import holds_videos, load_row_groups
+from simvtp.data.shards.row_groups import load_row_groups, parquet_schema
+from simvtp.data.shards.saved_videos import load_saved_videos
 
 _CAPTIONED = (".csv", ".tsv", ".jsonl", ".parquet")
 
@@ -27,13 +32,14 @@ def load_clips(
     cache: ShardCache | None = None,
     left_out: list[str] | None = None,
 ) -> ClipTable:
-    """Read a manifest or a folder of videos, or list the clips of shards or in Parquet.
+    """Read a manifest or a folder of videos, or list the clips of shards or in tables of Arrow.
 
     Args:
-        source: as `load_manifest` or `load_shards` takes it, or Parquet files, named by stars if
-            there are several, with a column of videos' bytes (Hugging Face `datasets`). A string is
-            what a user typed: it may be a URL or a `pipe:` command, so never pass one that stands
-            in a file.
+        source: as `load_manifest` or `load_shards` takes it, or a table with a column of videos'
+            bytes: Parquet files, named by stars if there are several, a folder that `save_to_disk`
+            of Hugging Face `datasets` wrote, a table of Lance (`clips.lance`). A string is what a
+            user typed: it may be a URL or a `pipe:` command, so never pass one that stands in a
+            file.
         root: folder of a manifest's clips, or the address that they lie below.
         columns: columns of a table, as `path=file,caption=text`.
         follow_links: clips and folders of them may be links that lead out of the root.
@@ -46,8 +52,8 @@ def load_clips(
     """
     place = named_place(source)
     if isinstance(place, Path):
-        if files := _with_videos(place, columns):
-            return load_row_groups(files, source=str(place), columns=columns, left_out=left_out)
+        if (clips := _videos_within(place, columns, left_out)) is not None:
+            return clips
         is_file = place.suffix.lower() in (*MANIFEST_ENDINGS, *VIDEO_ENDINGS)
         if not _is_prepared(place) if place.is_dir() else is_file:
             return load_manifest(
@@ -62,15 +68,29 @@ def load_clips(
                 f"{source}: neither a manifest ({', '.join(LISTERS)}), nor a folder of videos or "
                 "of prepared shards, nor .tar shards; check the path"
             )
+    elif str(place).rstrip("/").endswith(LANCE_ENDING):
+        raise ShardError(f"{place}: a table of Lance must lie on this machine; copy or mount it")
     return load_shards(place, cache=cache, left_out=left_out)
 
 
-def _with_videos(place: Path, columns: str | None) -> list[Path]:
-    """Parquet files, which may be named by stars, in which the videos themselves lie."""
+def _videos_within(
+    place: Path, columns: str | None, left_out: list[str] | None
+) -> ClipTable | None:
+    """Clips of a table in which the videos themselves lie; None where it is none."""
+    said = {"source": str(place), "columns": columns, "left_out": left_out}
+    if is_lance_table(place):
+        table = lance_table(place)
+        return load_lance_videos(table, **said) if holds_videos(table.schema, columns) else None
+    if place.is_dir() and is_saved_dataset(place):
+        saved = saved_files(place)
+        return load_saved_videos(saved, **said) if holds_videos(saved.schema, columns) else None
     if place.suffix.lower() not in PARQUET_ENDINGS:
-        return []
+        return None
     files = [place] if place.is_file() else local_matches(str(place))
-    return files if files and holds_videos(files[0], columns) else []
+    schema = parquet_schema(files[0]) if files else None
+    if schema is None or not holds_videos(schema, columns):
+        return None
+    return load_row_groups(files, **said)
 
 
 def _is_prepared(folder: Path) -> bool:
@@ -104,7 +124,8 @@ def require_captions(clips: Sequence[ClipRecord], *, source: str | Place, purpos
 
 
 def _where_captions_go(source: Place) -> str:
-    if not isinstance(source, Path) or not source.is_dir():
+    is_table = isinstance(source, Path) and (is_lance_table(source) or is_saved_dataset(source))
+    if not isinstance(source, Path) or is_table or not source.is_dir():
         return "say which column has them (columns caption=NAME), or name a table that has them"
     tables = sorted(path.name for path in source.glob("*.*") if path.suffix.lower() in _CAPTIONED)
     named = f", such as {', '.join(tables[:3])} in there" if tables else ""

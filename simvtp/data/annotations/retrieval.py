@@ -28,9 +28,9 @@ from simvtp.data.annotations.video_files import (
     require_missing,
 )
 from simvtp.data.clip_table import ClipRecord
+from simvtp.data.manifests.arrow import PARQUET_ENDINGS
 from simvtp.data.manifests.loading import SHEET_ENDINGS
 from simvtp.data.manifests.names import VIDEO_ENDINGS
-from simvtp.data.manifests.parquet import PARQUET_ENDINGS
 from simvtp.data.manifests.problems import shown
 from simvtp.data.manifests.tables import TABLE_ENDINGS, delimiter_of, looks_like_table
 from simvtp.data.manifests.text import first_line

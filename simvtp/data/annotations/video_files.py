@@ -57,6 +57,11 @@ def locate(
     """
     require_missing(missing)
     folder = document.source.parent if root is None else Path(root)
+    if "://" in str(root):
+        raise document.error(
+            f"root {root} is an address: videos of this annotation are looked for by name, in "
+            "folders of this machine; copy them, or name a table of their paths"
+        )
     base = os.path.normpath(folder.absolute())
     if not Path(base).is_dir():
         raise document.error(f"root {folder} is not a folder; set root to the videos' folder")

@@ -19,6 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from simvtp.data.clip_table import ClipRecord, ClipTable, write_clip_table
+from simvtp.data.lance.manifest import latest_version, manifests_of
+from simvtp.data.lance.tables import is_lance_table
+from simvtp.data.manifests.arrow import PARQUET_ENDINGS, list_lance, list_parquet, list_saved
 from simvtp.data.manifests.checks import (
     MissingFileError,
     checked_address,
@@ -30,11 +33,11 @@ from simvtp.data.manifests.columns import ColumnsError, parse_columns
 from simvtp.data.manifests.folders import find_videos
 from simvtp.data.manifests.names import VIDEO_ENDINGS, NearNames
 from simvtp.data.manifests.objects import JSON_ENDINGS, list_objects
-from simvtp.data.manifests.parquet import PARQUET_ENDINGS, list_parquet
 from simvtp.data.manifests.problems import ManifestError, ProblemError, Problems, shown
 from simvtp.data.manifests.rows import Listing, Rows
 from simvtp.data.manifests.tables import TABLE_ENDINGS, list_table
 from simvtp.data.places import Url, cache_folder, named_root
+from simvtp.data.saved_dataset import is_saved_dataset
 from simvtp.decoding.frame_names import has_frames
 
 _FORMAT = 2
@@ -64,7 +67,8 @@ def load_manifest(
       or cp1252, whose first row names the columns in any order, such as path and caption, or file
       and text; WebVid's own (the file is ROOT/page_dir/videoid.mp4, else ROOT/videoid.mp4); or a
       path on each line;
-    - a table in Parquet with such columns;
+    - a table in Parquet or of Lance with such columns, or a folder that `save_to_disk` of Hugging
+      Face `datasets` wrote;
     - `.jsonl`, an object a line with such fields; `.json`, a list of such objects or one object
       `{path: caption or [captions]}`, which is read whole: prefer the others for millions of rows;
     - a folder, which stands for the videos in it and in its folders; the lines of `a.txt`, else
@@ -98,7 +102,7 @@ def load_manifest(
     """
     source = Path(path)
     if root is None:
-        is_folder = source.is_dir() and not has_frames(source)
+        is_folder = source.is_dir() and not (has_frames(source) or is_lance_table(source))
         root = source if is_folder else source.absolute().parent
     place = named_root(root)
     is_remote = isinstance(place, Url)
@@ -141,6 +145,13 @@ def _opened(
 ) -> tuple[list[Any], Callable[[], Listing]]:
     """What the source's rows depend on, and what reads them."""
     ending = source.suffix.lower()
+    if is_lance_table(source):
+        version = latest_version(source)
+        changes = manifests_of(source, version)[0].stat().st_mtime_ns
+        return [version, changes], partial(list_lance, source, asked)
+    if source.is_dir() and is_saved_dataset(source):
+        changes = [path.stat().st_mtime_ns for path in sorted(source.glob("*.arrow"))]
+        return changes, partial(list_saved, source, asked)
     if source.is_dir() or ending in VIDEO_ENDINGS:
         place = Path(os.path.normpath(source.absolute()))
         if not place.is_relative_to(checks.base):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from simvtp.data.clip_table import ClipRecord, ClipTable
 from simvtp.data.mixtures.clips import ClipMixture
-from simvtp.data.places import Url
+from simvtp.data.places import LanceColumn, Url
 
 
 def clips_in_both(train: ClipTable | ClipMixture, held_out: ClipTable) -> Iterator[ClipRecord]:
@@ -25,6 +25,9 @@ def _names(part: ClipTable, paths: set[str]) -> list[str]:
     if part.shards is not None:
         return [name for name, place in part.shards.items() if str(place) in paths]
     root = part.root
+    if isinstance(root, LanceColumn):
+        begin = f"{root}#"
+        return [path.removeprefix(begin) for path in paths if path.startswith(begin)]
     if isinstance(root, Url):
         begin = str(root).rstrip("/") + "/"
         return [root.name_below(path) for path in paths if path.startswith(begin)]

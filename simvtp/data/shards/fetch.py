@@ -12,7 +12,8 @@ from filelock import FileLock
 
 from simvtp.config.checks import require_at_least
 from simvtp.data.clip_table import ClipRecord
-from simvtp.data.places import Command, Place, RowGroup, Url, cache_folder
+from simvtp.data.lance.tables import write_row
+from simvtp.data.places import Command, LanceRow, Place, RowGroup, Url, cache_folder
 from simvtp.data.shards.row_group_bytes import write_row_group
 from simvtp.decoding.limits import ClipError
 from simvtp.files import publish
@@ -84,21 +85,24 @@ class ShardCache:
         if isinstance(place, RowGroup):
             status = place.file.stat()
             version = f"{version} {place.column} {status.st_size} {status.st_mtime_ns}"
+        elif isinstance(place, LanceRow):
+            version = f"{version} {place.column.name} {place.column.stamp}"
         elif not isinstance(place, Url | Command):
             return Path(place)
         target = self.folder / hashlib.sha256(f"{place}{version}".encode()).hexdigest()[:32]
-        if _touched(target):
+        if touched(target):
             return target
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
-            if not _touched(target):
+            if not touched(target):
                 partial = target.with_suffix(".partial")
                 _copy(place, partial, self.max_bytes)
                 publish(partial, target)
-                self._make_room()
+                self.make_room()
         return target
 
-    def _make_room(self) -> None:
+    def make_room(self) -> None:
+        """Delete the copies that were not used for the longest time, where there are too many."""
         copies = []
         for path in self.folder.iterdir():
             if not path.suffix and (status := _status(path)) is not None:
@@ -118,7 +122,7 @@ def _status(path: Path) -> os.stat_result | None:
         return None
 
 
-def _touched(path: Path) -> bool:
+def touched(path: Path) -> bool:
     """Note that a copy is in use; False where there is none."""
     status = _status(path)
     if status is None:
@@ -128,13 +132,16 @@ def _touched(path: Path) -> bool:
     return True
 
 
-def _copy(source: Url | Command | RowGroup, target: Path, max_bytes: int) -> None:
+def _copy(source: Url | Command | RowGroup | LanceRow, target: Path, max_bytes: int) -> None:
     """Copy a file whole; a network that fails is tried again after 1, 2, 4 and 8 seconds."""
     for attempt in range(_NUM_TRIES):
         try:
             with target.open("wb") as file:
                 if isinstance(source, RowGroup):
                     write_row_group(source, file)
+                    return
+                if isinstance(source, LanceRow):
+                    write_row(source, file)
                     return
                 if isinstance(source, Command):
                     _run(source, file.fileno())

@@ -1,14 +1,14 @@
 """The bytes of videos in a row group of a Parquet file, a few rows at a time."""
 
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from simvtp.data.byte_columns import video_of
 from simvtp.data.places import RowGroup
 
-BYTES = "bytes"
 _ROWS_AT_ONCE = 4
 
 
@@ -25,9 +25,3 @@ def batches_of(group: RowGroup, columns: list[str]) -> Iterator[pa.RecordBatch]:
         yield from file.iter_batches(
             batch_size=_ROWS_AT_ONCE, row_groups=[group.number], columns=columns
         )
-
-
-def video_of(cell: Any) -> bytes:
-    """The bytes of a cell; none where it has none, as where only a path was written."""
-    held = cell.get(BYTES) if isinstance(cell, dict) else cell
-    return held or b""

@@ -17,7 +17,7 @@ import av
 import torch
 
 from simvtp.data.clip_table import ClipRecord
-from simvtp.data.places import Command, RowGroup, Url, cache_folder
+from simvtp.data.places import Command, LanceRow, RowGroup, Url, cache_folder
 
 _FORMAT = 1
 _SUFFIX = ".clips"
@@ -179,8 +179,10 @@ def _checksum(slot: int, entry: _Entry, pixels: bytearray | memoryview) -> int:
 
 def _stamp(record: ClipRecord) -> int | None:
     """Number that changes with a clip's video; None where there is no file."""
-    state: tuple[int, ...] = ()
-    if not isinstance(record.path, Url | Command):
+    state: tuple[Any, ...] = ()
+    if isinstance(record.path, LanceRow):
+        state = (record.path.column.stamp,)
+    elif not isinstance(record.path, Url | Command):
         file = record.path.file if isinstance(record.path, RowGroup) else record.path
         try:
             status = os.stat(file)  # noqa: PTH116 (thrice as fast)

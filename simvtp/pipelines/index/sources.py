@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from simvtp.data.clip_table import ClipRecord, ClipTable
-from simvtp.data.places import Command, RowGroup, Url
+from simvtp.data.places import Command, LanceRow, RowGroup, Url
 from simvtp.retrieval.video_index.embedding import SourceFile
 
 
@@ -69,14 +69,14 @@ def roots_of(listed: list[ListedFile]) -> tuple[str, ...]:
 def _listed(record: ClipRecord, records: ClipTable) -> ListedFile:
     path = record.path
     if record.span is None:
-        if isinstance(path, Url):
+        if isinstance(path, Url | LanceRow):
             raise ValueError(
                 f"{records.source}: an index keeps files of this machine or shards, and {path} is "
                 "neither; prepare shards of them, or copy them"
             )
         root = str(records.root)
         return ListedFile(root, str(Path(str(path)).relative_to(root)), None, record)
-    if isinstance(path, RowGroup):
+    if isinstance(path, RowGroup | LanceRow):
         raise ValueError(
             f"{records.source}: an index keeps files of this machine or shards, not rows of "
             "Parquet; prepare shards of them"
@@ -94,7 +94,7 @@ def _listed(record: ClipRecord, records: ClipTable) -> ListedFile:
 def _stamp(record: ClipRecord) -> tuple[int, int]:
     """Bytes of the video, and when its file was written; 0 where nobody knows."""
     size = None if record.span is None else record.span.size
-    if isinstance(record.path, Url | Command | RowGroup):
+    if isinstance(record.path, Url | Command | RowGroup | LanceRow):
         return size or 0, 0
     status = os.stat(record.path)  # noqa: PTH116
     return (status.st_size if size is None else size), status.st_mtime_ns

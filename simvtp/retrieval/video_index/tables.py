@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 
+from simvtp.data.lance.manifest import names_other_places
 from simvtp.data.places import Command, Url, named_place
 from simvtp.extras import needs
-from simvtp.retrieval.video_index.lance_manifest import names_other_places
 
 with needs("search", "a video index"):
     import lancedb

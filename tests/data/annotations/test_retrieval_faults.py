@@ -33,6 +33,12 @@ def test_paths_stay_below_the_root(write: Write, tmp_path: Path):
     assert "1 of 1 videos are not under" in error_of(table)
 
 
+def test_an_address_is_no_folder_to_look_in(write: Write):
+    source = write("t.csv", "key,vid_key,video_id,sentence\nr,m,one,x\n")
+    with pytest.raises(ManifestError, match=r"root https://host/clips is an address: .* copy them"):
+        load_retrieval(source, root="https://host/clips")
+
+
 TEST_HEADER = "key,vid_key,video_id,sentence\n"
 FAULTS = [
     ("", "it is empty"),

@@ -110,7 +110,7 @@ def test_data_that_lie_elsewhere_are_not_read(foreign, tmp_path, table):
 
 
 def test_a_damaged_manifest_is_told(foreign, monkeypatch):
-    damaged = "simvtp.retrieval.video_index.lance_manifest.Path.read_bytes"
+    damaged = "simvtp.data.lance.manifest.Path.read_bytes"
     for content in (b"", b"x" * 40, (16).to_bytes(4, "little") + b"\xff" * 16 + bytes(16)):
         monkeypatch.setattr(damaged, lambda _, content=content: content)
         with pytest.raises(VideoIndexError, match="damaged index"):

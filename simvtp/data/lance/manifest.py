@@ -9,7 +9,27 @@ from pathlib import Path
 
 _BASE_PATHS = 18
 _MOST_VERSIONS = 2**64 - 1
+_ENDING = ".manifest"
 _VARINT, _EIGHT_BYTES, _COUNTED, _FOUR_BYTES = 0, 1, 2, 5
+
+
+def latest_version(table: Path) -> int:
+    """Number of a table's newest version.
+
+    Raises:
+        ValueError: it has none.
+    """
+    names = [path.stem for path in table.glob(f"_versions/*{_ENDING}") if path.stem.isdecimal()]
+    if not names:
+        raise ValueError("it has no versions, so it is no table of Lance")
+    return max(_MOST_VERSIONS - int(name) if len(name) == 20 else int(name) for name in names)
+
+
+def manifests_of(table: Path, version: int) -> list[Path]:
+    """The manifest of a version: counted down in its name or, by older writers, up."""
+    names = (f"{_MOST_VERSIONS - version:020d}", str(version))
+    files = [table / "_versions" / f"{name}{_ENDING}" for name in names]
+    return [file for file in files if file.exists()] or files[:1]
 
 
 def names_other_places(table: Path, version: int) -> bool:
@@ -19,7 +39,10 @@ def names_other_places(table: Path, version: int) -> bool:
         ValueError, IndexError: it is no manifest.
         OSError: there is none.
     """
-    file = table / "_versions" / f"{_MOST_VERSIONS - version:020d}.manifest"
+    return any(map(_has_base_paths, manifests_of(table, version)))
+
+
+def _has_base_paths(file: Path) -> bool:
     content = file.read_bytes()
     start = int.from_bytes(content[-16:-8], "little")
     size = int.from_bytes(content[start : start + 4], "little")

@@ -1,0 +1,1 @@
+"""Tables of Lance: whether one may be opened, and its rows."""
