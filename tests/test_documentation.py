@@ -9,9 +9,11 @@ import re
 import runpy
 import shlex
 import shutil
+import sqlite3
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partialmethod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,11 +146,22 @@ def give_exported_folder(folder: Path) -> dict[str, Any]:
     return {"frames": torch.zeros(2, 4, 3, 32, 32, dtype=torch.uint8).numpy()}
 
 
+def give_database(folder: Path) -> dict[str, Any]:
+    with closing(sqlite3.connect(folder / "clips.sqlite")) as base:
+        base.execute("create table clips (id integer, said text, video blob)")
+        for number, clip in enumerate(load_manifest(folder / "clips.csv", root=folder / "CLIPS")):
+            row = (number, clip.captions[0], Path(str(clip.path)).read_bytes())
+            base.execute("insert into clips values (?, ?, ?)", row)
+        base.commit()
+    return {}
+
+
 # Names that a document takes as there, and the files it reads beside the clips.
 GIVEN: dict[str, Callable[[Path], dict[str, Any]]] = {
     "docs/conversion.md": give_weights,
     "docs/embed.md": give_model_and_index,
     "docs/modalities.md": give_tokens,
+    "docs/own_parts.md": give_database,
     "docs/python.md": give_classifier,
     "docs/serving.md": give_exported_folder,
 }

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from simvtp.data.shards.listing import ShardWarning, load_shards
     from simvtp.data.shards.order import ShardOrder
     from simvtp.data.sources import load_clips
+    from simvtp.data.streaming.clips import ClipStream
     from simvtp.data.tokenizer import (
         EncodedCaption,
         SpecialTokens,
@@ -68,6 +69,7 @@ __all__ = [
     "ClipInfo",
     "ClipMixture",
     "ClipRecord",
+    "ClipStream",
     "ClipTable",
     "ClipTransform",
     "Command",
@@ -143,6 +145,7 @@ _NAMES = {
     "shards.index": ("ShardError",),
     "shards.listing": ("ShardWarning", "load_shards"),
     "sources": ("load_clips",),
+    "streaming.clips": ("ClipStream",),
     "datasets.tasks": (
         *("LabelledClips", "LabelledDataset", "LabelledSample", "encode_question"),
         *("Question", "QuestionDataset", "QuestionSample", "QuestionSet"),

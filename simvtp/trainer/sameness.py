@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from simvtp.config.flat import flat_settings
-from simvtp.data import ClipMixture, ClipRecord, ClipTable
+from simvtp.data import ClipMixture, ClipRecord, ClipStream, ClipTable
 from simvtp.data.datasets.tasks import LabelledClips, QuestionSet
 from simvtp.training import require_same
 
@@ -72,7 +72,7 @@ def require_begun_with(digests: Mapping[str, str], begun: Mapping[str, str]) -> 
 
 
 def _digest_of_clips(train: Sequence[ClipRecord] | LabelledClips | QuestionSet) -> str:
-    if isinstance(train, ClipTable | ClipMixture):
+    if isinstance(train, ClipTable | ClipMixture | ClipStream):
         return train.digest()
     if isinstance(train, LabelledClips):
         return _digest([_said(train.records), train.labels.tolist(), train.classes])

@@ -17,6 +17,7 @@ from simvtp.data.datasets.quarantine import KILLED, Quarantine, TooManyBadClips
 from simvtp.data.datasets.reading_places import ReadingPlaces, ended_if_stuck
 from simvtp.data.mixtures.clips import ClipMixture
 from simvtp.data.shards.fetch import ClipFiles, ShardCache, local_clip
+from simvtp.data.streaming.clips import ClipStream
 from simvtp.data.tokenizer import encode_caption
 from simvtp.data.video.clips import ClipError, read_clip
 from simvtp.data.video.decoded_clips import DecodedClips
@@ -316,9 +317,11 @@ class ClipDataset(RandomClips[Sample]):
         return self.records[index]
 
     def others_like(self, index: int) -> range:
-        """The clips of the same source: what cannot be read does not change a mixture."""
+        """The clips of the same source, or those beside it in a stream."""
         if isinstance(self.records, ClipMixture):
             return self.records.clips_of(self.records.source_of(index))
+        if isinstance(self.records, ClipStream):
+            return self.records.clips_of(index)
         return super().others_like(index)
 
     def cut(self, index: int) -> ClipCut:

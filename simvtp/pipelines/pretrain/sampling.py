@@ -9,15 +9,18 @@ from simvtp.config import ModelConfig, PretrainConfig
 from simvtp.config.checks import require
 from simvtp.config.data_source import names_of, sizes_of
 from simvtp.config.mask_counts import num_hidden_tubes
-from simvtp.data import ClipMixture, ClipTable, EpochSampler, MixtureOrder, ShardOrder
+from simvtp.data import ClipMixture, ClipStream, ClipTable, EpochSampler, MixtureOrder, ShardOrder
+from simvtp.data.streaming.order import StreamOrder
 from simvtp.data.token_batches import TokenPlan, TokenSampler
 from simvtp.data.tokenizer import longest_caption
+
+TrainingClips = ClipTable | ClipMixture | ClipStream
 
 
 def build_sampler(
     config: PretrainConfig,
     *,
-    train: ClipTable | ClipMixture,
+    train: TrainingClips,
     tokenizer: Tokenizer,
     rank: int = 0,
     world_size: int = 1,
@@ -39,13 +42,20 @@ def build_sampler(
     run = config.run
     place: dict[str, Any] = {"seed": run.seed, "rank": rank, "world_size": world_size}
     if run.batch_tokens is not None:
+        if isinstance(train, ClipStream):
+            raise ValueError(
+                f"run.batch_tokens {run.batch_tokens} needs the lengths of captions, and those of "
+                "a stream are not known before; set run.batch_size"
+            )
         tokens = _clip_tokens(config, train, tokenizer, budget=run.batch_tokens)
         ranks = world_size if planned_ranks is None else planned_ranks
         plan, order = _planned(config, train, tokens, budget=run.batch_tokens, num_ranks=ranks)
         return TokenSampler(plan, order=order, **place)
     global_batch = run.batch_size * world_size
     order = _order(config, train, global_batch=global_batch)
-    num_samples = order.num_samples if isinstance(order, MixtureOrder) else len(train)
+    num_samples = len(train)
+    if isinstance(order, MixtureOrder | StreamOrder):
+        num_samples = order.num_samples
     return EpochSampler(num_samples, batch_size=run.batch_size, order=order, **place)
 
 
@@ -87,7 +97,7 @@ def _planned(
     *,
     budget: int,
     num_ranks: int,
-) -> tuple[TokenPlan, MixtureOrder | ShardOrder | None]:
+) -> tuple[TokenPlan, MixtureOrder | StreamOrder | ShardOrder | None]:
     """Batches, and the order that they cut; `clip_tokens` of each source."""
     run = config.run
     num_parts = num_ranks * run.accumulate
@@ -110,15 +120,17 @@ def _planned(
 
 def _order(
     config: PretrainConfig,
-    train: ClipTable | ClipMixture,
+    train: TrainingClips,
     *,
     global_batch: int,
     multiple: int | None = None,
-) -> MixtureOrder | ShardOrder | None:
+) -> MixtureOrder | StreamOrder | ShardOrder | None:
     """The order of an epoch; None where any one will do."""
     settings = {"global_batch": global_batch, "shuffle_buffer": config.data.shuffle_buffer}
     if isinstance(train, ClipMixture):
         return train.order(multiple=multiple, **settings)
+    if isinstance(train, ClipStream):
+        return train.order(**settings)
     if (shard_sizes := train.shard_sizes()) is None:
         return None
     return ShardOrder(shard_sizes, **settings)

@@ -15,6 +15,7 @@ from simvtp.config.data_source import names_of, sizes_of
 from simvtp.data import (
     ClipDataset,
     ClipMixture,
+    ClipStream,
     ClipTable,
     MultiScaleCrop,
     ShardCache,
@@ -35,7 +36,7 @@ from simvtp.masking import RunningCellMasker, TextMasker, TubeMasker
 from simvtp.model import SimVTP
 from simvtp.objective import Objective
 from simvtp.parts import ModelParts
-from simvtp.pipelines.pretrain.sampling import build_sampler
+from simvtp.pipelines.pretrain.sampling import TrainingClips, build_sampler
 from simvtp.seeding import derive_seed
 from simvtp.step_features import ExtraTerm
 from simvtp.trainer.run_plan import MODEL_STREAM, TrainingLoader
@@ -49,10 +50,10 @@ class TrainingData(NamedTuple):
     Attributes:
         train: the clips to train on.
         validation: held-out clips.
-        files: finds the files of those to train on.
+        files: finds the files of those to train on; a stream finds its own.
     """
 
-    train: ClipTable | ClipMixture
+    train: TrainingClips
     validation: ClipTable | None
     files: ClipFiles
 
@@ -115,7 +116,7 @@ def build_shard_cache(config: DataConfig) -> ShardCache:
 
 
 def build_tokenizer(
-    config: PretrainConfig, *, train: ClipTable | ClipMixture, saved: Path, begun: bool
+    config: PretrainConfig, *, train: TrainingClips, saved: Path, begun: bool
 ) -> Tokenizer:
     """The run's tokenizer: the one given, or one trained on the captions.
 
@@ -139,6 +140,11 @@ def build_tokenizer(
         return load_tokenizer(saved)
     if config.data.tokenizer is not None:
         tokenizer = load_tokenizer(config.data.tokenizer)
+    elif isinstance(train, ClipStream):
+        raise ValueError(
+            "what a stream says is not known before it is read; name a vocabulary "
+            "(data.tokenizer), such as tokenizer.json of a model"
+        )
     else:
         tokenizer = train_tokenizer(train.captions(), vocab_size=config.model.vocab_size)
     # Tokenizer.save raises a bare Exception where the disk is full.
@@ -234,7 +240,7 @@ def build_collator(
 def build_training_loader(
     config: PretrainConfig,
     *,
-    train: ClipTable | ClipMixture,
+    train: TrainingClips,
     files: ClipFiles,
     tokenizer: Tokenizer,
     **processes: Any,
@@ -275,7 +281,7 @@ def _cut(data: DataConfig, sizes: ModelConfig) -> ClipCut:
     return ClipCut(sizes.num_frames, crop)
 
 
-def _cuts(config: PretrainConfig, train: ClipTable | ClipMixture) -> CutBySource | None:
+def _cuts(config: PretrainConfig, train: TrainingClips) -> CutBySource | None:
     """How the clips of each source are cut; None where all are cut alike."""
     sizes = [sizes_of(source, config.model) for source in config.data.sources]
     if all(size == config.model for size in sizes):
@@ -287,12 +293,17 @@ def _cuts(config: PretrainConfig, train: ClipTable | ClipMixture) -> CutBySource
 def _build_dataset(
     config: PretrainConfig,
     *,
-    train: ClipTable | ClipMixture,
+    train: TrainingClips,
     files: ClipFiles,
     tokenizer: Tokenizer,
     collator: Collator,
 ) -> ClipDataset:
     sizes, data = config.model, config.data
+    if data.cache_gb and isinstance(train, ClipStream):
+        raise ValueError(
+            f"the clips of a stream are not kept decoded, got data.cache_gb {data.cache_gb:g}; set "
+            "it to 0"
+        )
     return ClipDataset(
         train,
         tokenizer=tokenizer,

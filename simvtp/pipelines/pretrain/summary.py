@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from simvtp.config import DataConfig, DataSource, PretrainConfig
-from simvtp.data import ClipMixture, ClipTable, EpochSampler, MixtureOrder, TooManyBadClips
+from simvtp.data import (
+    ClipMixture,
+    ClipStream,
+    ClipTable,
+    EpochSampler,
+    MixtureOrder,
+    TooManyBadClips,
+)
 from simvtp.data.datasets.quarantine import require_few_bad
 from simvtp.data.mixtures.held_out import clips_in_both
 from simvtp.data.token_batches import TokenSampler
@@ -144,10 +151,12 @@ def print_start(
         f"run:   steps {steps[0]} to {steps[1]} on {model.device}, in "
         f"{config.run.out}",
     )
-    tell_unknown_captions(console, model.tokenizer, data.train)
-    if data.validation is not None:
-        tell_unknown_captions(console, model.tokenizer, data.validation)
-        _tell_clips_in_both(console, data.train, data.validation)
+    # What a stream holds is not known before it is read.
+    known = () if isinstance(data.train, ClipStream) else (data.train,)
+    for clips in (*known, *(() if data.validation is None else (data.validation,))):
+        tell_unknown_captions(console, model.tokenizer, clips)
+    if data.validation is not None and known:
+        _tell_clips_in_both(console, known[0], data.validation)
 
 
 def _understood(config: PretrainConfig, data: TrainingData, sampler: EpochSampler) -> str:
