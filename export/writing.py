@@ -168,8 +168,7 @@ def _export(trained: SimVTP, folder: Path, out: str | Path, writer: Writer) -> E
         write_report(work.export, report)
         if settings.repeats:
             progress_console().print(
-                "Timing the graphs beside torch, which compiles its own first: a minute or more. "
-                "--no-latency leaves that out."
+                "Timing the graphs beside torch; Ctrl-C (or --no-latency) leaves that out."
             )
             timed = _latency(source, work, writer)
             report["latency"] = timed["latency"]
@@ -272,7 +271,10 @@ def _latency(source: Source, work: Work, writer: Writer) -> dict[str, Any]:
         model=source.folder,
         **writer.timed(work.export),
     )
-    timings, skipped = bench(folder, options)
+    try:
+        timings, skipped = bench(folder, options)
+    except KeyboardInterrupt:
+        return {"latency": [], "notes": ["Not timed: it was stopped meanwhile."]}
     reasons = dict.fromkeys(f"Not timed: {one.contestant}: {one.reason}" for one in skipped)
     return {
         "latency": [timing._asdict() for timing in timings],

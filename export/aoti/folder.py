@@ -121,8 +121,8 @@ class AotiWriter(Writer):
     def timed(self, folder: Path) -> dict[str, Any]:
         """Torch and the compiled files, on the device they are for."""
         ending = "-cuda" if self.settings.device == "cuda" else ""
-        contestants = (f"torch-eager{ending}", f"torch-compiled{ending}")
-        return {"only": (*contestants, f"aoti-{self.settings.device}"), "aoti": (folder,)}
+        contestants = (f"torch-eager{ending}", f"aoti-{self.settings.device}")
+        return {"only": contestants, "aoti": (folder,)}
 
     @property
     def _place(self) -> str:

@@ -25,7 +25,7 @@ from simvtp.parts import ModelParts
 
 _USUAL = ExportSettings()
 _PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
-_CONTESTANTS = ("torch-eager", "torch-compiled", "onnxruntime-cpu")
+_CONTESTANTS = ("torch-eager", "onnxruntime-cpu")
 _BY_RUNTIME = "The ONNX files were run by ONNX Runtime on the CPU"
 _HOW_COMPARED = {
     "fp32": f"{_BY_RUNTIME}.",
@@ -164,4 +164,4 @@ class OnnxWriter(Writer):
     def timed(self, folder: Path) -> dict[str, Any]:
         """Torch and ONNX Runtime on the CPU, which has no kernels for bfloat16."""
         has_kernels = self.settings.precision != "bf16"
-        return {"only": _CONTESTANTS if has_kernels else _CONTESTANTS[:2]}
+        return {"only": _CONTESTANTS if has_kernels else _CONTESTANTS[:1]}

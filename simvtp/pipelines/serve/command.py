@@ -17,7 +17,7 @@ from export.runtime.folder_runtime import BACKENDS
 from simvtp.command_line import at_least, command_parser, run_command
 from simvtp.extras import needs
 from simvtp.pipelines.serve.settings import TASKS, ServeSettings
-from simvtp.printing import Console
+from simvtp.printing import Console, progress_console
 
 if TYPE_CHECKING:
     from simvtp.pipelines.serve.models.served_model import ServedModel
@@ -103,6 +103,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
     fetcher = Fetcher(
         options.allow_urls, most_bytes=settings.max_body, seconds=settings.request_seconds / 2
     )
+    progress_console().print(f"loading {options.model}", markup=False)
     model = _opened(options)
     if options.tasks is not None:
         _leave_tasks(model, options.tasks)

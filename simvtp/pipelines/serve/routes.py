@@ -134,7 +134,9 @@ async def _match(request: Request) -> Response:
             async with _form(request, service) as form:
                 _require_model(service, form.get("model"))
                 files = await _files(service, form, place)
-                pairs = _pairs(form.getlist("text"), files)
+                texts = form.getlist("text")
+                service.check_count(len(texts), "text")
+                pairs = _pairs(texts, files)
         else:
             _require_type(request, "application/json")
             asked = await asyncio.to_thread(parsed, MatchRequest, await request.body())

@@ -106,9 +106,11 @@ class Service:
     def check_count(self, count: int, param: str) -> None:
         """Refuse a request of no or too many inputs."""
         most = self.settings.max_inputs
-        if not 1 <= count <= most:
+        if count < 1:
+            raise Refusal(f"there is no {param!r}; give from 1 to {most} of them", param=param)
+        if count > most:
             raise Refusal(
-                f"{param} must be from 1 to {most} in one request, got {count}; split longer lists",
+                f"{param} must be at most {most} in one request, got {count}; split longer lists",
                 param=param,
             )
 

@@ -55,7 +55,7 @@ def test_an_epoch_has_whole_batches_of_each_share(mixture: ClipMixture):
     shares = mixture.shares(global_batch=5)
     assert [share.per_epoch for share in shares] == [15, 5]
     assert [share.shard_sizes for share in shares] == [None, (2, 1, 7)]
-    with pytest.raises(ValueError, match="holds no batch of 30; set --run.batch_size 24 or less"):
+    with pytest.raises(ValueError, match=r"no batch of 30; set --run\.batch_size 24"):
         mixture.shares(global_batch=30)
     thin = ClipMixture(mixture.parts, names=["a", "b"], weights=[99, 1])
     with pytest.raises(ValueError, match="source b has a weight of 1 of 100, which is less"):

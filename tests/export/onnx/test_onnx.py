@@ -12,6 +12,7 @@ import onnx
 import pytest
 import torch
 
+from export import writing
 from export.bench.machine import describe_machine, machine_text
 from export.onnx import main
 from export.report import print_report
@@ -289,12 +290,26 @@ def test_latencies(exported_model_folder, tmp_path, capsys):
     assert code == 0, said
     rows = read_exported_folder(out).report["latency"]
     assert [(row["batch"], row["contestant"]) for row in rows] == [
-        (batch, contestant)
-        for batch in (1, 2)
-        for contestant in ("torch-eager", "torch-compiled", "onnxruntime-cpu")
+        (batch, contestant) for batch in (1, 2) for contestant in ("torch-eager", "onnxruntime-cpu")
     ]
     assert all(0 < row["p50_ms"] <= row["p95_ms"] for row in rows)
     assert f"Timed on {machine_text(describe_machine())} with threads: 1" in said
+
+
+def test_a_stopped_timing_costs_its_figures_alone(
+    exported_model_folder, tmp_path, capsys, monkeypatch
+):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writing, "bench", stop)
+    out = tmp_path / "out"
+    command = ("--model", exported_model_folder, "--out", out, "--graphs", "text", *SIZES)
+    code, said = run(capsys, *command, "--repeats", 2)
+    assert code == 0, said
+    report = read_exported_folder(out).report
+    assert report["latency"] == []
+    assert report["notes"][-1] == "Not timed: it was stopped meanwhile."
 
 
 def test_the_options_of_image_transformers(exported_model, tmp_path, capsys):
