@@ -41,7 +41,7 @@ def test_each_shot_becomes_a_clip_that_waits_for_a_caption(
     out = tmp_path / "clips"
     assert cut(videos, out) == 1
     told = capsys.readouterr().out
-    assert "4 clips of 1 videos; write their captions into" in told
+    assert "4 clips of 1 video; write their captions into" in told
     assert "bad: " in told
     with (out / "clips.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -98,7 +98,7 @@ def test_what_fiftyone_cannot_play_is_left_out_by_name(tmp_path, capsys):
     assert "left out a.mp4: there is no such file" in said
     assert "b.mp4 is not below" in said
     assert "left out c.gif: FiftyOne takes no .gif for a video" in said
-    assert "1 videos" in said
+    assert "1 video" in said
 
 
 @pytest.mark.parametrize(
