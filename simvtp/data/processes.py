@@ -127,11 +127,19 @@ class IsolatedPool(Generic[Job, Result]):
         import_ahead(function.__module__)
         self._function = function
         self._time_limit = time_limit
+        self._num_processes = num_processes
+        self._pool = self._new_pool()
+
+    def _new_pool(self) -> ProcessPool:
         settings = {"initializer": end_with_parent, "context": worker_context()}
-        self._pool = ProcessPool(num_processes, **settings)
+        return ProcessPool(self._num_processes, **settings)
 
     def begin(self, job: Job) -> "Future[Result]":
         """Queue a job; a future that is cancelled ends the process that is at it."""
+        # Pebble's pool is lost for good when a process dies that is at nothing.
+        if not self._pool.active:
+            self.close()
+            self._pool = self._new_pool()
         return self._pool.schedule(self._function, args=[job], timeout=self._time_limit)
 
     def outcome(self, begun: "Future[Result]") -> Result | Lost:

@@ -1,11 +1,15 @@
 """Worker processes do the jobs they are given, and nothing of the script that starts them."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
+import time
+from operator import neg
 from pathlib import Path
 
 import simvtp
+from simvtp.data.processes import IsolatedPool
 
 _SCRIPT = """
 from operator import neg
@@ -29,3 +33,20 @@ def test_a_script_without_a_guard_is_run_once(tmp_path):
     )
     assert (done.stdout, done.stderr) == ("[-1, -2, -3]\n", "")
     assert (tmp_path / "runs").read_text() == "x"
+
+
+def test_a_process_that_dies_at_nothing_costs_nothing():
+    others = multiprocessing.active_children()
+    pool = IsolatedPool(neg, num_processes=1, time_limit=60)
+    try:
+        assert pool.outcome(pool.begin(1)) == -1
+        (worker,) = (child for child in multiprocessing.active_children() if child not in others)
+        worker.kill()
+        worker.join()
+        # It is missed within a moment, by a thread.
+        deadline = time.monotonic() + 60
+        while pool._pool.active and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert pool.outcome(pool.begin(2)) == -2
+    finally:
+        pool.close()
