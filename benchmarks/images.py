@@ -10,6 +10,7 @@ import argparse
 import csv
 import json
 import shlex
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +149,9 @@ def _difference(results: list[dict[str, Any]], name: str) -> tuple[float, float,
         variant: {each["seed"]: each[name] for each in results if each["variant"] == variant}
         for variant in (VIDEOS, PHOTOGRAPHS)
     }
-    means = [sum(values.values()) / len(values) for values in by_variant.values()]
+    without, beside = (statistics.mean(values.values()) for values in by_variant.values())
     change = compare(by_variant[PHOTOGRAPHS], by_variant[VIDEOS])
-    return (*means, change.mean, change.half_width)
+    return without, beside, change.mean, change.half_width
 
 
 def _command(options: argparse.Namespace) -> str:
