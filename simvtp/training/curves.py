@@ -24,8 +24,8 @@ def plot_curves(metrics_jsonl: str | Path, *, out_png: str | Path) -> Path:
     Every metric that was logged gets a panel with its raw and its smoothed curve, figures of the
     terms one for all of them; every evaluation gets one with all of its recalls, accuracies and
     areas under curves, in per cent, and one with its pixel errors, those with `chance`, `floor` or
-    `majority` in their name dashed. Figures of terms or sources have a logarithmic axis where they
-    span a decade.
+    `majority` in their name dashed; what was measured once is bars. Figures of terms or sources
+    have a logarithmic axis where they span a decade.
 
     Args:
         metrics_jsonl: the file that `RunLog` writes.
@@ -136,21 +136,44 @@ def _draw(panel: "Axes", title: str, curves: Curves) -> None:
             values[~(values > 0)] = np.nan
             panel.plot(steps, values, ".-", markersize=3, label=name)
     else:
-        if title.endswith(": errors"):
-            factor = 1
-            panel.set_ylabel("mean squared error")
-        else:
-            factor = 100
-            panel.set_ylim(-2, 102)
-            panel.set_ylabel("per cent")
-        for name, points in curves.items():
-            steps, values = np.array(points, dtype=float).T
-            panel.plot(steps, factor * values, _line_of(name), markersize=3, label=name)
+        _draw_evaluation(panel, title, curves)
+        return
     panel.legend(fontsize="small")
 
 
+def _draw_evaluation(panel: "Axes", title: str, curves: Curves) -> None:
+    is_error = title.endswith(": errors")
+    factor, unit = (1, "mean squared error") if is_error else (100, "per cent")
+    if all(len(points) == 1 for points in curves.values()):
+        values = {name: factor * value for name, [(_, value)] in curves.items()}
+        _draw_bars(panel, values, unit=unit, digits=3 if is_error else 1)
+        return
+    panel.set_ylabel(unit)
+    if not is_error:
+        panel.set_ylim(-2, 102)
+    for name, points in curves.items():
+        steps, values = np.array(points, dtype=float).T
+        panel.plot(steps, factor * values, _line_of(name), markersize=3, label=name)
+    panel.legend(fontsize="small")
+
+
+def _draw_bars(panel: "Axes", values: dict[str, float], *, unit: str, digits: int) -> None:
+    """What was measured once: a bar for each figure, with its name and value on it."""
+    for place, (name, value) in enumerate(values.items()):
+        panel.barh(place, value, color="tab:gray" if _is_beside(name) else "tab:blue", alpha=0.4)
+        panel.text(0, place, f" {name} {value:.{digits}f}", va="center", fontsize=6)
+    panel.set_xlabel(unit)
+    panel.set_yticks([])
+    panel.invert_yaxis()
+
+
+def _is_beside(name: str) -> bool:
+    """Whether a figure is what the model's are held against."""
+    return any(word in name for word in ("chance", "floor", "majority"))
+
+
 def _line_of(name: str) -> str:
-    return "--" if any(word in name for word in ("chance", "floor", "majority")) else "o-"
+    return "--" if _is_beside(name) else "o-"
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:

@@ -83,10 +83,26 @@ def test_an_axis_is_logarithmic_where_a_decade_is_spanned(monkeypatch, tmp_path,
 
 def test_steps_are_whole_numbers_and_shares_per_cent(monkeypatch, tmp_path):
     records = [{"step": step, "loss": 1.0} for step in (5, 6)]
-    records.append({"step": 6, "event": "held-out", "t2v recall@1": 0.25})
+    records += [{"step": n, "event": "held-out", "t2v recall@1": n / 24} for n in (3, 6)]
     axes = axes_of(monkeypatch, tmp_path, *records)
     ticks = axes["loss"].get_xticks()
     assert all(tick == round(tick) for tick in ticks), ticks
     (line,) = axes["held-out"].get_lines()
-    assert line.get_ydata().tolist() == [25.0]
+    assert line.get_ydata().tolist() == [12.5, 25.0]
     assert axes["held-out"].get_ylabel() == "per cent"
+
+
+def test_what_was_measured_once_is_bars(monkeypatch, tmp_path):
+    once = {"recall@1 by cosine": 0.25, "recall@1 by cosine: chance": 0.01, "pixel error": 0.63}
+    records = [{"step": 6, "loss": 1.0}, {"step": 6, "event": "learned", **once}]
+    axes = axes_of(monkeypatch, tmp_path, *records)
+    shares, errors = axes["learned"], axes["learned: errors"]
+    assert [bar.get_width() for bar in shares.patches] == [25.0, 1.0]
+    said = [text.get_text().strip() for text in (*shares.texts, *errors.texts)]
+    assert said == [
+        "recall@1 by cosine 25.0",
+        "recall@1 by cosine: chance 1.0",
+        "pixel error 0.630",
+    ]
+    assert (shares.get_xlabel(), errors.get_xlabel()) == ("per cent", "mean squared error")
+    assert shares.get_legend() is None
