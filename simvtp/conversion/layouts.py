@@ -261,7 +261,8 @@ def _transformers(prefix: str) -> Layout:
         Stem("encoder_to_decoder.", "pixel_decoder.from_encoder."),
         Stem("mask_token", "pixel_decoder.mask_token"),
     )
-    ignored = ((r"classifier\..*", "the classes it was fine-tuned for"),)
+    # Versions around 5.10 give the keys a bias, too.
+    ignored = (_KEY_BIAS, (r"classifier\..*", "the classes it was fine-tuned for"))
     return Layout("VideoMAE of transformers", NON_COMMERCIAL, _VIDEO, stems, ignored)
 
 

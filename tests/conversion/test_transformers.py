@@ -212,6 +212,21 @@ def test_a_projection_without_its_keys(tmp_path):
         converted(tmp_path / "weights.bin")
 
 
+@torch.no_grad()
+def test_key_biases_change_nothing(tmp_path, clips):
+    theirs = videomae("VideoMAEForPreTraining", use_mean_pooling=False)
+    folder = save(theirs, tmp_path, names="5.x", form="safetensors")
+    without, _, _ = converted(folder)
+    state = load_file(folder / "model.safetensors")
+    queries = [name for name in state if name.endswith("attention.query.bias")]
+    keys = {name.replace("query", "key"): torch.randn_like(state[name]) for name in queries}
+    save_file(state | keys, folder / "model.safetensors")
+    model, report, _ = converted(folder)
+    assert len(keys) == 3
+    assert torch.equal(model.encode_video(clips), without.encode_video(clips))
+    assert "key biases cancel" in " ".join(row.where for row in report.ignored)
+
+
 def test_both_spellings_of_one_tensor(tmp_path):
     theirs = videomae("VideoMAEForPreTraining", use_mean_pooling=False)
     name = "videomae.encoder.layer.0.attention.attention"
