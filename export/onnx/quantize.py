@@ -58,6 +58,9 @@ def quantize_graph(
         # Symbolic shapes cannot be inferred through the casts of the masks; the others suffice.
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         names = products(prepared)
+        model = onnx.load(prepared)
+        # The quantiser turns weights around and, before 1.32, trips over the shapes they had.
+        del model.graph.value_info[:]
         if not names:
             raise ValueError(f"{source} has no product with weights to quantise")
         options = {
@@ -70,10 +73,10 @@ def quantize_graph(
             "extra_options": {"MatMulConstBOnly": True},
         }
         if method == "dynamic":
-            quantize_dynamic(str(prepared), str(target), **options)
+            quantize_dynamic(model, str(target), **options)
         else:
             quantize_static(
-                str(prepared),
+                model,
                 str(target),
                 _Batches(calibration),
                 quant_format=QuantFormat.QDQ,
