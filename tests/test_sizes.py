@@ -142,7 +142,8 @@ def test_a_mixed_step_is_that_of_each_sequence_by_itself(positions):
     losses.total.backward()
     alone = by_itself(model, batch)
     video, text = (functional.normalize(alone[name], dim=1) for name in ("videos", "texts"))
-    logits = text @ video.T / 0.05
+    # It is kept in float32.
+    logits = text @ video.T / objective.contrast.temperature.detach()
     own = torch.arange(batch.num_clips)
     vtc = functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)
     negatives = sample_negatives_within(
@@ -160,7 +161,7 @@ def test_a_mixed_step_is_that_of_each_sequence_by_itself(positions):
     vtm = functional.cross_entropy(torch.stack([*matched, *unmatched]), labels)
     wanted = {"pixels": alone["pixels"], "words": alone["words"], "vtc": vtc, "vtm": vtm}
     for name, value in wanted.items():
-        torch.testing.assert_close(losses.terms[name], value, rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(losses.terms[name], value, rtol=1e-12, atol=1e-12)
     gradient = {name: weight.grad for name, weight in model.named_parameters()}
     model.zero_grad()
     sum(wanted.values()).backward()

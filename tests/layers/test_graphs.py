@@ -152,6 +152,9 @@ def test_one_graph_serves_all_batches(compiled_graphs):
     assert not counters["graph_break"]
 
 
+@pytest.mark.skipif(
+    torch.__version__ < (2, 12), reason="torch 2.11 breaks the graph at a fake tensor's unflatten"
+)
 def test_the_kernel_of_a_gpu_is_part_of_the_graph(compiled_graphs, monkeypatch):
     """Traced for a device that need not be there: what it computes is for tests on one."""
     monkeypatch.setattr(attention_module, "_runs", lambda name, *_: name == "varlen")

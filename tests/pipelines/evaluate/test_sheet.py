@@ -96,7 +96,9 @@ def test_the_sheet_as_a_picture(evaluated, captioned, tmp_path):
     with Image.open(out) as picture:
         width, height = picture.size
         colours = picture.convert("RGB").getcolors(1_000_000)
-    assert (width, height) == (1440, round(100 * (1.65 * 12 + 0.5)))
+    assert width == 1440
+    # Versions of matplotlib round a half of a pixel differently.
+    assert abs(height - 100 * (1.65 * 12 + 0.5)) <= 1
     assert len(colours) > 200
 
 
