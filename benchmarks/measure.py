@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn
 from torch.profiler import ProfilerActivity, profile
 
-from simvtp.printing import Console, PlainColumn
+from simvtp.printing import Console, PlainColumn, Progress
 from simvtp.training.matrix_rate import matrix_rate
 
 _MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn
 
 from export.bench import BenchOptions, bench
 from export.bench.contestants import torch_precision
@@ -36,7 +36,7 @@ from simvtp.files import put_in_place, unfinished
 from simvtp.model import SimVTP
 from simvtp.model_folder import find_model_folder
 from simvtp.parts import ModelParts
-from simvtp.printing import PlainColumn, progress_console
+from simvtp.printing import PlainColumn, Progress, progress_console
 
 DTYPES = {
     "fp32": torch.float32,

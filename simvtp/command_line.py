@@ -1,8 +1,12 @@
 """What command lines share: the form of their help, how data are named, least values, views."""
 
+import os
+import signal
 import sys
+import threading
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -101,18 +105,19 @@ def run_command(
         failed: errors that give the exit code 1.
         refused: errors that give the exit code 2, beside those of files and disks.
         place: file or folder that is told with errors of a disk that name none.
-        stopped: what Ctrl-C has left.
+        stopped: what Ctrl-C or SIGTERM has left.
 
     Returns:
-        The exit code: what the work returns or 0; 1 or 2 for errors, 130 for Ctrl-C.
+        The exit code: what the work returns or 0; 1 or 2 for errors, 130 for Ctrl-C, 143 for
+        SIGTERM.
     """
     console = Console(soft_wrap=True)
     try:
-        with tracebacks(options.debug), quietly(options.quiet):
+        with terminable(), tracebacks(options.debug), quietly(options.quiet):
             return work(options, console) or 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         console.print(stopped)
-        return 130
+        return 143 if isinstance(stop, Terminated) else 130
     except failed as error:
         message, code = str(error), 1
     except OSError as error:
@@ -122,6 +127,37 @@ def run_command(
         message, code = str(error), 2
     console.print(f"error: {message}", style="red")
     return code
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as schedulers and containers send it; what ends at Ctrl-C ends at this, too."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Within this, SIGTERM raises `Terminated`, so that nothing unfinished is left behind.
+
+    Does nothing where somebody handles the signal already, nor in a thread, nor in processes that
+    begin meanwhile.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    owner = os.getpid()
+
+    def terminate(*_: object) -> None:
+        if os.getpid() == owner:
+            raise Terminated
+        # A process that was forked.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def add_data_options(

@@ -10,6 +10,7 @@ import io
 import os
 import re
 import sys
+import time
 import traceback
 from argparse import ArgumentParser
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from contextvars import ContextVar
 from typing import Any
 
 import rich.console
+import rich.progress
+from rich.console import RenderableType
 from rich.progress import Task, TextColumn
 from rich.text import Text
 
@@ -52,6 +55,10 @@ def add_verbosity(parser: ArgumentParser) -> None:
     add("--quiet", action="store_true", help="show results and errors, no notes, no progress")
     add("--debug", action="store_true", help="show where in the code errors arise")
 
+
+# Of a log: seconds until the first line of a bar, and between two at most.
+_FIRST_LINE_SECONDS = 5.0
+_LINE_SECONDS = 60.0
 
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 
@@ -143,3 +150,37 @@ class PlainColumn(TextColumn):
     def render(self, task: Task) -> Text:
         """The text as it is."""
         return Text(printable(self.text_format.format(task=task)), style=self.style)
+
+
+class Progress(rich.progress.Progress):
+    """A progress bar; where no terminal shows it, as in a log, it is printed now and then.
+
+    The first line comes after five seconds, the next ones at twice the distance each, up to one a
+    minute. Arguments as for rich.
+    """
+
+    def __init__(self, *columns: str | rich.progress.ProgressColumn, **options: Any) -> None:
+        self._next_line = time.monotonic() + _FIRST_LINE_SECONDS
+        self._distance = _FIRST_LINE_SECONDS
+        super().__init__(*columns, **options)
+
+    def get_renderable(self) -> RenderableType:
+        """What rich asks for ten times a second, whether there is a terminal or not."""
+        shown = super().get_renderable()
+        if time.monotonic() >= self._next_line:
+            self._distance = min(_LINE_SECONDS, 2 * self._distance)
+            self._next_line = time.monotonic() + self._distance
+            if self.live.is_started and not self._is_watched:
+                self.console.print(shown)
+        return shown
+
+    def stop(self) -> None:
+        """End; of a bar that is to leave nothing there is no empty line in a log, either."""
+        if self.live.transient and not self._is_watched:
+            self.live.stop()
+        else:
+            super().stop()
+
+    @property
+    def _is_watched(self) -> bool:
+        return self.console.is_terminal or self.console.is_jupyter

@@ -3,16 +3,24 @@
 import ast
 import io
 import sys
+import time
 import unicodedata
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.progress import Progress
 from rich.table import Table
 
-from simvtp.printing import Console, PlainColumn, counted, printable, printable_lines
+from simvtp import printing
+from simvtp.printing import (
+    Console,
+    PlainColumn,
+    Progress,
+    counted,
+    printable,
+    printable_lines,
+)
 
 ROOT = Path(__file__).parents[1]
 STRANGE = "[red]a[/red] [/b] :a: \x1b[2J\x9b2J\r\u202egpj.mp4 \udc80"
@@ -69,6 +77,29 @@ def test_a_bar_shows_what_stands_there():
     assert WRITTEN in stream.getvalue()
 
 
+def bar_of(seconds: float, monkeypatch: pytest.MonkeyPatch, **options) -> list[str]:
+    monkeypatch.setattr(printing, "_FIRST_LINE_SECONDS", 0.1)
+    stream = io.StringIO()
+    console = Console(file=stream, width=60, color_system=None, **options)
+    with Progress("{task.description}", console=console, transient=True) as progress:
+        progress.add_task("at work")
+        time.sleep(seconds)
+    return stream.getvalue().splitlines()
+
+
+def test_a_log_hears_of_a_bar_at_growing_distances(monkeypatch: pytest.MonkeyPatch):
+    # After 0.1, 0.3 and 0.7 seconds; rich looks ten times a second, and a busy machine later.
+    lines = [line.strip() for line in bar_of(1.2, monkeypatch) if line.strip()]
+    assert set(lines) == {"at work"}
+    assert 1 <= len(lines) <= 3
+
+
+def test_nothing_is_added_to_a_bar_that_is_seen_or_over_soon(monkeypatch: pytest.MonkeyPatch):
+    assert bar_of(0, monkeypatch) == []
+    seen = "".join(bar_of(0.5, monkeypatch, force_terminal=True))
+    assert seen.count("\n") == 0
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_an_old_console_ends_nothing(encoding: str, monkeypatch: pytest.MonkeyPatch):
     data = io.BytesIO()
@@ -99,7 +130,7 @@ def _calls(tree: ast.AST) -> set[str]:
 def test_there_is_one_way_to_print():
     folders = ("simvtp", "export", "benchmarks")
     files = [file for folder in folders for file in ROOT.glob(f"{folder}/**/*.py")]
-    others = {"rich.console.Console", "rich.print", "rich.get_console"}
+    others = {"rich.console.Console", "rich.print", "rich.get_console", "rich.progress.Progress"}
     found = []
     for file in files:
         tree = ast.parse(file.read_text())

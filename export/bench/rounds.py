@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn
 
-from simvtp.printing import PlainColumn, progress_console
+from simvtp.printing import PlainColumn, Progress, progress_console
 
 
 class Spread(NamedTuple):

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.progress import BarColumn, Progress, TimeElapsedColumn
+from rich.progress import BarColumn, TimeElapsedColumn
 
 from export.parity import ParityError
 from export.runtime.engine_file import ENDINGS
@@ -30,7 +30,7 @@ from export.trt.report import print_engines
 from export.trt.settings import BuildSettings, Plan, check_options
 from export.trt.source import Source, find_source
 from simvtp.command_line import command_parser, run_command
-from simvtp.printing import Console, PlainColumn, progress_console
+from simvtp.printing import Console, PlainColumn, Progress, progress_console
 
 _SIZES = ("MIN", "OPT", "MAX")
 
@@ -110,9 +110,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
 
 def _build(plan: Plan, source: Source, console: Console) -> None:
     columns = (PlainColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    shown = progress_console()
-    hidden = not shown.is_terminal
-    with Progress(*columns, console=shown, transient=True, disable=hidden) as progress:
+    with Progress(*columns, console=progress_console(), transient=True) as progress:
         names = ", ".join(graph.name for graph in source.graphs)
         progress.add_task(f"building {names}", total=None)
         engines = build_all(plan, source)

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from simvtp.data.clip_table import ClipRecord
 from simvtp.data.video.clips import ClipError
 from simvtp.decoding.frame_names import has_frames
-from simvtp.printing import PlainColumn, progress_console
+from simvtp.printing import PlainColumn, Progress, progress_console
 
 File = str | os.PathLike[str]
 LeftOut = MutableMapping[Any, str]
@@ -88,15 +88,14 @@ def num_processes(num_files: int) -> int:
 
 @contextmanager
 def progress_of(what: str, *, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on the standard error, where there are many files and somebody looks at it.
+    """A bar on the standard error, where there are many files.
 
     Yields:
         a function that counts so many more files.
     """
-    console = progress_console()
-    hidden = total < MANY_FILES or not (console.is_terminal or console.is_jupyter)
+    hidden = total < MANY_FILES
     columns = (PlainColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     shown = (*columns, TimeRemainingColumn())
-    with Progress(*shown, console=console, transient=True, disable=hidden) as progress:
+    with Progress(*shown, console=progress_console(), transient=True, disable=hidden) as progress:
         task = progress.add_task(what, total=total)
         yield lambda count: progress.advance(task, count)

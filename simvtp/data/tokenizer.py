@@ -5,9 +5,8 @@ import string
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from tokenizers import (
     Regex,
     Tokenizer,
@@ -18,6 +17,9 @@ from tokenizers import (
     processors,
 )
 from tokenizers.trainers import WordPieceTrainer
+
+if TYPE_CHECKING:
+    import torch
 
 SPECIAL_NAMES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _WRITTEN_SPECIAL = re.compile(r"\[(PAD|UNK|CLS|SEP|MASK)\]")
@@ -44,8 +46,8 @@ class SpecialTokens(NamedTuple):
 class EncodedCaption(NamedTuple):
     """A caption as ids `(tokens,)`, and for each the number of its word, -1 for [CLS], [SEP]."""
 
-    token_ids: torch.Tensor
-    word_ids: torch.Tensor
+    token_ids: "torch.Tensor"
+    word_ids: "torch.Tensor"
 
 
 def load_tokenizer(source: str | Path) -> Tokenizer:
@@ -173,6 +175,9 @@ def encode_caption(tokenizer: Tokenizer, text: str, *, max_length: int) -> Encod
     if len(token_ids) > max_length:
         token_ids = [*token_ids[: max_length - 1], token_ids[-1]]
         word_ids = [*word_ids[: max_length - 1], word_ids[-1]]
+    # Here, so that what only reads a vocabulary, such as a server of graphs, needs no torch.
+    import torch
+
     return EncodedCaption(torch.tensor(token_ids), torch.tensor(word_ids))
 
 

@@ -74,7 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Console(stderr=True).print(f"error: {_no_such(name)}", style="red")
         return 2
     sys.argv = [f"simvtp {name}", *rest]
-    runpy.run_module(COMMANDS[name].module, run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(COMMANDS[name].module, run_name="__main__", alter_sys=True)
+    except KeyboardInterrupt:
+        # While the command is imported; later it says itself what is left.
+        Console().print("stopped before it began")
+        return 130
     return 0
 
 
@@ -102,13 +107,17 @@ def completed_parser() -> ArgumentParser:
 
 
 def _tell_commands() -> None:
-    table = Table("simvtp ...", "", "the same as", box=None)
+    table = Table("simvtp ...", "", box=None)
     for name, command in COMMANDS.items():
-        table.add_row(name, command.summary, f"python -m {command.module}")
-    table.add_row("completion SHELL", f"completion for {', '.join(SHELLS)}", "")
+        table.add_row(name, command.summary)
+    table.add_row("completion SHELL", f"completion for {', '.join(SHELLS)}")
     console = Console()
     console.print(table)
-    console.print("simvtp COMMAND --help tells a command's options")
+    console.print(
+        "simvtp COMMAND --help tells a command's options.\n"
+        "`simvtp pretrain` is `python -m simvtp.pipelines.pretrain`, and so are the others;\n"
+        "`simvtp export onnx` is `python -m export.onnx`."
+    )
 
 
 def _no_such(name: str) -> str:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Unpack, get_args
 
 import torch
-from rich.progress import Progress
 from tokenizers import Tokenizer
 
 from simvtp.command_line import at_least, command_parser, run_command
@@ -42,7 +41,7 @@ from simvtp.model import SimVTP
 from simvtp.model_card import ModelFacts
 from simvtp.model_folder import read_frame_spacing
 from simvtp.parts import ModelParts
-from simvtp.printing import Console, progress_console
+from simvtp.printing import Console, Progress, progress_console
 
 _SETTINGS = (
     *("num_frames", "image_size", "patch_size", "max_text_length"),

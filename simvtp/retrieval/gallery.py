@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from rich.progress import Progress
 from torch import Tensor
 
 from simvtp.clip_features import clip_features
@@ -18,6 +17,7 @@ from simvtp.metrics import (
     summarize,
 )
 from simvtp.model import SimVTP
+from simvtp.printing import Progress
 
 KS = (1, 5, 10)
 

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from rich.progress import Progress
-
 from simvtp.data import ClipRecord
 from simvtp.model import SimVTP
-from simvtp.printing import Console
+from simvtp.printing import Console, Progress
 from simvtp.retrieval.gallery import (
     Gallery,
     Ranks,

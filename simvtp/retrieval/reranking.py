@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from rich.progress import Progress
 from torch import Tensor
 
 from simvtp.data import ClipRecord
 from simvtp.data.datasets.clip_batches import clip_batches
 from simvtp.masking import TubeMasker
 from simvtp.model import SimVTP
+from simvtp.printing import Progress
 from simvtp.retrieval.gallery import Gallery, Scores
 from simvtp.seeding import derive_generator
 

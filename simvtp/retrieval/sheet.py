@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from rich.progress import Progress
 from torch import Tensor
 
 from simvtp.data import ClipRecord
 from simvtp.data.datasets.clip_batches import clip_batches
 from simvtp.metrics import QueryRanks
 from simvtp.model import SimVTP
+from simvtp.printing import Progress
 from simvtp.retrieval.gallery import Gallery
 
 _FRAMES_SHOWN = 4

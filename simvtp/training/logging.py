@@ -11,12 +11,12 @@ from typing import Any
 
 from rich.console import Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress
+from rich.progress import BarColumn, MofNCompleteColumn
 from rich.text import Text
 
 from simvtp.extras import has_plots
 from simvtp.files import write_whole
-from simvtp.printing import Console, PlainColumn, is_quiet
+from simvtp.printing import Console, PlainColumn, Progress, is_quiet
 from simvtp.training.event_file import EventFile
 from simvtp.training.loggers import Logger
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, cast
 import av
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from simvtp.data.clip_table import ClipTable
 from simvtp.data.corpus import drawing, scenes
@@ -32,7 +32,7 @@ from simvtp.data.corpus.scenes import Scene, Split, sample_scenes
 from simvtp.data.manifests.loading import load_manifest
 from simvtp.data.places import Place, cache_folder
 from simvtp.data.processes import end_with_parent, num_usable_cores
-from simvtp.printing import PlainColumn, progress_console
+from simvtp.printing import PlainColumn, Progress, progress_console
 
 FRAMES_PER_SECOND = 16
 _ENCODER = {"preset": "ultrafast", "crf": "17", "g": "16", "bf": "0"}

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import av
 import pyarrow as pa
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 import simvtp
 from simvtp.command_line import (
@@ -45,7 +45,15 @@ from simvtp.layers.precision import products_in
 from simvtp.model import SimVTP
 from simvtp.model_folder import find_model_folder
 from simvtp.pipelines.unknown_words import tell_unknown_captions
-from simvtp.printing import Console, PlainColumn, counted, progress_console, quietly, tracebacks
+from simvtp.printing import (
+    Console,
+    PlainColumn,
+    Progress,
+    counted,
+    progress_console,
+    quietly,
+    tracebacks,
+)
 from simvtp.retrieval.embedding import (
     CaptionStage,
     EmbeddedBatch,

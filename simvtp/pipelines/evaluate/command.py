@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from rich.progress import Progress
 
 from simvtp.command_line import (
     add_computing,
@@ -43,7 +42,7 @@ from simvtp.pipelines.evaluate.report import (
 from simvtp.pipelines.learned import measure_learned, measure_pixels
 from simvtp.pipelines.learned.figures import Learned, learned_table
 from simvtp.pipelines.unknown_words import tell_unknown_captions
-from simvtp.printing import Console, printable, progress_console
+from simvtp.printing import Console, Progress, printable, progress_console
 from simvtp.retrieval.comparison import (
     LEVEL,
     PERCENT,

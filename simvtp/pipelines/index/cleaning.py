@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TimeRemainingColumn
 
 from simvtp.command_line import at_least
 from simvtp.config.json_file import write_json
-from simvtp.printing import Console, PlainColumn, counted, printable, progress_console
+from simvtp.printing import Console, PlainColumn, Progress, counted, printable, progress_console
 from simvtp.retrieval.copies import COPY_THRESHOLD
 from simvtp.retrieval.video_index import VideoIndex
 from simvtp.retrieval.video_index.cleaning import (

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Self
 
-import rich.progress
 from rich.progress import BarColumn, TaskProgressColumn, TimeRemainingColumn
 
+from simvtp import printing
 from simvtp.printing import PlainColumn, progress_console
 from simvtp.retrieval.video_index.embedding import EmbeddedMoments, SourceFile
 
@@ -25,7 +25,7 @@ class Progress:
         shown = "{task.fields[videos]} of {task.fields[of]} videos, {task.fields[hours]}"
         columns = (PlainColumn("Indexing"), BarColumn(), TaskProgressColumn(), PlainColumn(shown))
         console = progress_console()
-        self._bar = rich.progress.Progress(*columns, TimeRemainingColumn(), console=console)
+        self._bar = printing.Progress(*columns, TimeRemainingColumn(), console=console)
         fields = {"videos": 0, "of": len(pending), "hours": ""}
         self._task = self._bar.add_task("", total=self._ends[-1], **fields)
 

@@ -9,7 +9,6 @@ from itertools import islice
 from typing import NamedTuple
 
 import torch
-from rich.progress import Progress
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -30,7 +29,7 @@ from simvtp.pipelines.learned.figures import (
 )
 from simvtp.pipelines.learned.pixel_errors import TubeletErrors, tubelet_errors
 from simvtp.pipelines.learned.trained_masks import trained_ratio
-from simvtp.printing import Console
+from simvtp.printing import Console, Progress
 from simvtp.reconstruction import fill_in
 from simvtp.retrieval.gallery import Gallery, embed_gallery
 from simvtp.retrieval.reranking import seen_in_training

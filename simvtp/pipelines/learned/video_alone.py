@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-from rich.progress import Progress
 from torch import Tensor
 
 from simvtp.data import ClipRecord
@@ -15,7 +14,7 @@ from simvtp.pipelines.learned.figures import Learned, pixel_figures
 from simvtp.pipelines.learned.measures import padded_captions
 from simvtp.pipelines.learned.pixel_errors import TubeletErrors, tubelet_errors
 from simvtp.pipelines.learned.trained_masks import trained_ratio
-from simvtp.printing import Console, printable, progress_console
+from simvtp.printing import Console, Progress, printable, progress_console
 from simvtp.reconstruction import fill_in
 from simvtp.seeding import derive_generator
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import av
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from simvtp.command_line import add_data_options, add_max_bad_share, at_least, command_parser
 from simvtp.config.json_file import write_json
@@ -46,7 +46,7 @@ from simvtp.pipelines.prepare.report import (
     summarize,
 )
 from simvtp.pipelines.prepare.shots import add_shot_options, cut_into_shots
-from simvtp.printing import Console, PlainColumn, progress_console, quietly, tracebacks
+from simvtp.printing import Console, PlainColumn, Progress, progress_console, quietly, tracebacks
 from simvtp.retrieval.copies import COPY_THRESHOLD
 
 

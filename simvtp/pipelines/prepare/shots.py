@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from simvtp.data import ClipRecord, ClipTable
 from simvtp.data.preparing.shard_writer import DroppedClip
@@ -24,7 +24,7 @@ from simvtp.data.streams import streamed
 from simvtp.data.video.shots import ShotDetector
 from simvtp.files import locked
 from simvtp.pipelines.prepare.report import bad_clip_lines
-from simvtp.printing import Console, PlainColumn, counted, progress_console
+from simvtp.printing import Console, PlainColumn, Progress, counted, progress_console
 
 
 def add_shot_options(parser: argparse.ArgumentParser) -> None:
