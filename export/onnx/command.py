@@ -8,6 +8,7 @@ written and an older export at DIR stays as it is.
 """
 
 import argparse
+import shlex
 from collections.abc import Sequence
 
 from export.onnx.folder import export_with
@@ -57,3 +58,4 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         raise type(error)(f"{error}; nothing was written to {options.out}") from error
     print_report(console, exported.report)
     console.print(f"exported to {exported.path}")
+    console.note(f"to serve it: simvtp serve --model {shlex.quote(str(options.out))}")

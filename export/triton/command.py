@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, console: Console) -> None:
+    read_exported_folder(options.source, kind=None)
     with needs("triton", "a Triton repository"):
         configs = _write(options)
     console.print(_table(configs))

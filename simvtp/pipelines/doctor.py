@@ -27,6 +27,7 @@ from simvtp.printing import Console, counted
 from simvtp.training import choose_precision
 
 _GIB = 2**30
+_NAME_COLUMNS = 24
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,10 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tell(_: argparse.Namespace, console: Console) -> None:
-    table = Table(show_header=False, box=None)
-    for name, value in (*_versions(), *_devices(), *_kernels(), *_disks(), *_extras()):
-        table.add_row(name, value)
-    console.print(table)
+    for findings in (_versions(), _devices(), _kernels(), _disks(), _extras()):
+        table = Table("", "", show_header=False, box=None)
+        table.columns[0].min_width = _NAME_COLUMNS
+        for name, value in findings:
+            table.add_row(name, value)
+        console.print(table)
 
 
 def _versions() -> Iterator[tuple[str, str]]:

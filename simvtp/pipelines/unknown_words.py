@@ -1,19 +1,22 @@
 """Captions and questions whose words are not in the vocabulary, counted and told."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 
-from simvtp.data import ClipRecord
 from simvtp.data.manifests.problems import shown
 from simvtp.data.tokenizer import is_mostly_unknown
 from simvtp.printing import Console
+
+if TYPE_CHECKING:
+    from simvtp.data import ClipRecord
 
 _MOST_LOOKED_AT = 10_000
 
 
 def tell_unknown_captions(
-    console: Console, tokenizer: Tokenizer | None, records: Sequence[ClipRecord]
+    console: Console, tokenizer: Tokenizer | None, records: "Sequence[ClipRecord]"
 ) -> None:
     """Say how many captions are mostly unknown words; of very many clips some are looked at.
 

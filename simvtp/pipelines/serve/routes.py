@@ -31,6 +31,11 @@ from simvtp.pipelines.serve.metrics import Metrics
 from simvtp.pipelines.serve.refusals import Refusal, json_response
 from simvtp.pipelines.serve.service import Caption, Computed, Service
 
+_NOT_ALLOWED = 405
+_ROUTES = (
+    "there are POST /v1/embeddings, /v1/videos/embeddings and /match, GET /v1/models, /health, "
+    "/ready and /metrics; /openapi.json describes them"
+)
 _MULTIPART = "multipart/form-data"
 _TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
 _FILE_SCHEMA = {
@@ -76,12 +81,12 @@ def service_routes(metrics: Metrics) -> APIRouter:
 def refuse_as_openai(request: Request, error: Exception) -> NoReturn:
     """Handler of HTTPException, such as for a path that is not there."""
     assert isinstance(error, HTTPException)
-    raise Refusal(
-        f"{error.detail}; the routes are told at /openapi.json",
-        status=error.status_code,
-        code="no_such_route",
-        headers=error.headers,
-    )
+    code, message = "no_such_route", f"there is no such route; {_ROUTES}"
+    if error.status_code == _NOT_ALLOWED:
+        # Starlette gives the methods that the route takes.
+        methods = (error.headers or {}).get("Allow", "another method")
+        code, message = "wrong_method", f"this route takes {methods}, got {request.method}"
+    raise Refusal(message, status=error.status_code, code=code, headers=error.headers)
 
 
 async def _embed(request: Request) -> Response:
@@ -96,7 +101,7 @@ async def _embed(request: Request) -> Response:
     with service.folder() as place:
         read: list[Caption | VideoFile] = []
         for number, one in enumerate(inputs):
-            param = f"input[{number}]"
+            param = f"input[{number}]" if isinstance(asked.input, list) else "input"
             if isinstance(one, VideoInput):
                 read.append(await service.save(one, param=param, place=place))
             else:
@@ -151,7 +156,7 @@ async def _match(request: Request) -> Response:
         computed = await service.match(pairs)
     rows = enumerate(computed.rows)
     data = [{"object": "match", "index": index, "score": score} for index, score in rows]
-    return _answer(service, data, computed.num_tokens)
+    return _answer(service, data, computed)
 
 
 async def _models(request: Request) -> Response:
@@ -199,10 +204,10 @@ def _about(service: Service) -> dict[str, Any]:
     }
 
 
-def _answer(service: Service, data: list[dict[str, Any]], num_tokens: int) -> Response:
-    usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}
+def _answer(service: Service, data: list[dict[str, Any]], computed: Computed) -> Response:
+    usage = {"prompt_tokens": computed.num_tokens, "total_tokens": computed.num_tokens}
     told = {"object": "list", "data": data, "model": service.name, "usage": usage}
-    return json_response(told)
+    return json_response(told | ({} if computed.note is None else {"note": computed.note}))
 
 
 def _embeddings(service: Service, computed: Computed, encoding: Encoding) -> Response:
@@ -210,7 +215,7 @@ def _embeddings(service: Service, computed: Computed, encoding: Encoding) -> Res
         {"object": "embedding", "index": index, "embedding": _encoded(row, encoding)}
         for index, row in enumerate(computed.rows)
     ]
-    return _answer(service, data, computed.num_tokens)
+    return _answer(service, data, computed)
 
 
 def _encoded(row: np.ndarray, encoding: Encoding) -> list[float] | str:
@@ -226,7 +231,7 @@ def _content_type(request: Request) -> str:
 def _require_type(request: Request, wanted: str) -> None:
     if _content_type(request) != wanted:
         raise Refusal(
-            f"the body must be sent as Content-Type: {wanted}",
+            f"the body must be sent as Content-Type: {wanted} (curl: -H 'Content-Type: {wanted}')",
             status=415,
             code="unsupported_type",
             headers={"Connection": "close"},

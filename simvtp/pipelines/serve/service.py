@@ -19,6 +19,7 @@ from simvtp.pipelines.serve.metrics import Metrics
 from simvtp.pipelines.serve.models.served_model import Pair, ServedModel
 from simvtp.pipelines.serve.refusals import Refusal
 from simvtp.pipelines.serve.settings import ServeSettings, Task
+from simvtp.pipelines.unknown_words import unknown_note
 
 _FETCHES = 4
 
@@ -31,10 +32,11 @@ class Caption(NamedTuple):
 
 
 class Computed(NamedTuple):
-    """Rows in the order of a request, and the tokens that they took."""
+    """Rows in the order of a request, the tokens that they took, a note on unknown words."""
 
     rows: list[Any]
     num_tokens: int
+    note: str | None
 
 
 class Service:
@@ -151,7 +153,7 @@ class Service:
         )
         of_text, of_video = iter(texts), iter(shown)
         rows = [next(of_text if isinstance(one, Caption) else of_video) for one in inputs]
-        return Computed(rows, self._num_tokens(token_ids, len(clips)))
+        return Computed(rows, self._num_tokens(token_ids, len(clips)), await self._note(captions))
 
     async def match(self, pairs: Sequence[tuple[Caption, VideoFile]]) -> Computed:
         """Probability that each pair belongs together; a file of several pairs is read once.
@@ -161,11 +163,13 @@ class Service:
         """
         self._require("match")
         videos = list(dict.fromkeys(video for _, video in pairs))
-        token_ids, clips = await self._read([caption for caption, _ in pairs], videos)
+        captions = [caption for caption, _ in pairs]
+        token_ids, clips = await self._read(captions, videos)
         clip_of = dict(zip(videos, clips, strict=True))
         rows = [Pair(clip_of[video], ids) for (_, video), ids in zip(pairs, token_ids, strict=True)]
         scores = await self._compute("match", rows)
-        return Computed([float(score) for score in scores], self._num_tokens(token_ids, len(rows)))
+        num_tokens = self._num_tokens(token_ids, len(rows))
+        return Computed([float(score) for score in scores], num_tokens, await self._note(captions))
 
     async def warm_up(self) -> None:
         """Compute a row of each task, so that no request waits for a graph to be opened."""
@@ -212,7 +216,7 @@ class Service:
                 self.model.tokenizer, [text], max_length=self.model.max_text_length
             )
         except ValueError as error:
-            message = "a text must hold at least one word, got none; leave it out"
+            message = "a text must hold at least one word, got none; give one, or leave it out"
             raise Refusal(message, param=param) from error
         ids = tokens.token_ids[0]
         if most is not None and len(ids) > most:
@@ -222,6 +226,10 @@ class Service:
                 param=param,
             )
         return ids
+
+    async def _note(self, captions: Sequence[Caption]) -> str | None:
+        texts = [one.text for one in captions]
+        return await asyncio.to_thread(unknown_note, self.model.tokenizer, texts, what="texts")
 
     def _num_tokens(self, token_ids: Sequence[np.ndarray], num_clips: int) -> int:
         return sum(map(len, token_ids)) + num_clips * self.model.num_video_tokens

@@ -118,3 +118,16 @@ def test_health_and_description(site):
         *("input", "model", "user", "encoding_format", "dimensions")
     }
     assert "$defs" not in str(body)
+
+
+def test_unknown_words_are_told(site, videos):
+    unknown = "wholly unheard-of vocabulary"
+    status, told, _ = site.ask("/v1/embeddings", {"input": [CAPTIONS[0], unknown]})
+    assert status == 200
+    assert told["note"].startswith(
+        f"the vocabulary lacks most words of 1 of 2 texts, such as '{unknown}'"
+    )
+    _, told, _ = site.form("/match", ("file", videos[0].read_bytes()), ("text", unknown))
+    assert told["note"].startswith(f"the vocabulary lacks most words of '{unknown}'")
+    for body in ({"input": CAPTIONS[0]}, {"input": [{"video": base64_of(videos[0])}]}):
+        assert "note" not in site.ask("/v1/embeddings", body)[1]

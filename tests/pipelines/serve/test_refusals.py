@@ -29,15 +29,15 @@ def refusal(answer, status):
 @pytest.mark.parametrize(
     ("body", "said", "param"),
     [
-        ({}, "Field required", "input"),
+        ({}, "input is missing", "input"),
         ([], "object", None),
         ({"input": None}, "an input must be a text", "input"),
         ({"input": []}, "there is no 'input'; give from 1 to 8", "input"),
         ({"input": ["a"] * 9}, "at most 8 in one request, got 9; split longer lists", "input"),
         ({"input": ["a", 7]}, "token ids are not taken", "input[1]"),
         ({"input": [[1, 2]]}, "token ids are not taken", "input[0]"),
-        ({"input": ["a", ""]}, "at least one word, got none; leave it out", "input[1]"),
-        ({"input": "a" * 10_001}, "10,000 characters, got 10,001; shorten it", "input[0]"),
+        ({"input": ["a", ""]}, "at least one word, got none; give one, or leave", "input[1]"),
+        ({"input": "a" * 10_001}, "10,000 characters, got 10,001; shorten it", "input"),
         ({"input": {"text": 5}}, "valid string, got int", "input.text"),
         ({"input": [{"text": "a", SECRET: 1}]}, "known are text, video, video_url", "input[0]"),
         ({"input": [{"video": 5}]}, "valid string, got int", "input[0].video"),
@@ -88,8 +88,16 @@ def test_other_types_and_encodings_are_refused(site):
     assert refusal(site.ask("/v1/embeddings", body, **told), 415)[0]["code"] == (
         "unsupported_encoding"
     )
-    assert refusal(site.ask("/v1/nothing"), 404)[0]["code"] == "no_such_route"
-    assert refusal(site.ask("/v1/embeddings"), 405)[1]["Allow"] == "POST"
+
+
+def test_a_route_that_is_none_names_those_that_are(site):
+    for path in ("/", "/v1/nothing"):
+        error, _ = refusal(site.ask(path), 404)
+        assert error["code"] == "no_such_route"
+        assert "POST /v1/embeddings" in error["message"]
+    error, headers = refusal(site.ask("/v1/embeddings"), 405)
+    assert (error["code"], headers["Allow"]) == ("wrong_method", "POST")
+    assert error["message"] == "this route takes POST, got GET"
 
 
 def zipped():

@@ -130,6 +130,9 @@ class MatchRequest(_Asked):
     pairs: list[Pair]
 
 
+_NOTE = "there where the vocabulary lacks most words of a text"
+
+
 class Embedding(BaseModel):
     """One embedding, of unit norm."""
 
@@ -160,6 +163,7 @@ class EmbeddingAnswer(BaseModel):
     data: list[Embedding]
     model: str
     usage: Usage
+    note: str | None = Field(default=None, description=_NOTE)
 
 
 class MatchAnswer(BaseModel):
@@ -169,6 +173,7 @@ class MatchAnswer(BaseModel):
     data: list[Match]
     model: str
     usage: Usage
+    note: str | None = Field(default=None, description=_NOTE)
 
 
 Body = TypeVar("Body", bound=_Body)
@@ -203,7 +208,9 @@ def parsed(kind: type[Body], content: bytes) -> Body:
         if fault["type"] == "json_invalid":
             message = f"the body must be JSON of a few levels, in UTF-8: {message}"
             raise Refusal(message, code="invalid_json") from error
-        if fault["type"] != "missing":
+        if fault["type"] == "missing":
+            message = f"{places[-1]} is missing"
+        else:
             # Of the value no more than its kind.
             message += f", got {type(fault['input']).__name__}"
         raise Refusal(message, param=_param(places)) from error
