@@ -20,7 +20,7 @@ from simvtp.data import load_clips
 from simvtp.data.corpus.rendering import render_corpus
 
 VIDEOS = Path(mkdtemp())
-drawn = load_clips(render_corpus().validation)
+drawn = load_clips(render_corpus(num_up_front=0).validation)
 for part, records in (("train", drawn[:192]), ("held_out", drawn[192:])):
     with (VIDEOS / f"{part}.csv").open("w", newline="") as file:
         rows = csv.writer(file)

@@ -19,7 +19,7 @@ from simvtp.data import load_clips
 from simvtp.data.corpus.rendering import render_corpus
 
 VIDEOS, INDEX = Path(mkdtemp()), Path(mkdtemp()) / "index"
-for record in load_clips(render_corpus().validation)[:64]:
+for record in load_clips(render_corpus(num_up_front=0).validation)[:64]:
     shutil.copy(record.path, VIDEOS)
 print(len(list(VIDEOS.iterdir())), "videos, no captions")
 

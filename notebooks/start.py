@@ -27,7 +27,7 @@ print(f"clips of {model.config.num_frames} frames, {model.config.image_size} pix
 from simvtp.data import load_clips
 from simvtp.data.corpus.rendering import render_corpus
 
-held_out = load_clips(render_corpus().validation)
+held_out = load_clips(render_corpus(num_up_front=0).validation)
 for record in held_out[:3]:
     print(record.path.name, "|", record.captions[0])
 
