@@ -3,10 +3,11 @@
 import pytest
 
 from benchmarks.parity import StepFigures, differences, step_alone, step_of_ranks
+from testing.by_hand import by_hand
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("ranks", "parallel"), [(2, "fsdp"), (4, "ddp"), (4, "fsdp")])
+@pytest.mark.parametrize(("ranks", "parallel"), [(2, "fsdp"), (4, "ddp"), by_hand(4, "fsdp")])
 def test_wrapped_ranks_have_the_losses_and_gradients_of_one_process(ranks, parallel):
     alone = step_alone(double=True)
     assert set(alone.terms) == {"pixels", "words", "vtc", "vtm"}
