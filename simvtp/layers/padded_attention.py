@@ -16,8 +16,9 @@ from simvtp.layers.packing import PackedLayout, Run, to_device
 # backward on two cores; only their rough size matters (docs/performance.md).
 _CALL_COST, _FILLING_COST = 2_000_000, 40
 # Up to this length products of a few heads at once are faster in half precision on a CPU than its
-# flash attention: twice at 176 tokens. At 1,568 they gain less than a tenth.
-_SHORT = 512
+# flash attention: twice at 176 tokens, by an eighth at 1,568. Beyond it was not measured, and the
+# scores of a head outgrow the caches.
+_LONGEST = 2048
 
 
 def attend_padded(
@@ -55,7 +56,7 @@ def _is_faster_in_blocks(query: Tensor) -> bool:
     # What is exported or compiled keeps attention as one operator.
     if torch.compiler.is_compiling() or query.device.type != "cpu" or query.itemsize != 2:
         return False
-    return query.shape[1] <= _SHORT
+    return query.shape[1] <= _LONGEST
 
 
 def check_heads(query: Tensor, key: Tensor, value: Tensor, shape: str) -> None:

@@ -52,7 +52,7 @@ def test_output_and_gradients_are_those_of_float64(
     reached = output.detach().float().cos().to(output.dtype).double()
     wanted = torch.autograd.grad((expected * reached).sum(), exact)
     for got, want in zip([output, *gradients], [expected, *wanted], strict=True):
-        assert (got.double() - want).norm() <= 1e-2 * want.norm() + 1e-2 * scale
+        assert (got.double() - want).norm() <= 2e-2 * want.norm() + 2e-2 * scale
 
 
 def test_no_scores_are_kept_for_the_backward_pass():
@@ -66,8 +66,8 @@ def test_no_scores_are_kept_for_the_backward_pass():
 @pytest.mark.parametrize(
     ("dtype", "tokens", "in_blocks"),
     [
-        (torch.bfloat16, 512, True),
-        (torch.bfloat16, 513, False),
+        (torch.bfloat16, 2048, True),
+        (torch.bfloat16, 2049, False),
         (torch.float16, 8, True),
         (torch.float32, 8, False),
     ],
