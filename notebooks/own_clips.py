@@ -41,7 +41,8 @@ assert prepare.main(["--data", str(VIDEOS / "train.csv"), "--check"]) == 0
 
 # %% [markdown]
 # ## Train
-# For a few seconds, from random weights. `--init-video` begins with weights from elsewhere.
+# For a minute or two with its figures, from random weights. `--init-video` begins with
+# weights from elsewhere.
 
 # %%
 from simvtp.pipelines.pretrain import main

@@ -19,8 +19,10 @@ from simvtp.data import load_clips
 from simvtp.data.corpus.rendering import render_corpus
 
 VIDEOS, INDEX = Path(mkdtemp()), Path(mkdtemp()) / "index"
+said = {}
 for record in load_clips(render_corpus(num_up_front=0).validation)[:64]:
     shutil.copy(record.path, VIDEOS)
+    said[record.path.name] = record.captions[0]  # to look at; the index does not see it
 print(len(list(VIDEOS.iterdir())), "videos, no captions")
 
 # %% [markdown]
@@ -43,9 +45,8 @@ from simvtp.pipelines.search import Searcher
 searcher = Searcher.open(INDEX)
 found = searcher.search("a yellow star moves to the bottom", top=3, rerank=16)
 for hit, match in zip(found.hits, found.matches, strict=True):
-    print(
-        hit.file, f"{hit.start:.1f} to {hit.end:.1f} s, cosine {hit.score:.2f}, match {match:.2f}"
-    )
+    where = f"{hit.file}, {hit.start:.1f} to {hit.end:.1f} s"
+    print(f"{where}: cosine {hit.score:.2f}, match {match:.2f}; it shows: {said[hit.file]}")
     display(Image(hit.thumbnail))
 
 # %% [markdown]
@@ -53,7 +54,7 @@ for hit, match in zip(found.hits, found.matches, strict=True):
 
 # %%
 for hit in searcher.more_like(found.hits[0].key, top=3).hits:
-    print(hit.file, f"{hit.score:.2f}")
+    print(hit.file, f"{hit.score:.2f}", said[hit.file])
 
 # %% [markdown]
 # In a shell: `python -m simvtp.pipelines.search --index INDEX "words"`; `--serve` opens a page.

@@ -57,7 +57,7 @@ Image(picture)
 
 # %% [markdown]
 # ## Train one
-# For a few seconds. The whole one takes about five minutes on two cores:
+# For a minute with its figures. The whole one takes about five minutes on two cores:
 # `python -m simvtp.pipelines.pretrain`.
 
 # %%

@@ -14,6 +14,9 @@ from typing import Any
 from simvtp.extras import MissingPackageError, require_figures
 from simvtp.printing import Console, add_verbosity, quietly, tracebacks
 
+# Exit codes of a command that Ctrl-C, or SIGTERM, ended.
+INTERRUPTED, TERMINATED = 130, 143
+
 
 class CommandParser(ArgumentParser):
     """Parser that takes options by their former names, too, and says once what they are now.
@@ -117,7 +120,7 @@ def run_command(
             return work(options, console) or 0
     except KeyboardInterrupt as stop:
         console.print(stopped)
-        return 143 if isinstance(stop, Terminated) else 130
+        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
     except failed as error:
         message, code = str(error), 1
     except OSError as error:

@@ -42,7 +42,11 @@ _PACKAGES = (
     "torch",
 )
 
-_CAPTION = "difference: the largest one from the outputs of the first contestant"
+_CAPTION = (
+    "difference: the largest one from the outputs of the first contestant. Where other programs "
+    "use the cores, threads that wait for each other distort the times of a CPU: set "
+    "OMP_NUM_THREADS=1 and --threads 1"
+)
 
 
 class Timing(NamedTuple):

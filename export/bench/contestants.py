@@ -65,6 +65,7 @@ def load_torch_model(
 
         from export.resized import resized
         from simvtp import SimVTP
+        from simvtp.model_folder import find_model_folder
     except ImportError as error:
         raise ValueError(
             f"--model needs torch and simvtp, which cannot be imported ({error}); leave it out, "
@@ -72,6 +73,7 @@ def load_torch_model(
         ) from error
     if threads is not None:
         torch.set_num_threads(threads)
+    source = find_model_folder(source, download_options={})
     model = SimVTP.from_pretrained(source)
     if file_sha256(source / "model.safetensors") != exported.model.get("weights_sha256"):
         raise ValueError(

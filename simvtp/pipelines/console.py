@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from rich.table import Table
 
+from simvtp.command_line import INTERRUPTED
 from simvtp.extras import MissingPackageError, needs
 from simvtp.printing import Console, OutputClosedError
 
@@ -79,7 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         # While the command is imported; later it says itself what is left.
         Console().print("stopped before it began")
-        return 130
+        return INTERRUPTED
+    except MissingPackageError as missing:
+        Console(stderr=True).print(f"error: {missing}", style="red")
+        return 2
     return 0
 
 

@@ -81,3 +81,18 @@ def test_the_doctor_names_versions_kernels_and_what_an_extra_lacks(capsys, monke
     assert f"torch {original('torch')}" in told
     assert "attention by sdpa runs" in told
     assert "lacks peft: pip install 'simvtp[lora]'" in told
+
+
+@pytest.mark.parametrize(
+    ("package", "words", "extra"),
+    [("lancedb", ["index", "--help"], "search"), ("onnx", ["export", "onnx"], "export")],
+)
+def test_a_command_without_its_packages_names_the_extra(package, words, extra):
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; "
+        f"from simvtp.pipelines.console import main; raise SystemExit(main({words!r}))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert told.returncode == 2
+    assert f"pip install 'simvtp[{extra}]'" in " ".join(told.stderr.split())
+    assert "Traceback" not in told.stderr

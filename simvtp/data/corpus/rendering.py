@@ -32,6 +32,7 @@ from simvtp.data.corpus.scenes import Scene, Split, sample_scenes
 from simvtp.data.manifests.loading import load_manifest
 from simvtp.data.places import Place, cache_folder
 from simvtp.data.processes import end_with_parent, num_usable_cores
+from simvtp.data.x264 import steady_options
 from simvtp.printing import PlainColumn, Progress, progress_console
 
 FRAMES_PER_SECOND = 16
@@ -317,9 +318,9 @@ def _render_clip(job: _Job) -> None:
 def _write_video(path: Path, frames: NDArray[np.uint8]) -> None:
     """Encode `(frames, 3, height, width)` RGB as H.264, on one thread: the bytes are then fixed."""
     with av.open(f"file:{path}", "w", format="mp4") as container:
+        options = _ENCODER | steady_options()
         stream = cast(
-            av.VideoStream,
-            container.add_stream("libx264", rate=FRAMES_PER_SECOND, options=_ENCODER),
+            av.VideoStream, container.add_stream("libx264", rate=FRAMES_PER_SECOND, options=options)
         )
         stream.height, stream.width = frames.shape[2:]
         stream.pix_fmt = "yuv420p"

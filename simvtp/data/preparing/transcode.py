@@ -13,6 +13,7 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from simvtp.config.checks import require_at_least
+from simvtp.data.x264 import steady_options
 from simvtp.decoding.decoded_frames import frames_at, timed_frames
 from simvtp.decoding.display import Orientation, opaque, pixel_shape, square_sides
 from simvtp.decoding.limits import ClipError, Deadline
@@ -127,6 +128,7 @@ def add_encoder(
         gop: frames from one keyframe to the next.
     """
     options = {"preset": "veryfast", "crf": "20", "sc_threshold": "0", "keyint_min": str(gop)}
+    options |= steady_options()
     stream: Any = container.add_stream("libx264", rate=rate, options=options)
     stream.pix_fmt = "yuv420p"
     context = stream.codec_context

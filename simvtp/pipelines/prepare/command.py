@@ -22,7 +22,16 @@ import av
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
-from simvtp.command_line import add_data_options, add_max_bad_share, at_least, command_parser
+from simvtp.command_line import (
+    INTERRUPTED,
+    TERMINATED,
+    Terminated,
+    add_data_options,
+    add_max_bad_share,
+    at_least,
+    command_parser,
+    terminable,
+)
 from simvtp.config.json_file import write_json
 from simvtp.data import ClipTable, TooManyBadClips, load_clips
 from simvtp.data.clip_table import portable_place
@@ -103,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(soft_wrap=True)
     code = 2
     try:
-        with tracebacks(options.debug), quietly(options.quiet):
+        with terminable(), tracebacks(options.debug), quietly(options.quiet):
             faulty: list[str] = []
             clips = load_clips(
                 options.data,
@@ -124,9 +133,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if options.check:
                     return _check(clips, rows, options, engine, console)
                 return _prepare(clips, rows, options, encoding, engine, console)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         console.print("stopped; the same command goes on")
-        return 130
+        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
     except OSError as error:
         place = error.filename or options.out or options.json
         message = f"{place}: {error.strerror or error}; mend that and give the same command again"

@@ -4,6 +4,7 @@ import csv
 import io
 from pathlib import Path
 
+from simvtp.command_line import INTERRUPTED
 from simvtp.data import ClipRecord
 from simvtp.data.clip_table import portable_name
 from simvtp.data.corpus.rendering import Corpus, render_corpus
@@ -58,7 +59,10 @@ def demo_index(corpus: Corpus, model: SimVTP, *, num_others: int, num_workers: i
     if not _is_whole(place, len(clips)):
         manifest = _write_manifest(corpus, clips)
         words = [f"--model={SHIPPED}", f"--data={manifest}", f"--workers={num_workers}"]
-        if index([*words, f"--out={place}"]):
+        code = index([*words, f"--out={place}"])
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        if code:
             raise RuntimeError(f"the demo was not indexed: mend what is said, or delete {place}")
         if not _is_whole(place, len(clips)):
             raise RuntimeError("the demo is not indexed to its end; the same command goes on")

@@ -142,6 +142,11 @@ class TestCommand:
         assert code == 2
         assert "does not hold the weights" in said
 
+    def test_a_model_of_the_library_is_found_by_its_name(self, exported, capsys):
+        code, told = run(capsys, "--dir", exported.path, "--model", "shapes")
+        assert code == 2
+        assert "does not hold the weights that" in told
+
     def test_an_engine_that_is_stale_is_left_out(self, exported_copy):
         (exported_copy / "text.plan.json").write_text("{}")
         folder = read_exported_folder(exported_copy)

@@ -61,3 +61,11 @@ def test_other_indexes_are_called_by_their_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("SIMVTP_CACHE", str(tmp_path / "cache"))
     for place, name in (("demo-films", "demo-films"), ("/a/my films/", "my films"), ("/", "/")):
         assert demo.index_name(place) == name
+
+
+def test_a_demo_that_is_stopped_says_it_once(indexed, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "index", lambda words: 130)
+    assert main(["--demo", "a red circle moves left"]) == 130
+    told = capsys.readouterr().out
+    assert "stopped" in told
+    assert "delete" not in told
