@@ -120,7 +120,7 @@ def run_command(
             return work(options, console) or 0
     except KeyboardInterrupt as stop:
         console.print(stopped)
-        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+        return stop_code(stop)
     except failed as error:
         message, code = str(error), 1
     except OSError as error:
@@ -134,6 +134,11 @@ def run_command(
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, as schedulers and containers send it; what ends at Ctrl-C ends at this, too."""
+
+
+def stop_code(stop: KeyboardInterrupt) -> int:
+    """The exit code of a command that Ctrl-C or SIGTERM ended."""
+    return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
 
 
 @contextmanager

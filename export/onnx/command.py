@@ -58,4 +58,5 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         raise type(error)(f"{error}; nothing was written to {options.out}") from error
     print_report(console, exported.report)
     console.print(f"exported to {exported.path}")
-    console.note(f"to serve it: simvtp serve --model {shlex.quote(str(options.out))}")
+    if (exported.path / "tokenizer.json").is_file():
+        console.note(f"to serve it: simvtp serve --model {shlex.quote(str(options.out))}")

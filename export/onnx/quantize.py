@@ -58,11 +58,11 @@ def quantize_graph(
         # Symbolic shapes cannot be inferred through the casts of the masks; the others suffice.
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         names = products(prepared)
+        if not names:
+            raise ValueError(f"{source} has no product with weights to quantise")
         model = onnx.load(prepared)
         # The quantiser turns weights around and, before 1.32, trips over the shapes they had.
         del model.graph.value_info[:]
-        if not names:
-            raise ValueError(f"{source} has no product with weights to quantise")
         options = {
             "nodes_to_quantize": names,
             "op_types_to_quantize": list(_PRODUCTS),

@@ -23,13 +23,11 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from simvtp.command_line import (
-    INTERRUPTED,
-    TERMINATED,
-    Terminated,
     add_data_options,
     add_max_bad_share,
     at_least,
     command_parser,
+    stop_code,
     terminable,
 )
 from simvtp.config.json_file import write_json
@@ -135,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _prepare(clips, rows, options, encoding, engine, console)
     except KeyboardInterrupt as stop:
         console.print("stopped; the same command goes on")
-        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+        return stop_code(stop)
     except OSError as error:
         place = error.filename or options.out or options.json
         message = f"{place}: {error.strerror or error}; mend that and give the same command again"
